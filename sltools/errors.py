@@ -1,0 +1,29 @@
+"""The errors a user can meet. Each message says what was wrong, what was expected, what to do."""
+
+
+class SltoolsError(Exception):
+    """Base class: `except SltoolsError` catches everything this library raises on purpose."""
+
+
+class DataError(SltoolsError):
+    """A data set is unknown, missing, corrupt or of the wrong shape."""
+
+
+class ModelError(SltoolsError):
+    """A network cannot be cut, described or built as asked."""
+
+
+class ProtocolError(SltoolsError):
+    """A party received a message that the split learning protocol does not allow."""
+
+
+class NotObservable(SltoolsError):
+    """A party reached for something that split learning does not show it."""
+
+
+class AttackError(SltoolsError):
+    """An attack was given settings or observations it cannot work with."""
+
+
+class LessonError(SltoolsError):
+    """A lesson or one of its parameters does not exist, or a lesson failed to run."""

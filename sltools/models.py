@@ -1,0 +1,191 @@
+"""The two networks of the paper, where to cut a network, and what "knowing the architecture" means."""
+
+import inspect
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from sltools import seeds
+from sltools.errors import ModelError
+
+
+def mnist_net(seed: int = 0) -> nn.Sequential:
+    """Build the paper's network for (N, 1, 28, 28) images: 45,278 parameters, logits (N, 10).
+
+    Layer by layer as `MnistNet` in the reference code. The initial weights come from the stream
+    (`seed`, "victim").
+    """
+    with seeds.scope(seed, "victim"):
+        return _named(
+            conv1=nn.Conv2d(1, 8, 5),
+            relu1=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv2=nn.Conv2d(8, 16, 5),
+            relu2=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(256, 120),
+            relu3=nn.ReLU(),
+            fc2=nn.Linear(120, 84),
+            relu4=nn.ReLU(),
+            fc3=nn.Linear(84, 10),
+        )
+
+
+def cifar_net(seed: int = 0) -> nn.Sequential:
+    """Build the paper's network for (N, 3, 32, 32) images: logits (N, 10).
+
+    Layer by layer as `CifarNet` in the reference code. The initial weights come from the stream
+    (`seed`, "victim").
+    """
+    with seeds.scope(seed, "victim"):
+        return _named(
+            conv1=nn.Conv2d(3, 64, 3, padding=1),
+            relu1=nn.ReLU(),
+            conv2=nn.Conv2d(64, 64, 3, padding=1),
+            relu2=nn.ReLU(),
+            pool1=nn.MaxPool2d(2),
+            conv3=nn.Conv2d(64, 128, 3, padding=1),
+            relu3=nn.ReLU(),
+            conv4=nn.Conv2d(128, 128, 3, padding=1),
+            relu4=nn.ReLU(),
+            pool2=nn.MaxPool2d(2),
+            conv5=nn.Conv2d(128, 128, 3, padding=1),
+            relu5=nn.ReLU(),
+            conv6=nn.Conv2d(128, 128, 3, padding=1),
+            relu6=nn.ReLU(),
+            pool3=nn.MaxPool2d(2),
+            flatten=nn.Flatten(),
+            fc1=nn.Linear(2048, 512),
+            sigmoid=nn.Sigmoid(),
+            fc2=nn.Linear(512, 10),
+        )
+
+
+def for_images(shape: Sequence[int], seed: int = 0) -> nn.Sequential:
+    """Return the paper's network for images of `shape` (..., C, H, W), or raise ModelError."""
+    size = tuple(shape[-3:])
+    builders = {(1, 28, 28): mnist_net, (3, 32, 32): cifar_net}
+    if size not in builders:
+        raise ModelError(
+            f"the paper has no network for images of shape {size}; it has them for (1, 28, 28) and "
+            "(3, 32, 32). Resize the images, or cut an nn.Sequential of your own."
+        )
+    return builders[size](seed)
+
+
+def stages(net: nn.Sequential) -> list[str]:
+    """Name the stages of `net`, in order: the places where it can be cut."""
+    return [name for name, _ in net.named_children()]
+
+
+def cut(net: nn.Sequential, at: str | Sequence[str]) -> tuple[nn.Sequential, ...]:
+    """Cut `net` after the stage or stages named in `at`; the parts share its parameters.
+
+    `at="pool1"` gives (client part, server part). `at=("pool1", "fc2")` gives the U-shape
+    (client's front, server's middle, client's head). Any `nn.Sequential` can be cut; one without
+    names has the stages "0", "1", ... Raises ModelError for an unknown stage, for stages out of
+    order and for a cut that leaves a part empty.
+    """
+    if not isinstance(net, nn.Sequential):
+        raise ModelError(f"only an nn.Sequential can be cut, not a {type(net).__name__}")
+    known = stages(net)
+    names = [at] if isinstance(at, str) else list(at)
+    for name in names:
+        if name not in known:
+            raise ModelError(f"no stage is called {name!r}; the stages are {', '.join(known)}")
+    edges = [0, *(known.index(name) + 1 for name in names), len(known)]
+    if any(left >= right for left, right in zip(edges, edges[1:], strict=False)):
+        raise ModelError(
+            f"cutting after {' and '.join(names)} leaves a part empty; name stages in their order "
+            f"({', '.join(known)}) and not the last one"
+        )
+    layers = list(net.named_children())
+    return tuple(
+        _named(**dict(layers[left:right])) for left, right in zip(edges, edges[1:], strict=False)
+    )
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a network without its weights: what the paper's server knows of the client.
+
+    `layers` is a JSON text; nothing learned can hide in it. `input_shape` is that of one sample.
+    `build` makes a network of this shape with fresh weights.
+    """
+
+    layers: str
+    input_shape: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, net: nn.Sequential, input_shape: Sequence[int] = ()) -> "Architecture":
+        """Describe `net`, an nn.Sequential of torch.nn layers; raise ModelError for other layers."""
+        return cls(json.dumps(_describe(net)), tuple(input_shape))
+
+    def build(self, seed: int, purpose: str = "clone") -> nn.Sequential:
+        """Make the network with initial weights from the stream (`seed`, `purpose`)."""
+        with seeds.scope(seed, purpose):
+            return _construct(json.loads(self.layers))
+
+    @property
+    def parameter_count(self) -> int:
+        """How many weights and biases such a network has."""
+        with torch.device("meta"):
+            net = _construct(json.loads(self.layers))
+        return sum(parameter.numel() for parameter in net.parameters())
+
+    def __repr__(self) -> str:
+        names = ", ".join(name for name, *_ in json.loads(self.layers)[1])
+        return f"Architecture({names}; {self.parameter_count:,} parameters, no weights)"
+
+
+def _named(**layers: nn.Module) -> nn.Sequential:
+    net = nn.Sequential()
+    for name, layer in layers.items():
+        net.add_module(name, layer)
+    return net
+
+
+def _describe(module: nn.Module) -> list[Any]:
+    """Return [class name, arguments], where a Sequential's arguments are [name, layer] pairs."""
+    kind = type(module).__name__
+    if getattr(nn, kind, None) is not type(module):
+        raise ModelError(
+            f"the layer {kind} is not from torch.nn, so its architecture cannot be described; "
+            "use an nn.Sequential of torch.nn layers"
+        )
+    if isinstance(module, nn.Sequential):
+        return [kind, [[name, _describe(layer)] for name, layer in module.named_children()]]
+    wanted = [
+        name
+        for name, parameter in inspect.signature(type(module)).parameters.items()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and name not in ("device", "dtype")
+    ]
+    if missing := [name for name in wanted if not hasattr(module, name)]:
+        raise ModelError(f"the architecture of {kind} cannot be read: it keeps no {missing[0]!r}")
+    arguments = {name: getattr(module, name) for name in wanted}
+    if "bias" in arguments:
+        arguments["bias"] = arguments["bias"] is not None
+    try:
+        json.dumps(arguments)
+    except TypeError as error:
+        raise ModelError(f"the architecture of {kind} cannot be written down: {error}") from None
+    return [kind, arguments]
+
+
+def _construct(description: list[Any]) -> Any:
+    kind, arguments = description
+    layer = getattr(nn, kind, None)
+    if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
+        raise ModelError(f"{kind!r} is not a layer of torch.nn; the description is corrupt")
+    if issubclass(layer, nn.Sequential):
+        return _named(**{name: _construct(part) for name, part in arguments})
+    return layer(**{name: _tupled(value) for name, value in arguments.items()})
+
+
+def _tupled(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value

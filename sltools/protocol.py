@@ -1,0 +1,350 @@
+"""Split learning between two parties that exchange messages and nothing else.
+
+Vanilla: the client sends z and the labels, the server replies with dL/dz.
+Label-private (U-shaped): the client sends z, the server replies with features u, the client's head
+returns dL/du, the server replies with dL/dz. The labels stay with the client.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Adam, Optimizer
+
+from sltools import seeds
+from sltools.data import Split
+from sltools.errors import ModelError, ProtocolError
+from sltools.messages import Message
+from sltools.models import Architecture
+from sltools.progress import bar
+from sltools.transcript import Transcript
+from sltools.view import View
+
+MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
+Batch = tuple[Tensor, Tensor]
+
+adam: MakeOptimizer = partial(Adam, lr=1e-3, amsgrad=True)  # as in the reference code
+
+
+class Client:
+    """Holds the data and the first layers; a label-private client also holds the last (`head`).
+
+    Hooks: `outgoing(kind, tensor)` changes what is about to be sent, inside the client's own graph
+    (noise, clipping, quantisation). `criterion(logits, labels)` is the loss at the head;
+    `penalty(images, z)` a term of the client's own at the cut. `extra(step, images, labels)` yields
+    batches to send after the real one and not to learn from (what a detector probes with).
+    `optimizer(parameters)` makes the client's optimiser.
+    """
+
+    def __init__(
+        self,
+        front: nn.Sequential,
+        head: nn.Sequential | None = None,
+        *,
+        optimizer: MakeOptimizer = adam,
+        criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        penalty: Callable[[Tensor, Tensor], Tensor] | None = None,
+        outgoing: Callable[[str, Tensor], Tensor] = lambda kind, tensor: tensor,
+        extra: Callable[[int, Tensor, Tensor], Iterable[Batch]] = lambda *batch: (),
+    ) -> None:
+        self.front = front
+        self.head = head
+        self.criterion = criterion
+        self.penalty = penalty
+        self.outgoing = outgoing
+        self.extra = extra
+        parts = nn.ModuleList([front] if head is None else [front, head])
+        self.optimizer = optimizer(parts.parameters())
+        self.prediction: Tensor | None = None
+        self.loss: Tensor | None = None
+        self.learning = True
+
+    def open(
+        self, images: Tensor, labels: Tensor | None = None, *, step: int = 0, batch: int = 0
+    ) -> list[Message]:
+        """Start an exchange about a batch and return the messages to send.
+
+        `images` (B, C, H, W); `labels` (B,), or None for an inference.
+        """
+        self.optimizer.zero_grad()
+        self._labels = labels
+        if labels is None:
+            with torch.no_grad():
+                smashed = self.outgoing("smashed", self.front(images))
+            return [Message(step, batch, "smashed", smashed, "inference")]
+        activations = self.front(images)
+        self._penalty = self.penalty(images, activations) if self.penalty else None
+        self._smashed = self.outgoing("smashed", activations)
+        messages = [Message(step, batch, "smashed", self._smashed)]
+        if self.head is None:
+            messages.insert(0, Message(step, batch, "labels", self.outgoing("labels", labels)))
+        return messages
+
+    def reply(self, message: Message) -> Message | None:
+        """Answer the server: dL/du to features, nothing to dL/dz or to a prediction."""
+        if message.kind == "features" and self.head is not None:
+            return self._apply_head(message)
+        if message.kind == "cut_gradient":
+            self._learn(message.payload)
+        elif message.kind == "prediction":
+            self.prediction = message.payload
+        else:
+            raise ProtocolError(f"this client has no reply to {message}")
+        return None
+
+    def _apply_head(self, message: Message) -> Message | None:
+        assert self.head is not None
+        if message.phase == "inference":
+            with torch.no_grad():
+                self.prediction = self.head(message.payload)
+            return None
+        features = message.payload.requires_grad_()
+        assert self._labels is not None
+        self.loss = self.criterion(self.head(features), self._labels)
+        self.loss.backward()
+        assert features.grad is not None
+        gradient = self.outgoing("feature_gradient", features.grad)
+        return Message(message.step, message.batch, "feature_gradient", gradient)
+
+    def _learn(self, cut_gradient: Tensor) -> None:
+        if self._penalty is not None:
+            self._penalty.backward(retain_graph=True)
+        self._smashed.backward(cut_gradient)
+        if self.learning:
+            self.optimizer.step()
+
+    def diary_page(self) -> dict[str, Tensor]:
+        """What the client computed in this exchange and did not send; read before the next one."""
+        if self._labels is None:
+            return {}
+        page = {"labels": self._labels}
+        if self.head is not None:
+            last = [layer for layer in self.head.modules() if isinstance(layer, nn.Linear)][-1]
+            page["head_weight_gradients"] = last.weight.grad
+            if last.bias is not None:
+                page["head_bias_gradients"] = last.bias.grad
+        return {name: tensor.detach().clone() for name, tensor in page.items()}
+
+
+class Server:
+    """Holds the rest of the network and answers messages; an attacker overrides `reply`."""
+
+    def __init__(
+        self,
+        model: nn.Sequential,
+        *,
+        optimizer: MakeOptimizer = adam,
+        criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
+        label_private: bool = False,
+    ) -> None:
+        self.model = model
+        self.criterion = criterion
+        self.label_private = label_private
+        self.optimizer = optimizer(model.parameters())
+        self.loss: Tensor | None = None
+
+    def reply(self, message: Message) -> Message | None:
+        """Answer the client: features or dL/dz to smashed data, dL/dz to dL/du."""
+        if message.kind == "labels":
+            self._labels = message.payload
+            return None
+        if message.kind == "feature_gradient":
+            return self._answer(message, self._features, message.payload)
+        if message.kind != "smashed":
+            raise ProtocolError(f"a server has no reply to {message}")
+        if message.phase == "inference":
+            kind = "features" if self.label_private else "prediction"
+            with torch.no_grad():
+                return Message(
+                    message.step, message.batch, kind, self.model(message.payload), "inference"
+                )
+        self._smashed = message.payload.requires_grad_()
+        self._features = self.model(self._smashed)
+        if self.label_private:
+            return Message(message.step, message.batch, "features", self._features)
+        self.loss = self.criterion(self._features, self._labels)
+        return self._answer(message, self.loss, None)
+
+    def _answer(self, message: Message, output: Tensor, gradient: Tensor | None) -> Message:
+        """Propagate back from `output`, learn from it and return dL/dz."""
+        self.optimizer.zero_grad()
+        output.backward(gradient)
+        self.optimizer.step()
+        assert self._smashed.grad is not None
+        return Message(message.step, message.batch, "cut_gradient", self._smashed.grad)
+
+
+def exchange(client: Client, server: Server, message: Message, transcript: Transcript | None) -> None:
+    """Carry `message`, and the replies to it, until a party has nothing to say."""
+    parties: dict[str, Client | Server] = {"client": client, "server": server}
+    reply: Message | None = message
+    while reply is not None:
+        if transcript is not None:
+            transcript.append(reply)
+        reply = parties[reply.receiver].reply(reply)
+
+
+@dataclass
+class Session:
+    """A trained pair of parties, with the record of their training.
+
+    `losses` holds the mean loss of each epoch, `transcript` the messages if they were recorded.
+    """
+
+    client: Client
+    server: Server
+    transcript: Transcript
+    losses: list[float] = field(default_factory=list)
+
+    def observe(self, images: Tensor, grants: Iterable[str] = ()) -> View:
+        """Run an inference on `images` (N, C, H, W) and return the server's view of it."""
+        return self.infer(images).view("server", grants)
+
+    def infer(self, images: Tensor, batch_size: int = 500) -> Transcript:
+        """Run an inference and return its transcript; the client keeps the last prediction."""
+        transcript = _transcript(self.client, self.server, images)
+        self._predict(images, batch_size, transcript)
+        return transcript
+
+    def predict(self, images: Tensor, batch_size: int = 500) -> Tensor:
+        """Return the logits (N, classes) that the two parties compute together."""
+        return self._predict(images, batch_size, None)
+
+    def accuracy(self, split: Split) -> float:
+        """Share of `split` that the two parties classify correctly, 0 to 1."""
+        guess = self.predict(split.images).argmax(1).cpu()
+        return (guess == split.labels.cpu()).float().mean().item()
+
+    def _predict(self, images: Tensor, size: int, transcript: Transcript | None) -> Tensor:
+        predictions = []
+        device = device_of(self.client.front)
+        _set_mode(self.client, self.server, training=False)
+        for step, batch in enumerate(images.split(size)):
+            for message in self.client.open(batch.to(device), step=step, batch=step):
+                exchange(self.client, self.server, message, transcript)
+            assert self.client.prediction is not None
+            predictions.append(self.client.prediction)
+        return torch.cat(predictions)
+
+
+def train(
+    client: Client | nn.Sequential,
+    server: Server | nn.Sequential,
+    split: Split,
+    *,
+    epochs: int = 5,
+    batch_size: int = 64,
+    seed: int = 0,
+    record: bool = False,
+    device: str | torch.device = "cpu",
+) -> Session:
+    """Train two parties on `split` by exchanging messages and return their session.
+
+    Give parties, or the two parts of a cut network for vanilla split learning with the paper's
+    settings (Adam with amsgrad, 1e-3, cross-entropy). The data order comes from the stream (`seed`,
+    "order"). Parties may be trained on: they keep their optimisers. `record` keeps every message
+    (memory: 2 x N x |z| floats for each epoch) and the client's diary. Interrupting (Ctrl-C)
+    returns the session as it stands.
+    """
+    client = client if isinstance(client, Client) else Client(client)
+    server = server if isinstance(server, Server) else Server(server)
+    _check_parties(client, server, split, epochs, batch_size)
+    _move(client, server, torch.device(device))
+    session = Session(client, server, _transcript(client, server, split.images))
+    order = seeds.generator(seed, "order")
+    transcript = session.transcript if record else None
+    step = 0
+    with bar(range(epochs), "training") as progress, seeds.scope(seed, "training"):
+        try:
+            for _ in progress:
+                losses = []
+                batches = torch.randperm(len(split), generator=order).split(batch_size)
+                for batch, rows in enumerate(batches):
+                    images, labels = split.images[rows].to(device), split.labels[rows].to(device)
+                    losses.append(_step(client, server, images, labels, step, batch, transcript))
+                    step += 1
+                session.losses.append(torch.stack(losses).mean().item())
+                progress.set_postfix(loss=f"{session.losses[-1]:.3f}")
+        except KeyboardInterrupt:
+            print(f"interrupted: {len(session.losses)} whole epochs, {step} steps are kept")
+    return session
+
+
+def _step(
+    client: Client,
+    server: Server,
+    images: Tensor,
+    labels: Tensor,
+    step: int,
+    batch: int,
+    transcript: Transcript | None,
+) -> Tensor:
+    """One batch, then the extra batches of the client's hook; return the loss of the first."""
+    _set_mode(client, server, training=True)
+    for message in client.open(images, labels, step=step, batch=batch):
+        exchange(client, server, message, transcript)
+    if transcript is not None:
+        transcript.diary[step] = client.diary_page()
+    loss = client.loss if client.head is not None else server.loss
+    assert loss is not None
+    client.learning = False
+    for extra_images, extra_labels in client.extra(step, images, labels):
+        for message in client.open(extra_images, extra_labels, step=step, batch=batch):
+            exchange(client, server, message, transcript)
+    client.learning = True
+    return loss.detach()
+
+
+def device_of(model: nn.Module) -> torch.device:
+    """The device of a model's parameters; the CPU if it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _transcript(client: Client, server: Server, images: Tensor) -> Transcript:
+    models = {"client": client.front, "server": server.model}
+    front = _described(client.front, images.shape[1:])
+    return Transcript(front, _described(client.head), models)
+
+
+def _described(part: nn.Sequential | None, shape: Sequence[int] = ()) -> Architecture | None:
+    """Describe a part for the transcript; one of unusual layers trains all the same."""
+    try:
+        return None if part is None else Architecture.of(part, shape)
+    except ModelError:
+        return None
+
+
+def _parts(client: Client, server: Server) -> list[nn.Sequential]:
+    parts = [client.front, client.head, server.model]
+    return [part for part in parts if part is not None]
+
+
+def _set_mode(client: Client, server: Server, *, training: bool) -> None:
+    for part in _parts(client, server):
+        part.train(training)
+
+
+def _move(client: Client, server: Server, device: torch.device) -> None:
+    """Move the parties, and what their optimisers remember, to `device`."""
+    for part in _parts(client, server):
+        part.to(device)
+    for party in (client, server):
+        party.optimizer.load_state_dict(party.optimizer.state_dict())
+
+
+def _check_parties(
+    client: Client, server: Server, split: Split, epochs: int, batch_size: int
+) -> None:
+    if (client.head is not None) != server.label_private:
+        raise ProtocolError(
+            "the parties disagree: a client with a head keeps its labels and needs "
+            "Server(..., label_private=True); a client without one needs label_private=False"
+        )
+    if len(split) == 0 or epochs < 1 or batch_size < 1:
+        raise ProtocolError(
+            f"nothing to train: {len(split)} images, {epochs} epochs, batches of {batch_size}; "
+            "all must be at least 1"
+        )

@@ -1,0 +1,59 @@
+"""The record of what crossed the wire."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from sltools.messages import Message
+from sltools.models import Architecture
+from sltools.view import View
+
+
+@dataclass
+class Transcript:
+    """Everything that crossed the wire, in order, and what the parties could say about it.
+
+    `client` and `head` are the architectures of the client's parts. `models` holds each party's
+    own network and `diary` what the client computed and kept to itself, by step; both are there
+    for views of this process only. `save` writes the messages, the architectures and the server's
+    own model: what a server could have kept.
+    """
+
+    client: Architecture | None = None
+    head: Architecture | None = None
+    models: dict[str, nn.Sequential] = field(default_factory=dict)
+    messages: list[Message] = field(default_factory=list)
+    diary: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+
+    def append(self, message: Message) -> None:
+        """Record a copy of `message`."""
+        self.messages.append(message.copy())
+
+    def nbytes(self, kind: str | None = None) -> int:
+        """Bytes of payload of one kind of message, or of all."""
+        return sum(message.nbytes for message in self.messages if kind in (None, message.kind))
+
+    def digests(self, receiver: str) -> list[str]:
+        """Digests of all messages to `receiver`, in order."""
+        return [message.digest() for message in self.messages if message.receiver == receiver]
+
+    def view(self, party: str = "server", grants: Iterable[str] = ()) -> View:
+        """Return what `party` ("server" or "client") may look at.
+
+        `grants` names knowledge beyond the wire (see `sltools.view.GRANTS`); an attack's result
+        reports what it used of it. Raises NotObservable for an unknown or unavailable grant.
+        """
+        return View.of(self, party, tuple(grants))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the transcript into a new `folder` (safetensors and JSON)."""
+        return self.view("server").save(folder)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "Transcript":
+        """Read a transcript back, in this or another process, without its diary."""
+        view = View.open(folder)
+        models = {} if view.own_model is None else {"server": view.own_model}
+        return cls(view.client, view.head, models, list(view.messages))

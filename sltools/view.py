@@ -1,0 +1,282 @@
+"""What a party may look at. An attack is given a view, never a victim.
+
+The server of split learning sees the smashed data, the gradients it is sent, its own model and, by
+the assumption of the paper, the client's architecture. Whatever an attack reads here is noted and
+named in its result. Anything more must be granted by name, so that every result says what it costs
+the attacker. A type guards against mistakes, not against hostile Python.
+"""
+
+import copy
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from sltools import storage
+from sltools.errors import NotObservable, SltoolsError
+from sltools.messages import Message, pack, unpack
+from sltools.models import Architecture
+
+if TYPE_CHECKING:
+    from sltools.transcript import Transcript
+
+GRANTS = {
+    "client_model": "the client keeps its trained weights and never sends them",
+    "head_weight_gradients": "a label-private client keeps its head and sends only dL/du, the "
+    "gradient with respect to the features; the gradient of its last layer's weights stays with it",
+    "head_bias_gradients": "a label-private client keeps its head and sends only dL/du, the "
+    "gradient with respect to the features; the gradient of its last layer's bias stays with it",
+    "anchor_labels": "the client tells nobody a label, not even one per class",
+}
+SECRETS = {
+    "images": "split learning never sends the inputs, only their activations at the cut",
+    "inputs": "split learning never sends the inputs, only their activations at the cut",
+    "client_weights": GRANTS["client_model"],
+    "diary": "what a party computed and kept to itself is not for the other to read",
+}
+ABSENT = {
+    "labels": "the labels stay with the client: label-private training never sends them, and at "
+    "inference nobody does",
+    "smashed": "no smashed data crossed the wire yet",
+    "features": "only a server in label-private split learning sends features to the client's head",
+    "feature_gradient": "only a training client that holds the head returns dL/du; at inference "
+    "and in vanilla split learning there is no such message",
+    "cut_gradient": "the server returns dL/dz in training only",
+    "prediction": "the server sends predictions at inference in vanilla split learning only",
+}
+
+
+class View:
+    """What `party` may look at, made by `Transcript.view` or `View.open`.
+
+    `knowledge` names what was read so far, `granted` what was granted beyond the wire.
+    """
+
+    def __init__(
+        self,
+        party: str,
+        messages: Iterable[Message],
+        client: Architecture | None = None,
+        head: Architecture | None = None,
+        own_model: nn.Sequential | None = None,
+        grants: dict[str, Any] | None = None,
+    ) -> None:
+        self.party = party
+        self.messages = tuple(messages)
+        self.client = client
+        self.head = head
+        self.own_model = own_model
+        self._grants = grants or {}
+        self._used: set[str] = set()
+
+    @classmethod
+    def of(cls, transcript: "Transcript", party: str, grants: tuple[str, ...]) -> "View":
+        """Make the view of `party`; see `Transcript.view`."""
+        if party not in ("server", "client"):
+            raise NotObservable(f"the parties are 'server' and 'client', not {party!r}")
+        for name in grants:
+            if name not in GRANTS:
+                raise NotObservable(f"no grant is called {name!r}; there are {', '.join(GRANTS)}")
+        values = {name: _grant(transcript, name) for name in grants}
+        own = copy.deepcopy(transcript.models.get(party))
+        messages = [message.copy() for message in transcript.messages]
+        return cls(party, messages, transcript.client, transcript.head, own, values)
+
+    @property
+    def smashed(self) -> Tensor:
+        """z, the activations at the cut, of all messages joined: (N, ...)."""
+        return torch.cat(self.payloads("smashed"))
+
+    @property
+    def features(self) -> Tensor:
+        """u, what the server sent to the client's head, joined: (N, D)."""
+        return torch.cat(self.payloads("features"))
+
+    @property
+    def feature_gradients(self) -> Tensor:
+        """dL/du, what the client's head returned, joined: (N, D); L is a mean over its batch."""
+        return torch.cat(self.payloads("feature_gradient"))
+
+    @property
+    def cut_gradients(self) -> Tensor:
+        """dL/dz, what the server returned, joined: (N, ...); L is a mean over its batch."""
+        return torch.cat(self.payloads("cut_gradient"))
+
+    @property
+    def labels(self) -> Tensor:
+        """The labels a vanilla client sent in training, joined: (N,)."""
+        return torch.cat(self.payloads("labels"))
+
+    @property
+    def architecture(self) -> Architecture:
+        """The shape of the client's part below the cut, without weights."""
+        return self._known("client architecture", self.client)
+
+    @property
+    def head_architecture(self) -> Architecture:
+        """The shape of a label-private client's head, without weights."""
+        return self._known("head architecture", self.head)
+
+    @property
+    def model(self) -> nn.Sequential:
+        """A copy of the party's own network, as it was when the view was made."""
+        return copy.deepcopy(self._known("own model", self.own_model))
+
+    @property
+    def client_model(self) -> nn.Sequential:
+        """Grant: a copy of the client's trained network below the cut."""
+        return copy.deepcopy(self._granted("client_model"))
+
+    @property
+    def head_weight_gradients(self) -> list[Tensor]:
+        """Grant: the gradient of the head's last weight matrix, one (classes, D) for each batch."""
+        return list(self._granted("head_weight_gradients").values())
+
+    @property
+    def head_bias_gradients(self) -> list[Tensor]:
+        """Grant: the gradient of the head's last bias, one (classes,) for each batch."""
+        return list(self._granted("head_bias_gradients").values())
+
+    @property
+    def anchor_labels(self) -> Tensor:
+        """Grant: the label of the first sample of each class, -1 for all others: (N,)."""
+        return torch.cat(list(self._granted("anchor_labels").values()))
+
+    def payloads(self, kind: str) -> list[Tensor]:
+        """The payloads of all messages of one kind, in order; NotObservable if there are none."""
+        found = [message.payload for message in self.messages if message.kind == kind]
+        if not found:
+            rule = ABSENT.get(kind, f"no message is called {kind!r}; there are {list(ABSENT)}")
+            raise NotObservable(f"the {self.party} cannot see {kind}: {rule}")
+        self._used.add(kind.replace("_", " "))
+        return found
+
+    def window(self, start: int, stop: int) -> "View":
+        """The part of this view that lies in the steps start <= step < stop."""
+        messages = [message for message in self.messages if start <= message.step < stop]
+        grants = {
+            name: value
+            if isinstance(value, nn.Module)
+            else {step: tensor for step, tensor in value.items() if start <= step < stop}
+            for name, value in self._grants.items()
+        }
+        return View(self.party, messages, self.client, self.head, self.own_model, grants)
+
+    def fresh(self) -> "View":
+        """The same view with nothing noted as used: every attack starts with one."""
+        return self.window(0, 1 + max((message.step for message in self.messages), default=0))
+
+    @property
+    def granted(self) -> tuple[str, ...]:
+        """The names of what was granted beyond the wire."""
+        return tuple(sorted(self._grants))
+
+    @property
+    def knowledge(self) -> tuple[str, ...]:
+        """What was read from this view so far; what was granted is marked as such."""
+        return tuple(sorted(self._used))
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the view into a new `folder`; another process opens it with `View.open`."""
+        tensors, messages = pack(self.messages)
+        networks = {"own_model": self.own_model, "client_model": self._grants.get("client_model")}
+        present = {name: network for name, network in networks.items() if network is not None}
+        for name, network in present.items():
+            tensors |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
+        steps = {name: value for name, value in self._grants.items() if name != "client_model"}
+        for name, value in steps.items():
+            tensors |= {f"{name}/{step}": tensor for step, tensor in value.items()}
+        facts = {
+            "party": self.party,
+            "messages": messages,
+            "client": self.client and [self.client.layers, self.client.input_shape],
+            "head": self.head and [self.head.layers, self.head.input_shape],
+            "networks": {name: Architecture.of(net).layers for name, net in present.items()},
+            "granted_steps": {name: list(value) for name, value in steps.items()},
+        }
+        return storage.write(folder, tensors, facts)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "View":
+        """Read a saved view; raise SltoolsError if it is missing or damaged."""
+        tensors, facts = storage.read(folder)
+        try:
+            networks = {
+                name: _restored(layers, tensors, name) for name, layers in facts["networks"].items()
+            }
+            grants: dict[str, Any] = {
+                name: {step: tensors[f"{name}/{step}"] for step in steps}
+                for name, steps in facts["granted_steps"].items()
+            }
+            own_model = networks.pop("own_model", None)
+            messages = unpack(tensors, facts["messages"])
+            client, head = (facts[part] and _shape(*facts[part]) for part in ("client", "head"))
+            return cls(facts["party"], messages, client, head, own_model, grants | networks)
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise SltoolsError(f"{folder} does not hold a view or is damaged: {error!r}") from None
+
+    def _known(self, name: str, value: Any) -> Any:
+        if value is None:
+            raise NotObservable(f"this transcript says nothing of the {name}")
+        self._used.add(name)
+        return value
+
+    def _granted(self, name: str) -> Any:
+        if name not in self._grants:
+            raise NotObservable(
+                f"the {self.party} cannot see {name}: {GRANTS[name]}. To study an attacker who has "
+                f"it all the same, grant it by name: view(..., grants=[{name!r}])"
+            )
+        self._used.add(f"{name.replace('_', ' ')} (granted)")
+        return self._grants[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in SECRETS:
+            raise NotObservable(f"the {self.party} cannot see {name}: {SECRETS[name]}")
+        raise AttributeError(f"a view has no {name!r}")
+
+    def __repr__(self) -> str:
+        kinds = sorted({message.kind for message in self.messages})
+        granted = f"; granted: {', '.join(self.granted)}" if self._grants else ""
+        return f"View({self.party}: {len(self.messages)} messages of {', '.join(kinds)}{granted})"
+
+
+def _grant(transcript: "Transcript", name: str) -> Any:
+    """Fetch what `name` grants from the other party: a network, or tensors by step."""
+    if name == "client_model":
+        value: Any = copy.deepcopy(transcript.models.get("client"))
+    elif name == "anchor_labels":
+        value = _anchors({step: page["labels"] for step, page in transcript.diary.items()})
+    else:
+        value = {step: page[name] for step, page in transcript.diary.items() if name in page}
+    if not value:
+        raise NotObservable(f"{name} was not recorded; train with record=True and a client of yours")
+    return value
+
+
+def _anchors(labels: dict[int, Tensor]) -> dict[int, Tensor]:
+    """Keep the first label of each class and replace all others by -1."""
+    seen: set[int] = set()
+    anchors = {}
+    for step, batch in labels.items():
+        kept = torch.full_like(batch, -1)
+        for row, label in enumerate(batch.tolist()):
+            if label not in seen:
+                seen.add(label)
+                kept[row] = label
+        anchors[step] = kept
+    return anchors
+
+
+def _shape(layers: str, input_shape: list[int]) -> Architecture:
+    return Architecture(layers, tuple(input_shape))
+
+
+def _restored(layers: str, tensors: dict[str, Tensor], name: str) -> nn.Sequential:
+    network = Architecture(layers).build(seed=0)
+    prefix = f"{name}/"
+    state = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+    network.load_state_dict(state)
+    return network
