@@ -10,7 +10,7 @@ import os
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -47,12 +47,15 @@ class Split:
         Raises DataError if a class has fewer than `k` images.
         """
         _require(k >= 1, f"first_per_class needs k of at least 1, not {k}.")
-        _require(len(self) > 0, "An empty split has no first image of a class.")
+        _require(len(self) > 0, "An empty split has no first image of any class.")
         chosen = []
         for label in range(int(self.labels.max()) + 1):
             members = (self.labels == label).nonzero()[:k, 0]
-            found = f"Class {label} has {len(members)} of the {k} images asked for in this split"
-            _require(len(members) == k, f"{found} of {len(self)}: lower k, or take a larger split.")
+            _require(
+                len(members) == k,
+                f"Class {label} has {len(members)} of the {k} images asked for in this split "
+                f"of {len(self)}: ask for fewer, or take a larger split.",
+            )
             chosen.append(members)
         return self[torch.cat(chosen)]
 
@@ -74,20 +77,27 @@ class Dataset:
 def load(name: str) -> Dataset:
     """Return a data set of NAMES: "digits", "mnist", "fashion_mnist" or "cifar10".
 
-    The digits ship with scikit-learn. The files of the others are taken from the folder
-    `$SLTOOLS_DATA_DIR/<name>/` if they are there (official names, raw or .gz; for CIFAR-10 the
-    binary format, any number of batches), else downloaded once into the user's cache and
-    checked against their SHA-256. Images are 1x28x28, for cifar10 3x32x32.
+    The digits ship with scikit-learn: 1,797 images of 8x8 pixels, resized to 28x28 so that the
+    MNIST network runs on them. Resizing adds pixels but no detail: a digit still has only its
+    64 true unknowns, an easier target than an MNIST image.
 
+    The files of the others are taken from `$SLTOOLS_DATA_DIR/<name>/` if they are there (official
+    names, raw or .gz; for CIFAR-10 the binary format, any number of batches), else downloaded
+    once into the user's cache and checked against their SHA-256.
+
+    Images are 1x28x28, those of cifar10 3x32x32.
     Raises DataError if the name is unknown, or the files are incomplete, damaged or out of reach.
     """
     _require(name in NAMES, f"There is no data set {name!r}: choose one of {', '.join(NAMES)}.")
     if name == "digits":
         return _digits()
-    source = _SOURCES[name]
-    files = _own_files(name) or _downloaded_files(name)
-    train, test = ([files[file] for file in half] for half in (source.train, source.test))
-    return Dataset(name, source.parse(*train), source.parse(*test), source.classes)
+    files = _files(name)
+    if name == "cifar10":
+        train, test = (_parse_cifar(files[kind]) for kind in _CIFAR_FILES)
+    else:
+        images, labels, test_images, test_labels = (files[kind][0] for kind in _IDX_FILES)
+        train, test = _parse_idx(images, labels), _parse_idx(test_images, test_labels)
+    return Dataset(name, train, test, tuple(_SOURCES[name].classes.split(", ")))
 
 
 def available() -> dict[str, str]:
@@ -129,11 +139,11 @@ def _checked(split: str, images: Tensor, labels: Tensor) -> Split:
     _require(images.is_floating_point(), f"The {split} images must be floats, not {kind}.")
     low, high = (bound.item() for bound in images.aminmax())  # both NaN if any pixel is
     _require(not math.isnan(low), f"The {split} images contain NaN: use pixels in [0, 1].")
-    extent = f"but range from {low:.4g} to {high:.4g}: rescale them"
-    _require(0 <= low and high <= 1, f"The {split} images must be in [0, 1], {extent}.")
+    span = f"but range from {low:.4g} to {high:.4g}: rescale them"
+    _require(low >= 0 and high <= 1, f"The {split} images must be in [0, 1], {span}.")
     integers = (torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
-    kind = f"{labels.dtype} of shape {tuple(labels.shape)}"
     whole = labels.dtype in integers and tuple(labels.shape) == shape[:1]
+    kind = f"{labels.dtype} of shape {tuple(labels.shape)}"
     _require(whole, f"The {split} labels must be {shape[0]} integers, one per image, not {kind}.")
     _require(labels.min() >= 0, f"The {split} labels must count from 0, but one is {labels.min()}.")
     return Split(images.detach().float(), labels.to(images.device, torch.int64))
@@ -145,11 +155,7 @@ def _require(condition: bool | Tensor, message: str) -> None:
 
 
 def _digits() -> Dataset:
-    """Return the 1,797 UCI digits, resized to 28x28 so that the MNIST network runs on them.
-
-    Bilinear resizing adds pixels but no detail: a digit still has only its 64 true unknowns,
-    which makes it an easier target than an MNIST image. The split is stratified and fixed.
-    """
+    """Resize the UCI digits and split them 80/20, stratified, the same way every time."""
     from sklearn.datasets import load_digits  # slow to import, and only needed here
     from sklearn.model_selection import train_test_split
 
@@ -157,12 +163,10 @@ def _digits() -> Dataset:
     pixels = torch.from_numpy(digits.images / 16).float().unsqueeze(1)
     images = interpolate(pixels, size=(28, 28), mode="bilinear", align_corners=False).clamp(0, 1)
     everything = Split(images, torch.from_numpy(digits.target).long())
-    train, test = (
-        everything[torch.from_numpy(indices)]
-        for indices in train_test_split(
-            np.arange(len(everything)), test_size=0.2, stratify=digits.target, random_state=0
-        )
+    halves = train_test_split(
+        np.arange(len(everything)), test_size=0.2, stratify=digits.target, random_state=0
     )
+    train, test = (everything[torch.from_numpy(indices)] for indices in halves)
     return Dataset("digits", train, test, tuple("0123456789"))
 
 
@@ -170,50 +174,47 @@ def _digits() -> Dataset:
 
 
 class _File(NamedTuple):
-    """What a file holds, decompressed, and where it lay, which error messages name."""
+    """What a file holds, decompressed, and where it lies, which error messages name."""
 
     origin: str
     content: bytes
 
 
-def _parse_idx(images: list[_File], labels: list[_File]) -> Split:
+def _parse_idx(images: _File, labels: _File) -> Split:
     """Parse the format of MNIST: one IDX file of images and one of labels."""
-    pixels, numbers = _idx_array(images[0], axes=3), _idx_array(labels[0], axes=1)
+    pixels, numbers = _idx_array(images, "images"), _idx_array(labels, "labels")
     size = "x".join(map(str, pixels.shape[1:]))
-    _require(size == "28x28", f"{images[0].origin} holds {size} images: expected 28x28.")
-    counts = f"{len(pixels)} images but {labels[0].origin} {len(numbers)} labels"
-    _require(len(pixels) == len(numbers), f"{images[0].origin} holds {counts}: get both again.")
-    return _split([pixels[:, None]], [numbers], labels)
+    _require(size == "28x28", f"{images.origin} holds images of {size} pixels: expected 28x28.")
+    counts = f"{len(pixels)} images but {labels.origin} has {len(numbers)} labels"
+    _require(len(pixels) == len(numbers), f"{images.origin} has {counts}: get both again.")
+    return _split([pixels[:, None]], [numbers], [labels])
 
 
-def _idx_array(file: _File, axes: int) -> np.ndarray:
+def _idx_array(file: _File, kind: str) -> np.ndarray:
     """Parse IDX: 0, 0, 8 for bytes, the number of axes; each axis as big-endian uint32; data."""
-    kinds = {bytes((0, 0, 8, 1)): "labels", bytes((0, 0, 8, 3)): "images"}
-    magic, expected = file.content[:4], bytes((0, 0, 8, axes))
-    found = kinds.get(magic, f"the magic number 0x{magic.hex()}")
-    wanted = f"{kinds[expected]} in IDX format, magic number 0x{expected.hex()}: get it again"
-    wanted += ", or swap images and labels back" if magic in kinds else ""
-    _require(magic == expected, f"{file.origin} starts with {found}, not {wanted}.")
-    start = 4 + 4 * axes
+    magic = file.content[:4]
+    found = {b"\0\0\x08\1": "labels", b"\0\0\x08\3": "images"}.get(magic, "unknown data")
+    advice = "get it again" if found == "unknown data" else "swap the two files back"
+    number = f"its magic number is 0x{magic.hex()}"
+    _require(found == kind, f"{file.origin} holds {found}, not IDX {kind} ({number}): {advice}.")
+    start = 4 + 4 * magic[3]
     shape = [int.from_bytes(file.content[at : at + 4], "big") for at in range(4, start, 4)]
-    size, length = start + math.prod(shape), len(file.content)
-    whole = length == size > start
-    _require(whole, f"{file.origin} is damaged: it has {length} bytes, its header says {size}.")
+    size, promised = len(file.content), start + math.prod(shape)
+    fault = "truncated" if size < promised else "empty or too long"
+    sizes = f"{size} bytes where its header promises {promised}"
+    _require(size == promised > start, f"{file.origin} is {fault} ({sizes}): get it again.")
     return np.frombuffer(file.content, np.uint8, offset=start).reshape(shape)
 
 
-def _parse_cifar(batches: list[_File]) -> Split:
+def _parse_cifar(files: list[_File]) -> Split:
     """Parse CIFAR-10 records: one byte of label, then 3x32x32 bytes of red, green and blue."""
-    for file in batches:
-        length = len(file.content)
-        _require(
-            length > 0 and length % 3073 == 0,
-            f"{file.origin} is truncated or not CIFAR-10 in binary format: "
-            f"its {length} bytes are not a multiple of 3073.",
-        )
-    records = [np.frombuffer(file.content, np.uint8).reshape(-1, 3073) for file in batches]
+    for file in files:
+        size = len(file.content)
+        fault = f"truncated or not binary CIFAR-10: {size} bytes are not a multiple of 3073"
+        _require(size > 0 and size % 3073 == 0, f"{file.origin} is {fault}.")
+    records = [np.frombuffer(file.content, np.uint8).reshape(-1, 3073) for file in files]
     images = [record[:, 1:].reshape(-1, 3, 32, 32) for record in records]
-    return _split(images, [record[:, 0] for record in records], batches)
+    return _split(images, [record[:, 0] for record in records], files)
 
 
 def _split(images: list[np.ndarray], labels: list[np.ndarray], files: list[_File]) -> Split:
@@ -226,169 +227,154 @@ def _split(images: list[np.ndarray], labels: list[np.ndarray], files: list[_File
 
 # From names to bytes
 
-_Files = dict[str, list[_File]]  # by the names of the official release, see _Source
 
+class _Source(NamedTuple):
+    """How a data set is published: its files, and each download with its SHA-256."""
 
-@dataclass(frozen=True)
-class _Source:
-    """How a data set is published: its files (* stands for a number) and their downloads."""
-
-    classes: tuple[str, ...]
-    parse: Callable[..., Split]
-    train: tuple[str, ...]
-    test: tuple[str, ...]
+    classes: str
+    files: tuple[str, ...]
     mirrors: tuple[str, ...]
-    sha256: dict[str, str]
+    downloads: dict[str, str]
     megabytes: int
 
 
-_NUMERALS = "0, 1, 2, 3, 4, 5, 6, 7, 8, 9"
-_CLOTHES = "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot"
-_OBJECTS = "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck"
+def _sha256(sums: str) -> dict[str, str]:
+    """Read lines of `sha256sum` into {file: sum}."""
+    return {file: known for known, file in (line.split() for line in sums.strip().splitlines())}
 
 
-def _idx_source(classes: str, megabytes: int, mirrors: tuple[str, ...], *sha256: str) -> _Source:
-    train = ("train-images-idx3-ubyte", "train-labels-idx1-ubyte")
-    test = ("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte")
-    hashes = {f"{file}.gz": known for file, known in zip(train + test, sha256, strict=True)}
-    names = tuple(classes.split(", "))
-    return _Source(names, _parse_idx, train, test, mirrors, hashes, megabytes)
-
-
+_IDX_FILES = (
+    *("train-images-idx3-ubyte", "train-labels-idx1-ubyte"),
+    *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
+)
+_CIFAR_FILES = ("data_batch_*.bin", "test_batch.bin")  # * stands for a number
 _SOURCES = {
-    "mnist": _idx_source(
-        _NUMERALS,
-        12,
+    "mnist": _Source(
+        "0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
+        _IDX_FILES,
         (
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
         ),
-        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+        _sha256("""
+        440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609 train-images-idx3-ubyte.gz
+        3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c train-labels-idx1-ubyte.gz
+        8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6 t10k-images-idx3-ubyte.gz
+        f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6 t10k-labels-idx1-ubyte.gz
+        """),
+        megabytes=12,
     ),
-    "fashion_mnist": _idx_source(
-        _CLOTHES,
-        31,
+    "fashion_mnist": _Source(
+        "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot",
+        _IDX_FILES,
         (
             "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         ),
-        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+        _sha256("""
+        3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84 train-images-idx3-ubyte.gz
+        a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845 train-labels-idx1-ubyte.gz
+        346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073 t10k-images-idx3-ubyte.gz
+        67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5 t10k-labels-idx1-ubyte.gz
+        """),
+        megabytes=31,
     ),
     "cifar10": _Source(
-        tuple(_OBJECTS.split(", ")),
-        _parse_cifar,
-        train=("data_batch_*.bin",),
-        test=("test_batch.bin",),
-        mirrors=("https://www.cs.toronto.edu/~kriz/",),
-        sha256={
-            "cifar-10-binary.tar.gz": (
-                "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd"
-            )
-        },
+        "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck",
+        _CIFAR_FILES,
+        ("https://www.cs.toronto.edu/~kriz/",),
+        _sha256("""
+        c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd cifar-10-binary.tar.gz
+        """),
         megabytes=170,
     ),
 }
 NAMES = ("digits", *_SOURCES)
 
 
+def _files(name: str) -> dict[str, list[_File]]:
+    """Read the user's files of a data set, else the published ones, by `_Source.files`."""
+    if own := _own_paths(name):
+        return {file: [_read(path) for path in paths] for file, paths in own.items()}
+    paths = [_download(name, file) for file in _SOURCES[name].downloads]
+    return _untar(paths[0]) if name == "cifar10" else {path.stem: [_read(path)] for path in paths}
+
+
 def _place(name: str) -> str:
     """Tell where the files of a data set are, or why there are none."""
+    source = _SOURCES[name]
     try:
         if own := _own_paths(name):
-            return str(own[_SOURCES[name].train[0]][0].parent)
+            return str(own[source.files[0]][0].parent)
         cache = _cache(name)
     except DataError as error:
         return f"not usable: {error}"
-    if all((cache / file).is_file() for file in _SOURCES[name].sha256):
+    if all((cache / file).is_file() for file in source.downloads):
         return str(cache)
-    return f"not found: would be downloaded ({_SOURCES[name].megabytes} MB)"
-
-
-def _own_files(name: str) -> _Files:
-    """Read the user's files of a data set; empty if there are none."""
-    own = _own_paths(name)
-    return {file: [_File(str(path), _read(path)) for path in own[file]] for file in own}
+    return f"not found: would be downloaded ({source.megabytes} MB)"
 
 
 def _own_paths(name: str) -> dict[str, list[Path]]:
-    """Find the user's files of a data set: all kinds of them, or none at all."""
+    """Find the user's files of a data set by their names in `_Source.files`; {} if none."""
     root = os.environ.get("SLTOOLS_DATA_DIR")
     if not root:
         return {}
     folder = Path(root).expanduser() / name
-    _require(
-        folder.parent.is_dir(),
-        f"SLTOOLS_DATA_DIR is set to {root}, which is not a folder: correct or unset it.",
-    )
-    wanted = _SOURCES[name].train + _SOURCES[name].test
-    own = {file: paths for file in wanted if (paths := _paths(folder, file))}
-    missing = ", ".join(file for file in wanted if file not in own)
-    _require(
-        not (own and missing),
-        f"{folder} lacks {missing} (raw or .gz): add what is missing, or remove the folder.",
-    )
-    return own
+    advice = "correct or unset this variable"
+    _require(folder.parent.is_dir(), f"SLTOOLS_DATA_DIR={root} is not a folder: {advice}.")
+    own = {file: _numbered(folder, file) for file in _SOURCES[name].files}
+    missing = ", ".join(file for file, paths in own.items() if not paths)
+    advice = "add what is missing, or remove the folder to use a download"
+    whole = not missing or not any(own.values())
+    _require(whole, f"{folder} lacks {missing} (raw or .gz): {advice}.")
+    return {} if missing else own
 
 
-def _paths(folder: Path, file: str) -> list[Path]:
-    """Find `file` in a folder, in the order of its number; the raw file goes before its .gz."""
+def _numbered(folder: Path, file: str) -> list[Path]:
+    """Find a file, in the order of the number at its *; the raw file is preferred to its .gz."""
     pattern = re.escape(file).replace(r"\*", "[0-9]+")
-    found: dict[str, Path] = {}
-    for path in sorted(folder.glob("*")):
-        raw_name = path.name.removesuffix(".gz")
-        if re.fullmatch(pattern, raw_name):
-            found.setdefault(raw_name, path)
-    return [found[raw_name] for raw_name in sorted(found, key=lambda each: (len(each), each))]
+    backwards = sorted(folder.glob("*"), reverse=True)  # x.gz, then x, which takes its place
+    found = {path.name.removesuffix(".gz"): path for path in backwards}
+    names = [name for name in found if re.fullmatch(pattern, name)]
+    return [found[name] for name in sorted(names, key=lambda name: (len(name), name))]
 
 
-def _read(path: Path) -> bytes:
-    """Return what a file holds, decompressed if its name ends in .gz."""
+def _read(path: Path) -> _File:
+    """Read a file, decompressing it if its name ends in .gz."""
     try:
         content = path.read_bytes()
-        return gzip.decompress(content) if path.suffix == ".gz" else content
+        return _File(str(path), gzip.decompress(content) if path.suffix == ".gz" else content)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): get it again.") from None
 
 
-def _downloaded_files(name: str) -> _Files:
-    """Read the published files of a data set, downloading those that are not in the cache."""
-    paths = [_download(name, file) for file in _SOURCES[name].sha256]
-    if name == "cifar10":
-        return _untar(paths[0])
-    return {path.stem: [_File(str(path), _read(path))] for path in paths}
-
-
-def _untar(archive: Path) -> _Files:
-    """Read the batches of CIFAR-10 out of its archive; nothing is written to disk."""
-    batches = [f"data_batch_{number}.bin" for number in range(1, 6)]
+def _untar(archive: Path) -> dict[str, list[_File]]:
+    """Read the CIFAR-10 batches inside their archive, by exact name; nothing is unpacked."""
+    batches = [*(f"data_batch_{number}.bin" for number in range(1, 6)), "test_batch.bin"]
+    wanted = [f"cifar-10-batches-bin/{batch}" for batch in batches]
     files = {}
     with tarfile.open(archive) as tar:
-        for member in tar:
-            folder, _, file = member.name.rpartition("/")
-            content = tar.extractfile(member)
-    return {"data_batch_*.bin": [files[file] for file in batches], "test_batch.bin": []}
+        for member in tar:  # in the archive's order, because going back in a .gz is slow
+            if member.name in wanted and member.isfile() and (stream := tar.extractfile(member)):
+                files[member.name] = _File(f"{archive}/{member.name}", stream.read())
+    *train, test = (files[name] for name in wanted)
+    return dict(zip(_CIFAR_FILES, (train, [test]), strict=True))
 
 
 def _download(name: str, file: str) -> Path:
-    """Return a published file in the user's cache, trying each mirror unless it is there."""
+    """Return a published file from the user's cache, or else from the first mirror that works."""
     cache, source = _cache(name), _SOURCES[name]
     import pooch
     import requests  # comes with pooch
 
     advice = (
-        f"put {', '.join(source.train + source.test)} (raw or .gz) into a folder {name} "
+        f"or put {', '.join(source.files)} (raw or .gz) into a folder called {name} "
         "and set SLTOOLS_DATA_DIR to the folder around it."
     )
     failures = []
     for mirror in source.mirrors:
         try:
-            known = source.sha256[file]
+            known = source.downloads[file]
             return Path(pooch.retrieve(mirror + file, known, file, cache, progressbar=True))
         except requests.RequestException as error:
             failures.append(f"{mirror}: {type(error).__name__}")
@@ -396,13 +382,15 @@ def _download(name: str, file: str) -> Path:
             failures.append(f"{mirror}: wrong SHA-256, deleted")
         except OSError as error:
             reason = error.strerror or "permission denied"
-            raise DataError(f"Cannot write to {cache} ({reason}): free it, or {advice}") from None
+            raise DataError(
+                f"Cannot write to {cache} ({reason}): make it writable, {advice}"
+            ) from None
     reasons = "; ".join(failures)
-    raise DataError(f"Could not download {file} ({reasons}): try again later, or {advice}")
+    raise DataError(f"Could not download {file} ({reasons}): check the network, {advice}")
 
 
 def _cache(name: str) -> Path:
-    """Return the folder for the downloads of a data set, which may not exist yet."""
+    """Return the folder for the downloads of a data set, which need not exist yet."""
     try:
         import pooch
     except ModuleNotFoundError:

@@ -1,4 +1,4 @@
-"""The two networks of the paper, where to cut a network, and what "knowing the architecture" means."""
+"""The paper's two networks, where to cut a network, and what "knowing the architecture" means."""
 
 import inspect
 import json
@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from sltools import seeds
 from sltools.errors import ModelError
@@ -80,7 +81,7 @@ def for_images(shape: Sequence[int], seed: int = 0) -> nn.Sequential:
 
 def stages(net: nn.Sequential) -> list[str]:
     """Name the stages of `net`, in order: the places where it can be cut."""
-    return [name for name, _ in net.named_children()]
+    return list(net._modules)  # named_children would pass over a layer that is used twice
 
 
 def cut(net: nn.Sequential, at: str | Sequence[str]) -> tuple[nn.Sequential, ...]:
@@ -89,12 +90,12 @@ def cut(net: nn.Sequential, at: str | Sequence[str]) -> tuple[nn.Sequential, ...
     `at="pool1"` gives (client part, server part). `at=("pool1", "fc2")` gives the U-shape
     (client's front, server's middle, client's head). Any `nn.Sequential` can be cut; one without
     names has the stages "0", "1", ... Raises ModelError for an unknown stage, for stages out of
-    order and for a cut that leaves a part empty.
+    order and for a cut that leaves a part empty or two parts with the same weights.
     """
     if not isinstance(net, nn.Sequential):
         raise ModelError(f"only an nn.Sequential can be cut, not a {type(net).__name__}")
     known = stages(net)
-    names = [at] if isinstance(at, str) else list(at)
+    names = list(at) if isinstance(at, (list, tuple)) and at else [at]
     for name in names:
         if name not in known:
             raise ModelError(f"no stage is called {name!r}; the stages are {', '.join(known)}")
@@ -104,10 +105,16 @@ def cut(net: nn.Sequential, at: str | Sequence[str]) -> tuple[nn.Sequential, ...
             f"cutting after {' and '.join(names)} leaves a part empty; name stages in their order "
             f"({', '.join(known)}) and not the last one"
         )
-    layers = list(net.named_children())
-    return tuple(
+    layers = list(net._modules.items())
+    parts = tuple(
         _named(**dict(layers[left:right])) for left, right in zip(edges, edges[1:], strict=False)
     )
+    if sum(len(list(part.parameters())) for part in parts) > len(list(net.parameters())):
+        raise ModelError(
+            f"cutting after {' and '.join(names)} leaves both sides with the same weights: the "
+            "network uses a layer twice; cut where all uses of it are on one side"
+        )
+    return parts
 
 
 @dataclass(frozen=True)
@@ -123,8 +130,15 @@ class Architecture:
 
     @classmethod
     def of(cls, net: nn.Sequential, input_shape: Sequence[int] = ()) -> "Architecture":
-        """Describe `net`, an nn.Sequential of torch.nn layers; raise ModelError for other layers."""
-        return cls(json.dumps(_describe(net)), tuple(input_shape))
+        """Describe `net`, an nn.Sequential of torch.nn layers, or raise ModelError."""
+        described = cls(json.dumps(_describe(net)), tuple(input_shape))
+        lazy = any(is_lazy(weight) for weight in net.parameters())
+        if lazy or _weight_shapes(described._empty()) != _weight_shapes(net):
+            raise ModelError(
+                "the architecture cannot be described: one of the layers was altered after it was "
+                "made, shares its weights with another, or has none yet"
+            )
+        return described
 
     def build(self, seed: int, purpose: str = "clone") -> nn.Sequential:
         """Make the network with initial weights from the stream (`seed`, `purpose`)."""
@@ -134,9 +148,12 @@ class Architecture:
     @property
     def parameter_count(self) -> int:
         """How many weights and biases such a network has."""
+        return sum(parameter.numel() for parameter in self._empty().parameters())
+
+    def _empty(self) -> nn.Sequential:
+        """Make the network with weights that have a shape but no values."""
         with torch.device("meta"):
-            net = _construct(json.loads(self.layers))
-        return sum(parameter.numel() for parameter in net.parameters())
+            return _construct(json.loads(self.layers))
 
     def __repr__(self) -> str:
         names = ", ".join(name for name, *_ in json.loads(self.layers)[1])
@@ -150,6 +167,10 @@ def _named(**layers: nn.Module) -> nn.Sequential:
     return net
 
 
+def _weight_shapes(net: nn.Module) -> list[tuple[str, torch.Size]]:
+    return [(name, weight.shape) for name, weight in net.named_parameters()]
+
+
 def _describe(module: nn.Module) -> list[Any]:
     """Return [class name, arguments], where a Sequential's arguments are [name, layer] pairs."""
     kind = type(module).__name__
@@ -159,7 +180,7 @@ def _describe(module: nn.Module) -> list[Any]:
             "use an nn.Sequential of torch.nn layers"
         )
     if isinstance(module, nn.Sequential):
-        return [kind, [[name, _describe(layer)] for name, layer in module.named_children()]]
+        return [kind, [[name, _describe(layer)] for name, layer in module._modules.items()]]
     wanted = [
         name
         for name, parameter in inspect.signature(type(module)).parameters.items()
@@ -184,7 +205,10 @@ def _construct(description: list[Any]) -> Any:
         raise ModelError(f"{kind!r} is not a layer of torch.nn; the description is corrupt")
     if issubclass(layer, nn.Sequential):
         return _named(**{name: _construct(part) for name, part in arguments})
-    return layer(**{name: _tupled(value) for name, value in arguments.items()})
+    try:
+        return layer(**{name: _tupled(value) for name, value in arguments.items()})
+    except Exception as error:  # what a layer raises at senseless arguments is its own affair
+        raise ModelError(f"no {kind} can be made from its description: {error}") from None
 
 
 def _tupled(value: Any) -> Any:

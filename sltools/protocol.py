@@ -57,10 +57,13 @@ class Client:
         self.outgoing = outgoing
         self.extra = extra
         parts = nn.ModuleList([front] if head is None else [front, head])
-        self.optimizer = optimizer(parts.parameters())
+        self.optimizer = optimizer(_weights(parts))
         self.prediction: Tensor | None = None
         self.loss: Tensor | None = None
         self.learning = True
+        self._labels: Tensor | None = None
+        self._smashed: Tensor | None = None
+        self._penalty: Tensor | None = None
 
     def open(
         self, images: Tensor, labels: Tensor | None = None, *, step: int = 0, batch: int = 0
@@ -71,6 +74,7 @@ class Client:
         """
         self.optimizer.zero_grad()
         self._labels = labels
+        self._smashed = self.prediction = self.loss = None
         if labels is None:
             with torch.no_grad():
                 smashed = self.outgoing("smashed", self.front(images))
@@ -78,6 +82,11 @@ class Client:
         activations = self.front(images)
         self._penalty = self.penalty(images, activations) if self.penalty else None
         self._smashed = self.outgoing("smashed", activations)
+        if not self._smashed.requires_grad:
+            raise ProtocolError(
+                "the client cannot learn: all of its layers are frozen, or `outgoing` detached the "
+                "smashed data from them"
+            )
         messages = [Message(step, batch, "smashed", self._smashed)]
         if self.head is None:
             messages.insert(0, Message(step, batch, "labels", self.outgoing("labels", labels)))
@@ -88,7 +97,7 @@ class Client:
         if message.kind == "features" and self.head is not None:
             return self._apply_head(message)
         if message.kind == "cut_gradient":
-            self._learn(message.payload)
+            self._learn(message)
         elif message.kind == "prediction":
             self.prediction = message.payload
         else:
@@ -102,17 +111,21 @@ class Client:
                 self.prediction = self.head(message.payload)
             return None
         features = message.payload.requires_grad_()
-        assert self._labels is not None
-        self.loss = self.criterion(self.head(features), self._labels)
+        # A clone, because a first layer that works in place (ReLU) may not write to a leaf.
+        logits = self.head(features.clone())
+        self.loss = self.criterion(logits, _expected(self._labels, message))
         self.loss.backward()
         assert features.grad is not None
         gradient = self.outgoing("feature_gradient", features.grad)
         return Message(message.step, message.batch, "feature_gradient", gradient)
 
-    def _learn(self, cut_gradient: Tensor) -> None:
-        if self._penalty is not None:
-            self._penalty.backward(retain_graph=True)
-        self._smashed.backward(cut_gradient)
+    def _learn(self, message: Message) -> None:
+        smashed = _expected(self._smashed, message)
+        if self._penalty is None:
+            smashed.backward(message.payload)
+        else:  # one pass back: the two gradients add up at z, as they would in one network
+            torch.autograd.backward([smashed, self._penalty], [message.payload, None])
+        self._smashed = None  # one gradient for each batch
         if self.learning:
             self.optimizer.step()
 
@@ -121,11 +134,14 @@ class Client:
         if self._labels is None:
             return {}
         page = {"labels": self._labels}
-        if self.head is not None:
-            last = [layer for layer in self.head.modules() if isinstance(layer, nn.Linear)][-1]
-            page["head_weight_gradients"] = last.weight.grad
-            if last.bias is not None:
-                page["head_bias_gradients"] = last.bias.grad
+        layers = [] if self.head is None else self.head.modules()
+        for last in [layer for layer in layers if isinstance(layer, nn.Linear)][-1:]:
+            weights = {"head_weight_gradients": last.weight, "head_bias_gradients": last.bias}
+            page |= {
+                name: weight.grad
+                for name, weight in weights.items()
+                if weight is not None and weight.grad is not None
+            }
         return {name: tensor.detach().clone() for name, tensor in page.items()}
 
 
@@ -143,8 +159,11 @@ class Server:
         self.model = model
         self.criterion = criterion
         self.label_private = label_private
-        self.optimizer = optimizer(model.parameters())
+        self.optimizer = optimizer(_weights(model))
         self.loss: Tensor | None = None
+        self._labels: Tensor | None = None
+        self._smashed: Tensor | None = None
+        self._features: Tensor | None = None
 
     def reply(self, message: Message) -> Message | None:
         """Answer the client: features or dL/dz to smashed data, dL/dz to dL/du."""
@@ -152,7 +171,8 @@ class Server:
             self._labels = message.payload
             return None
         if message.kind == "feature_gradient":
-            return self._answer(message, self._features, message.payload)
+            features, self._features = _expected(self._features, message), None
+            return self._answer(message, features, message.payload)
         if message.kind != "smashed":
             raise ProtocolError(f"a server has no reply to {message}")
         if message.phase == "inference":
@@ -162,10 +182,11 @@ class Server:
                     message.step, message.batch, kind, self.model(message.payload), "inference"
                 )
         self._smashed = message.payload.requires_grad_()
-        self._features = self.model(self._smashed)
+        output = self.model(self._smashed.clone())  # see Client._apply_head
         if self.label_private:
-            return Message(message.step, message.batch, "features", self._features)
-        self.loss = self.criterion(self._features, self._labels)
+            self._features = output
+            return Message(message.step, message.batch, "features", output)
+        self.loss = self.criterion(output, _expected(self._labels, message))
         return self._answer(message, self.loss, None)
 
     def _answer(self, message: Message, output: Tensor, gradient: Tensor | None) -> Message:
@@ -173,25 +194,35 @@ class Server:
         self.optimizer.zero_grad()
         output.backward(gradient)
         self.optimizer.step()
-        assert self._smashed.grad is not None
+        assert self._smashed is not None and self._smashed.grad is not None
         return Message(message.step, message.batch, "cut_gradient", self._smashed.grad)
 
 
-def exchange(client: Client, server: Server, message: Message, transcript: Transcript | None) -> None:
-    """Carry `message`, and the replies to it, until a party has nothing to say."""
+def exchange(
+    client: Client, server: Server, message: Message, transcript: Transcript | None
+) -> None:
+    """Carry `message`, and the replies to it, until a party has nothing to say.
+
+    The receiver gets a copy: a sender that keeps its message cannot watch what becomes of it.
+    """
     parties: dict[str, Client | Server] = {"client": client, "server": server}
-    reply: Message | None = message
-    while reply is not None:
+    while True:
         if transcript is not None:
-            transcript.append(reply)
-        reply = parties[reply.receiver].reply(reply)
+            transcript.append(message)
+        reply = parties[message.receiver].reply(message.copy())
+        if reply is None:
+            return
+        if (reply.sender, reply.phase) != (message.receiver, message.phase):
+            raise ProtocolError(f"the {message.receiver} may not answer {message} with {reply}")
+        message = reply
 
 
 @dataclass
 class Session:
     """A trained pair of parties, with the record of their training.
 
-    `losses` holds the mean loss of each epoch, `transcript` the messages if they were recorded.
+    `losses` holds the mean over the batches of each whole epoch (NaN if a malicious server keeps it
+    to itself), `transcript` the messages if they were recorded.
     """
 
     client: Client
@@ -199,13 +230,16 @@ class Session:
     transcript: Transcript
     losses: list[float] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        return f"Session({len(self.losses)} epochs, {self.transcript})"
+
     def observe(self, images: Tensor, grants: Iterable[str] = ()) -> View:
         """Run an inference on `images` (N, C, H, W) and return the server's view of it."""
         return self.infer(images).view("server", grants)
 
     def infer(self, images: Tensor, batch_size: int = 500) -> Transcript:
         """Run an inference and return its transcript; the client keeps the last prediction."""
-        transcript = _transcript(self.client, self.server, images)
+        transcript = _transcript(self.client, self.server, _several(images))
         self._predict(images, batch_size, transcript)
         return transcript
 
@@ -222,10 +256,11 @@ class Session:
         predictions = []
         device = device_of(self.client.front)
         _set_mode(self.client, self.server, training=False)
-        for step, batch in enumerate(images.split(size)):
+        for step, batch in enumerate(_several(images).split(size)):
             for message in self.client.open(batch.to(device), step=step, batch=step):
                 exchange(self.client, self.server, message, transcript)
-            assert self.client.prediction is not None
+            if self.client.prediction is None:
+                raise ProtocolError("the server did not answer the smashed data of an inference")
             predictions.append(self.client.prediction)
         return torch.cat(predictions)
 
@@ -260,12 +295,12 @@ def train(
     with bar(range(epochs), "training") as progress, seeds.scope(seed, "training"):
         try:
             for _ in progress:
-                losses = []
-                batches = torch.randperm(len(split), generator=order).split(batch_size)
-                for batch, rows in enumerate(batches):
-                    images, labels = split.images[rows].to(device), split.labels[rows].to(device)
-                    losses.append(_step(client, server, images, labels, step, batch, transcript))
-                    step += 1
+                losses, first = [], step
+                for rows in torch.randperm(len(split), generator=order).split(batch_size):
+                    batch = split.images[rows].to(device), split.labels[rows].to(device)
+                    results = _step(client, server, batch, step, step - first, transcript)
+                    losses.append(results[0])
+                    step += len(results)
                 session.losses.append(torch.stack(losses).mean().item())
                 progress.set_postfix(loss=f"{session.losses[-1]:.3f}")
         except KeyboardInterrupt:
@@ -276,31 +311,70 @@ def train(
 def _step(
     client: Client,
     server: Server,
-    images: Tensor,
-    labels: Tensor,
+    batch: Batch,
     step: int,
-    batch: int,
+    number: int,
+    transcript: Transcript | None,
+) -> list[Tensor]:
+    """One batch, then the extra batches of the client's hook; return the loss of each.
+
+    All are numbered as one sequence: nothing on the wire tells an extra batch from a real one.
+    """
+    losses = [_teach(client, server, batch, step, number, transcript)]
+    client.learning = False
+    try:
+        for done, extra in enumerate(client.extra(step, *batch), start=1):
+            losses.append(_teach(client, server, extra, step + done, number + done, transcript))
+    finally:
+        client.learning = True
+    return losses
+
+
+def _teach(
+    client: Client,
+    server: Server,
+    batch: Batch,
+    step: int,
+    number: int,
     transcript: Transcript | None,
 ) -> Tensor:
-    """One batch, then the extra batches of the client's hook; return the loss of the first."""
+    """Carry out one exchange of the training and return its loss, NaN if no party knows it."""
     _set_mode(client, server, training=True)
-    for message in client.open(images, labels, step=step, batch=batch):
+    for message in client.open(*batch, step=step, batch=number):
         exchange(client, server, message, transcript)
     if transcript is not None:
         transcript.diary[step] = client.diary_page()
     loss = client.loss if client.head is not None else server.loss
-    assert loss is not None
-    client.learning = False
-    for extra_images, extra_labels in client.extra(step, images, labels):
-        for message in client.open(extra_images, extra_labels, step=step, batch=batch):
-            exchange(client, server, message, transcript)
-    client.learning = True
-    return loss.detach()
+    return torch.full((), torch.nan, device=batch[0].device) if loss is None else loss.detach()
+
+
+def _expected(value: Tensor | None, message: Message) -> Tensor:
+    """Return what an earlier message of the exchange must have left, or raise ProtocolError."""
+    if value is None:
+        raise ProtocolError(f"{message} came out of turn: the one it answers is missing")
+    return value
+
+
+def _weights(part: nn.Module) -> list[nn.Parameter]:
+    weights = list(part.parameters())
+    if not weights:
+        raise ModelError("a party's part has no weights to train: cut the network elsewhere")
+    return weights
 
 
 def device_of(model: nn.Module) -> torch.device:
     """The device of a model's parameters; the CPU if it has none."""
     return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+
+
+def _several(images: Tensor) -> Tensor:
+    """Return `images`, or raise ProtocolError if they are not a batch."""
+    if not isinstance(images, Tensor) or images.ndim != 4:
+        raise ProtocolError(
+            "an inference needs a tensor of images (N, C, H, W): take a split's `.images`, and "
+            "`images[:1]` for a single one"
+        )
+    return images
 
 
 def _transcript(client: Client, server: Server, images: Tensor) -> Transcript:

@@ -22,8 +22,9 @@ def write(folder: str | Path, tensors: dict[str, torch.Tensor], facts: dict[str,
         if any(folder.iterdir()):
             raise SltoolsError(f"{folder} is not empty; name a new folder, nothing is overwritten")
         contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+        text = json.dumps(facts, indent=1)
         save_file(contents, folder / "tensors.safetensors")
-        (folder / "facts.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        (folder / "facts.json").write_text(text, encoding="utf-8")
     except (OSError, SafetensorError) as error:
         raise SltoolsError(
             f"cannot write to {folder}: {error}. Name a folder you may write to."
@@ -38,7 +39,9 @@ def read(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         tensors = load_file(folder / "tensors.safetensors")
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
     except FileNotFoundError as error:
-        raise SltoolsError(f"{error.filename or folder} does not exist; was it saved here?") from None
-    except (OSError, ValueError, SafetensorError) as error:
+        raise SltoolsError(
+            f"{error.filename or folder} does not exist; was it saved here?"
+        ) from None
+    except (OSError, ValueError, LookupError, RecursionError, SafetensorError) as error:
         raise SltoolsError(f"{folder} cannot be read, it is damaged or not ours: {error}") from None
     return tensors, facts

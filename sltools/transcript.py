@@ -27,6 +27,9 @@ class Transcript:
     messages: list[Message] = field(default_factory=list)
     diary: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        return f"Transcript({len(self.messages):,} messages, {self.nbytes():,} bytes)"
+
     def append(self, message: Message) -> None:
         """Record a copy of `message`."""
         self.messages.append(message.copy())
@@ -55,5 +58,5 @@ class Transcript:
     def open(cls, folder: str | Path) -> "Transcript":
         """Read a transcript back, in this or another process, without its diary."""
         view = View.open(folder)
-        models = {} if view.own_model is None else {"server": view.own_model}
+        models = {} if view.own_model is None else {view.party: view.own_model}
         return cls(view.client, view.head, models, list(view.messages))

@@ -39,7 +39,7 @@ SECRETS = {
 ABSENT = {
     "labels": "the labels stay with the client: label-private training never sends them, and at "
     "inference nobody does",
-    "smashed": "no smashed data crossed the wire yet",
+    "smashed": "none crossed the wire here, or it was not recorded: train with record=True",
     "features": "only a server in label-private split learning sends features to the client's head",
     "feature_gradient": "only a training client that holds the head returns dL/du; at inference "
     "and in vanilla split learning there is no such message",
@@ -87,27 +87,27 @@ class View:
     @property
     def smashed(self) -> Tensor:
         """z, the activations at the cut, of all messages joined: (N, ...)."""
-        return torch.cat(self.payloads("smashed"))
+        return torch.cat(self._found("smashed"))
 
     @property
     def features(self) -> Tensor:
         """u, what the server sent to the client's head, joined: (N, D)."""
-        return torch.cat(self.payloads("features"))
+        return torch.cat(self._found("features"))
 
     @property
     def feature_gradients(self) -> Tensor:
         """dL/du, what the client's head returned, joined: (N, D); L is a mean over its batch."""
-        return torch.cat(self.payloads("feature_gradient"))
+        return torch.cat(self._found("feature_gradient"))
 
     @property
     def cut_gradients(self) -> Tensor:
         """dL/dz, what the server returned, joined: (N, ...); L is a mean over its batch."""
-        return torch.cat(self.payloads("cut_gradient"))
+        return torch.cat(self._found("cut_gradient"))
 
     @property
     def labels(self) -> Tensor:
         """The labels a vanilla client sent in training, joined: (N,)."""
-        return torch.cat(self.payloads("labels"))
+        return torch.cat(self._found("labels"))
 
     @property
     def architecture(self) -> Architecture:
@@ -132,12 +132,12 @@ class View:
     @property
     def head_weight_gradients(self) -> list[Tensor]:
         """Grant: the gradient of the head's last weight matrix, one (classes, D) for each batch."""
-        return list(self._granted("head_weight_gradients").values())
+        return _copies(self._granted("head_weight_gradients").values())
 
     @property
     def head_bias_gradients(self) -> list[Tensor]:
         """Grant: the gradient of the head's last bias, one (classes,) for each batch."""
-        return list(self._granted("head_bias_gradients").values())
+        return _copies(self._granted("head_bias_gradients").values())
 
     @property
     def anchor_labels(self) -> Tensor:
@@ -145,7 +145,10 @@ class View:
         return torch.cat(list(self._granted("anchor_labels").values()))
 
     def payloads(self, kind: str) -> list[Tensor]:
-        """The payloads of all messages of one kind, in order; NotObservable if there are none."""
+        """Copies of all payloads of one kind, in order; NotObservable if there are none."""
+        return _copies(self._found(kind))
+
+    def _found(self, kind: str) -> list[Tensor]:
         found = [message.payload for message in self.messages if message.kind == kind]
         if not found:
             rule = ABSENT.get(kind, f"no message is called {kind!r}; there are {list(ABSENT)}")
@@ -154,7 +157,10 @@ class View:
         return found
 
     def window(self, start: int, stop: int) -> "View":
-        """The part of this view that lies in the steps start <= step < stop."""
+        """The part of this view that lies in the steps start <= step < stop.
+
+        What is read from it is noted in this view too.
+        """
         messages = [message for message in self.messages if start <= message.step < stop]
         grants = {
             name: value
@@ -162,11 +168,13 @@ class View:
             else {step: tensor for step, tensor in value.items() if start <= step < stop}
             for name, value in self._grants.items()
         }
-        return View(self.party, messages, self.client, self.head, self.own_model, grants)
+        part = View(self.party, messages, self.client, self.head, self.own_model, grants)
+        part._used = self._used
+        return part
 
     def fresh(self) -> "View":
         """The same view with nothing noted as used: every attack starts with one."""
-        return self.window(0, 1 + max((message.step for message in self.messages), default=0))
+        return View(self.party, self.messages, self.client, self.head, self.own_model, self._grants)
 
     @property
     def granted(self) -> tuple[str, ...]:
@@ -214,7 +222,7 @@ class View:
             messages = unpack(tensors, facts["messages"])
             client, head = (facts[part] and _shape(*facts[part]) for part in ("client", "head"))
             return cls(facts["party"], messages, client, head, own_model, grants | networks)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise SltoolsError(f"{folder} does not hold a view or is damaged: {error!r}") from None
 
     def _known(self, name: str, value: Any) -> Any:
@@ -229,6 +237,8 @@ class View:
                 f"the {self.party} cannot see {name}: {GRANTS[name]}. To study an attacker who has "
                 f"it all the same, grant it by name: view(..., grants=[{name!r}])"
             )
+        if not self._grants[name]:
+            raise NotObservable(f"{name} was granted, but there is none in these steps")
         self._used.add(f"{name.replace('_', ' ')} (granted)")
         return self._grants[name]
 
@@ -252,7 +262,11 @@ def _grant(transcript: "Transcript", name: str) -> Any:
     else:
         value = {step: page[name] for step, page in transcript.diary.items() if name in page}
     if not value:
-        raise NotObservable(f"{name} was not recorded; train with record=True and a client of yours")
+        raise NotObservable(
+            f"{name} cannot be granted, it is not on record: the gradients and the labels need a "
+            "training with record=True, the gradients a client with a linear layer in its head; "
+            "a saved view has only what it was granted"
+        )
     return value
 
 
@@ -270,13 +284,19 @@ def _anchors(labels: dict[int, Tensor]) -> dict[int, Tensor]:
     return anchors
 
 
+def _copies(tensors: Iterable[Tensor]) -> list[Tensor]:
+    """Copy tensors, so that nobody who works on them in place changes what the next one reads."""
+    return [tensor.clone() for tensor in tensors]
+
+
 def _shape(layers: str, input_shape: list[int]) -> Architecture:
     return Architecture(layers, tuple(input_shape))
 
 
 def _restored(layers: str, tensors: dict[str, Tensor], name: str) -> nn.Sequential:
-    network = Architecture(layers).build(seed=0)
+    with torch.device("meta"):  # a damaged description cannot ask for more memory than the file has
+        network = Architecture(layers).build(seed=0)
     prefix = f"{name}/"
     state = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-    network.load_state_dict(state)
+    network.load_state_dict(state, assign=True)
     return network

@@ -1,40 +1,41 @@
-"""What inversion attacks share: priors on images, one optimisation loop, one kind of result."""
+"""What inversion attacks share: priors on images, one search, one kind of result."""
 
-import json
+import math
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import mse_loss
 from torch.optim import Adam
-from torch.optim.lr_scheduler import CosineAnnealingLR, LRScheduler
 
 from sltools import storage
+from sltools.attacks.ensemble import Ensemble
 from sltools.errors import AttackError
 from sltools.models import Architecture
 from sltools.progress import bar
+from sltools.view import View
 
 READ_EVERY = 50  # steps between two looks at the loss: each look waits for the device
+RECORDS = 200  # points of a loss curve
 
 
 def total_variation(images: Tensor) -> Tensor:
-    """Mean squared difference of neighbouring pixels, down plus across (reference code, util.py).
+    """Mean squared difference of neighbouring pixels, down plus across: (..., N, C, H, W) to (...).
 
-    `images` is (N, C, H, W); returns a scalar.
+    As in the reference code (util.py).
     """
-    down = (images[..., 1:, :] - images[..., :-1, :]).square().mean()
-    across = (images[..., :, 1:] - images[..., :, :-1]).square().mean()
-    return down + across
+    down = (images[..., 1:, :] - images[..., :-1, :]).square()
+    across = (images[..., :, 1:] - images[..., :, :-1]).square()
+    return down.flatten(-4).mean(-1) + across.flatten(-4).mean(-1)
 
 
 def energy(images: Tensor) -> Tensor:
-    """Mean squared pixel, the paper's L2 prior: it prefers dark images. Returns a scalar."""
-    return images.square().mean()
+    """Mean squared pixel, the paper's L2 prior for dark images: (..., N, C, H, W) to (...)."""
+    return images.square().flatten(-4).mean(-1)
 
 
 @dataclass
@@ -93,3 +94,187 @@ class InversionResult:
 
 _TENSORS = ("inputs", "loss_steps", "snapshots", "snapshot_steps")
 _FACTS = ("attack", "settings", "knowledge", "seed", "device", "seconds", "interrupted", "versions")
+
+
+@dataclass(frozen=True)
+class InputSearch:
+    """Settings of a search for the inputs that best explain smashed data.
+
+    The objective is feature loss + `tv` x total variation + `l2` x energy. The feature loss is the
+    mean squared error to the smashed data, divided by their variance if `scaled`: the weights of
+    the priors then mean the same at every cut. `steps` are spent on each group of `group` targets
+    (None: all targets at once). Pixels start at 0.5 and, if `bounded`, are clamped to [0, 1] after
+    each step. Learning rates fall to zero along a cosine if `cosine`. The search ends early once
+    the feature loss has not improved by 1% for `patience` steps (None: never). About `snapshots`
+    copies of the reconstructions are kept on the way.
+    """
+
+    steps: int = 2000
+    group: int | None = None
+    tv: float = 0.3
+    l2: float = 0.01
+    input_lr: float = 1e-2
+    amsgrad: bool = False
+    cosine: bool = True
+    bounded: bool = True
+    scaled: bool = True
+    patience: int | None = None
+    snapshots: int = 10
+    seed: int = 0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "group", "patience", "snapshots"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise AttackError(f"{name} must be at least 1, not {value}")
+
+    def search(self, view: View, networks: Ensemble) -> list[InversionResult]:
+        """Explain the smashed data of `view` with each of `networks`; return a result for each."""
+        start = time.perf_counter()
+        targets = _checked(view.smashed).to(self.device or view.smashed.device)
+        shape = view.architecture.input_shape
+        inputs = torch.full((networks.size, len(targets), *shape), 0.5, device=targets.device)
+        size = self.group or len(targets)
+        groups = list(zip(inputs.split(size, dim=1), targets.split(size), strict=True))
+        trace = _Trace(self.steps * len(groups), self.snapshots)
+        interrupted = False
+        with bar(None, "inverting", total=trace.total) as progress:
+            try:
+                for found, wanted in groups:
+                    for losses in self._search_group(found, wanted, networks):
+                        trace.record(losses, inputs)
+                        progress.update()
+            except KeyboardInterrupt:
+                interrupted = True
+        trace.snapshot(inputs)
+        common = {
+            "attack": type(self).__name__,
+            "settings": asdict(self),
+            "knowledge": view.knowledge,
+            "seed": self.seed,
+            "device": str(targets.device),
+            "seconds": time.perf_counter() - start,
+            "interrupted": interrupted,
+        }
+        return [
+            InversionResult(inputs[i].clone(), networks.member(i), **trace.of(i), **common)
+            for i in range(networks.size)
+        ]
+
+    def _turn(self, step: int) -> tuple[bool, ...]:
+        """Say which optimisers move at step number `step`."""
+        return (True,)
+
+    def _optimizers(self, inputs: Tensor, networks: Ensemble) -> list[Adam]:
+        """Make the optimiser of the inputs, and after it those of a subclass."""
+        return [Adam([inputs], lr=self.input_lr, amsgrad=self.amsgrad)]
+
+    def _search_group(
+        self, found: Tensor, wanted: Tensor, networks: Ensemble
+    ) -> Iterator[dict[str, Tensor]]:
+        """Move `found` (E, n, C, H, W) in place to explain `wanted` (n, ...); yield the losses."""
+        inputs = found.detach().requires_grad_()  # shares the memory of `found`
+        scale = wanted.var() if self.scaled else torch.ones((), device=wanted.device)
+        optimizers = self._optimizers(inputs, networks)
+        stall = _Stall(self.patience)
+        for step in range(self.steps):
+            losses = self._losses(inputs, wanted, scale, networks)
+            yield losses
+            active = [opt for opt, turn in zip(optimizers, self._turn(step), strict=True) if turn]
+            _step(losses["total"].sum(), active, self._rate(step))
+            if self.bounded:
+                inputs.data.clamp_(0, 1)
+            if step % READ_EVERY == 0 and stall.noticed(step, losses["feature"]):
+                break
+
+    def _losses(
+        self, inputs: Tensor, targets: Tensor, scale: Tensor, networks: Ensemble
+    ) -> dict[str, Tensor]:
+        """The terms of the objective, unweighted, and their weighted "total": each (E,)."""
+        feature = ((networks(inputs) - targets).square() / scale).flatten(1).mean(1)
+        tv, l2 = total_variation(inputs), energy(inputs)
+        total = feature + self.tv * tv + self.l2 * l2
+        return {"feature": feature, "tv": tv, "l2": l2, "total": total}
+
+    def _rate(self, step: int) -> float:
+        """The factor on the learning rates at step number `step`."""
+        return (1 + math.cos(math.pi * step / self.steps)) / 2 if self.cosine else 1.0
+
+
+def _checked(smashed: Tensor) -> Tensor:
+    if not smashed.isfinite().all():
+        raise AttackError(
+            "the smashed data contain NaN or infinite values, which no input explains; look at the "
+            "victim's training loss and train it again with a smaller learning rate"
+        )
+    return smashed
+
+
+def _step(loss: Tensor, optimizers: Sequence[Adam], rate: float) -> None:
+    """Move what `optimizers` hold down the gradient of `loss`; no other gradient is computed."""
+    groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+    moving = [tensor for group in groups for tensor in group["params"]]
+    for tensor, gradient in zip(moving, torch.autograd.grad(loss, moving), strict=True):
+        tensor.grad = gradient
+    for optimizer in optimizers:
+        for group in optimizer.param_groups:
+            group["lr"] = optimizer.defaults["lr"] * rate
+        optimizer.step()
+
+
+class _Stall:
+    """Notices when the feature loss has not improved by 1% for `patience` steps."""
+
+    def __init__(self, patience: int | None) -> None:
+        self.patience = patience
+        self.best = math.inf
+        self.since = 0
+
+    def noticed(self, step: int, feature_losses: Tensor) -> bool:
+        if self.patience is None:
+            return False
+        feature_loss = feature_losses.mean().item()
+        if feature_loss < 0.99 * self.best:
+            self.best, self.since = feature_loss, step
+        return step - self.since >= self.patience
+
+
+class _Trace:
+    """Losses and snapshots on the way. They stay on the device until the search is over."""
+
+    def __init__(self, total: int, snapshots: int) -> None:
+        self.total = total
+        self._record_every = max(1, total // RECORDS)
+        self._snapshot_every = max(1, total // snapshots)
+        self.step = 0
+        self._losses: list[dict[str, Tensor]] = []
+        self._loss_steps: list[int] = []
+        self._snapshots: list[Tensor] = []
+        self._snapshot_steps: list[int] = []
+
+    def record(self, losses: dict[str, Tensor], inputs: Tensor) -> None:
+        """Count a step; keep its losses and the inputs (E, N, C, H, W) it began with, if due."""
+        if self.step % self._record_every == 0:
+            self._losses.append({name: value.detach() for name, value in losses.items()})
+            self._loss_steps.append(self.step)
+        if self.step % self._snapshot_every == 0:
+            self.snapshot(inputs)
+        self.step += 1
+
+    def snapshot(self, inputs: Tensor) -> None:
+        self._snapshots.append(inputs.detach().clone())
+        self._snapshot_steps.append(self.step)
+
+    def of(self, member: int) -> dict[str, Any]:
+        """The trace of one network of the ensemble, as fields of an InversionResult."""
+        names = self._losses[0] if self._losses else ()
+        return {
+            "losses": {
+                name: torch.stack([losses[name][member] for losses in self._losses]).cpu()
+                for name in names
+            },
+            "loss_steps": torch.tensor(self._loss_steps),
+            "snapshots": torch.stack([images[member] for images in self._snapshots]).cpu(),
+            "snapshot_steps": torch.tensor(self._snapshot_steps),
+        }

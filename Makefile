@@ -1,0 +1,82 @@
+# make lab            set up, copy the course to my-course, open JupyterLab (only needs Python 3.11)
+# make test           everything that must hold before a change is accepted
+# make test-newest    the same with the newest versions of all packages
+# make test-browser   drive a real browser through a lesson
+# make notebooks      build and run the lessons whose sources changed
+#
+# make lab ARGS="--no-browser --port=8899"    pass options to JupyterLab
+# make lab GPU=1                              torch with CUDA, from the default index
+# make lab PYTHON=python3.12                  another Python
+
+PYTHON = python3
+VENV = .venv
+CONSTRAINTS = constraints.txt
+TORCH_INDEX = https://download.pytorch.org/whl/cpu
+ARGS =
+GPU =
+
+BIN = $(VENV)/bin
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+CONSTRAIN = $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
+
+# Lessons run beside each other on one thread each, with pictures in place of live widgets.
+HEADLESS = OMP_NUM_THREADS=1 SLTOOLS_STATIC=1
+PYTEST = $(HEADLESS) $(BIN)/python -m pytest -q
+NBVAL = --nbval --nbval-current-env --nbval-cell-timeout=120 \
+	--nbval-sanitize-with=tests/nbval_sanitize.cfg
+# One kernel per notebook: its cells must stay together.
+TWO_AT_ONCE = -n 2 --dist loadfile
+
+.PHONY: lab test test-newest test-browser notebooks
+
+lab: $(VENV)/.lab
+	$(BIN)/sltools lab my-course $(ARGS)
+
+test: $(VENV)/.dev
+	@echo "== 1/6 style and types"
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	@echo "== 2/6 the notebooks, read without running them"
+	$(PYTEST) tests/test_notebooks_static.py
+	@echo "== 3/6 the library, with coverage"
+	$(PYTEST) $(TWO_AT_ONCE) -m "not slow and not notebooks and not browser" \
+		--ignore tests/test_notebooks_static.py --cov --cov-fail-under=90
+	@echo "== 4/6 the wheel and other slow tests"
+	$(PYTEST) -m "slow and not browser"
+	@echo "== 5/6 every lesson gives the outputs it shows"
+	$(PYTEST) $(TWO_AT_ONCE) $(NBVAL) course/*.ipynb
+	@echo "== 6/6 every lesson with other parameters"
+	$(PYTEST) -n 2 --durations=0 --durations-min=1 -m "notebooks and not browser"
+
+test-newest:
+	rm -rf .venv-newest
+	$(MAKE) test VENV=.venv-newest CONSTRAINTS=
+
+test-browser: $(VENV)/.dev
+	$(PIP) $(CONSTRAIN) --editable ".[dev,browser]"
+	$(HEADLESS) $(BIN)/python -m pytest -m browser tests/browser
+
+notebooks: $(VENV)/.dev
+	$(BIN)/python -m tools.notebooks $(ARGS)
+
+$(VENV)/.torch: constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "Python 3.11 or newer is needed, and $(PYTHON) is not."; \
+		echo "Install it from https://www.python.org, then: make lab PYTHON=python3.12"; exit 1; }
+	@echo "== setting up $(VENV), a few minutes the first time"
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+ifeq ($(GPU),)
+	$(BIN)/python tools/install_torch.py $(TORCH_INDEX) $(CONSTRAINTS)
+endif
+	@touch $@
+
+$(VENV)/.lab: $(VENV)/.torch pyproject.toml
+	@echo "== installing sltools and what it needs"
+	$(PIP) $(CONSTRAIN) --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.torch pyproject.toml
+	@echo "== installing sltools and what it needs"
+	$(PIP) $(CONSTRAIN) --editable ".[dev]"
+	@touch $@

@@ -1,0 +1,22 @@
+"""Inversion with the client's weights granted: the ceiling that UnSplit is measured against."""
+
+from dataclasses import dataclass
+
+from sltools.attacks.ensemble import Ensemble
+from sltools.attacks.inversion import InputSearch, InversionResult
+from sltools.view import View
+
+
+@dataclass(frozen=True)
+class KnownWeightsInversion(InputSearch):
+    """Search the inputs under the client's true network, which the view must grant.
+
+    What it cannot recover was lost by the layers, not hidden by the weights. Needs the grant
+    "client_model"; raises NotObservable without it.
+    """
+
+    def __call__(self, view: View) -> InversionResult:
+        """Attack what `view` shows. Ctrl-C returns the partial result, marked `interrupted`."""
+        view = view.fresh()
+        client = view.client_model.to(self.device or view.smashed.device)
+        return self.search(view, Ensemble([client]))[0]

@@ -1,0 +1,94 @@
+"""Attack 1 of the paper: recover the inputs and a copy of the client from smashed data alone."""
+
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.optim import Adam
+
+from sltools.attacks.ensemble import Ensemble
+from sltools.attacks.inversion import InputSearch, InversionResult
+from sltools.errors import AttackError
+from sltools.view import View
+
+
+@dataclass(frozen=True)
+class UnSplit(InputSearch):
+    """Model inversion and stealing by an honest-but-curious server (UnSplit, section 4).
+
+    It optimises an estimate of the inputs together with a clone of the client's network, until the
+    clone's activations equal the smashed data. It reads the smashed data and the architecture.
+
+    By default all targets share one clone and both move at every step (`alternate` None); with
+    `alternate=(a, b)` the inputs move for a steps, then the clone for b, and so on. Clone number r
+    of `restarts` starts from the stream (`seed`, "clone r"); calling the attack returns the run
+    with the least feature loss, which the attacker can see; `runs` returns all of them.
+    """
+
+    alternate: tuple[int, int] | None = None
+    clone_lr: float = 1e-3
+    restarts: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.restarts < 1:
+            raise AttackError(f"restarts must be at least 1, not {self.restarts}")
+        if self.alternate is not None and (min(self.alternate) < 0 or sum(self.alternate) < 1):
+            raise AttackError(
+                f"alternate=(input steps, clone steps) needs a step to take, not {self.alternate}"
+            )
+
+    @classmethod
+    def published(
+        cls,
+        rounds: int = 1000,
+        input_steps: int = 100,
+        clone_steps: int = 100,
+        *,
+        seed: int = 0,
+        device: str | None = None,
+    ) -> "UnSplit":
+        """The schedule of the paper's code: one image at a time, the clone carried over.
+
+        `rounds` x (`input_steps` + `clone_steps`) steps of Adam (amsgrad, 1e-3) for each image,
+        total variation 0.1, L2 1, no bounds on pixels and no scaling of the feature loss.
+        """
+        return cls(
+            steps=rounds * (input_steps + clone_steps),
+            alternate=(input_steps, clone_steps),
+            group=1,
+            tv=0.1,
+            l2=1.0,
+            input_lr=1e-3,
+            clone_lr=1e-3,
+            amsgrad=True,
+            cosine=False,
+            bounded=False,
+            scaled=False,
+            seed=seed,
+            device=device,
+        )
+
+    def __call__(self, view: View) -> InversionResult:
+        """Attack what `view` shows. Ctrl-C returns the partial result, marked `interrupted`."""
+        return min(self.runs(view), key=lambda result: result.feature_loss)
+
+    def runs(self, view: View) -> list[InversionResult]:
+        """Attack what `view` shows and return the result of every restart."""
+        view = view.fresh()
+        device = self.device or view.smashed.device
+        clones = [
+            view.architecture.build(self.seed, f"clone {number}").to(device)
+            for number in range(self.restarts)
+        ]
+        return self.search(view, Ensemble(clones))
+
+    def _turn(self, step: int) -> tuple[bool, ...]:
+        if self.alternate is None:
+            return (True, True)
+        input_steps, clone_steps = self.alternate
+        inputs_turn = step % (input_steps + clone_steps) < input_steps
+        return (inputs_turn, not inputs_turn)
+
+    def _optimizers(self, inputs: Tensor, networks: Ensemble) -> list[Adam]:
+        clone = Adam(networks.weights, lr=self.clone_lr, amsgrad=self.amsgrad)
+        return [*super()._optimizers(inputs, networks), clone]

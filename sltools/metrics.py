@@ -1,0 +1,403 @@
+"""How well did it work? Every score here comes with what somebody who learnt nothing would score.
+
+This is the only module that holds the truth beside an attacker's result. Images are float tensors
+(N, C, H, W) with the truth in [0, 1]; scores are per image, so that no mean hides a failure.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
+
+import torch
+from scipy.optimize import linear_sum_assignment
+from sklearn.metrics.cluster import contingency_matrix
+from torch import Tensor, nn
+from torchmetrics.functional.image import (
+    peak_signal_noise_ratio,
+    structural_similarity_index_measure,
+)
+
+from sltools import seeds
+from sltools.data import Split
+from sltools.errors import DataError
+
+Model = Callable[[Tensor], Tensor]
+Labels = Tensor | Sequence[int]
+
+SSIM_WINDOW = 11
+SHUFFLES = 25
+
+
+# --- Images ---------------------------------------------------------------------------------------
+
+
+def mse(x: Tensor, truth: Tensor) -> Tensor:
+    """Mean squared error of each image, (N,); 0 is perfect, and a blank image scores mean(truth²).
+
+    Pixels are on the [0, 1] scale; papers that use [-1, 1] report four times these numbers.
+    Raises DataError if the images cannot be compared.
+    """
+    x, truth = _comparable(x, truth)
+    return (x - truth).square().mean(dim=(1, 2, 3))
+
+
+def psnr(x: Tensor, truth: Tensor) -> Tensor:
+    """Peak signal-to-noise ratio of each image in dB, (N,): 10 log10(1 / MSE), for a range of 1.
+
+    Two identical images score infinity. Raises DataError if the images cannot be compared.
+    """
+    x, truth = _comparable(x, truth)
+    return peak_signal_noise_ratio(x, truth, data_range=1.0, reduction="none", dim=(1, 2, 3))
+
+
+def ssim(x: Tensor, truth: Tensor) -> Tensor:
+    """Structural similarity of each image, (N,), at most 1 (Wang et al. 2004).
+
+    A Gaussian window of 11 pixels, sigma 1.5, and a data range of 1: never rescaled per image,
+    which would hide lost contrast. Raises DataError for images of fewer than 11 pixels a side.
+    """
+    x, truth = _comparable(x, truth)
+    height, width = x.shape[-2:]
+    if min(height, width) < SSIM_WINDOW:
+        raise DataError(
+            f"SSIM looks through a window of {SSIM_WINDOW} pixels and these images are "
+            f"{height} x {width}; use images of at least {SSIM_WINDOW} x {SSIM_WINDOW}."
+        )
+    scores = structural_similarity_index_measure(
+        x.double(), truth.double(),  # float32 loses the fourth digit where images are flat
+        gaussian_kernel=True, sigma=1.5, kernel_size=SSIM_WINDOW,
+        reduction="none", data_range=1.0,
+    )  # fmt: skip
+    assert isinstance(scores, Tensor)  # a pair only where the full SSIM image is asked for
+    return scores.reshape(len(x)).float()
+
+
+@dataclass(frozen=True, eq=False)
+class AffineFit:
+    """The best `gain * x + offset` for each image.
+
+    gain, offset, mse: (N,); aligned: (N, C, H, W), not clamped. A negative gain means that x is a
+    negative of the truth; a constant x has gain 0.
+    """
+
+    gain: Tensor
+    offset: Tensor
+    mse: Tensor
+    aligned: Tensor
+
+
+def affine_align(x: Tensor, truth: Tensor) -> AffineFit:
+    """Fit truth ≈ gain * x + offset over all pixels of each image, by least squares.
+
+    Smashed data fix an image only up to scale, sign and brightness as long as the weights are
+    unknown, so the raw MSE can be poor though the shape is right. This fit looks at the truth, as
+    no attacker can: report its MSE only beside the raw one, as `ImageScores` does. Solved in
+    float64, returned in float32. Raises DataError if the images cannot be compared.
+    """
+    x, truth = _comparable(x, truth)
+    pixels, target = x.double().flatten(1), truth.double().flatten(1)
+    pixels_mean, target_mean = pixels.mean(1, keepdim=True), target.mean(1, keepdim=True)
+    centred = pixels - pixels_mean
+    variance = centred.square().mean(1, keepdim=True)
+    covariance = (centred * (target - target_mean)).mean(1, keepdim=True)
+    # In float64 the mean of equal float32 pixels is exact: a constant image has variance 0.
+    gain = torch.where(variance > 0, covariance / variance, 0.0)
+    offset = target_mean - gain * pixels_mean
+    aligned = gain * pixels + offset
+    error = (aligned - target).square().mean(1)
+    return AffineFit(
+        gain.squeeze(1).float(), offset.squeeze(1).float(), error.float(),
+        aligned.view_as(x).float(),
+    )  # fmt: skip
+
+
+def _comparable(x: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
+    """Return both as float32 on x's device, or say why they cannot be compared."""
+    if x.ndim != 4 or x.shape != truth.shape:
+        raise DataError(
+            f"expected two equal batches of images (N, C, H, W), got {tuple(x.shape)} "
+            f"and {tuple(truth.shape)}; a single image needs a batch of one, image[None]."
+        )
+    if x.numel() == 0:
+        raise DataError("there is no image to score in an empty batch; pass at least one.")
+    x, truth = x.detach().float(), truth.detach().to(x.device).float()
+    if not torch.isfinite(x).all():
+        raise DataError(
+            f"{int((~torch.isfinite(x)).sum())} pixels of the reconstruction are NaN or infinite: "
+            "the attack diverged. Lower its learning rate and run it again."
+        )
+    if not (truth.min() >= 0 and truth.max() <= 1 + 1e-6):  # so written, NaN is caught as well
+        raise DataError(
+            f"the true images must lie in [0, 1], these go from {truth.min():.3g} to "
+            f"{truth.max():.3g}; the first argument is the reconstruction, the second the truth."
+        )
+    return x, truth
+
+
+# --- Models ---------------------------------------------------------------------------------------
+
+
+def accuracy(model: Model, split: Split, batch_size: int = 512) -> float:
+    """Share of `split` that `model` (images → logits) classifies correctly, in [0, 1].
+
+    The model is evaluated on its own device, in evaluation mode and without gradients, and is left
+    in the mode it was in. Raises DataError if the split is empty.
+    """
+    return _share(_predict(model, split.images, batch_size), split.labels)
+
+
+def agreement(model: Model, other: Model, images: Tensor) -> float:
+    """Share of `images` (N, C, H, W) that both models (images → logits) put in the same class.
+
+    Also called fidelity: unlike accuracy, it rewards a clone for copying the victim's mistakes.
+    Raises DataError if there are no images.
+    """
+    return _share(_predict(model, images), _predict(other, images))
+
+
+def _predict(model: Model, images: Tensor, batch_size: int = 512) -> Tensor:
+    """Return the class (N,) of the largest logit of each image, on the CPU."""
+    if len(images) == 0:
+        raise DataError("there is no image to classify in an empty batch; pass at least one.")
+    weights = model.parameters() if isinstance(model, nn.Module) else iter(())
+    device = next((weight.device for weight in weights), images.device)
+    with torch.no_grad(), _evaluating(model):
+        logits = [model(batch.to(device)) for batch in images.split(batch_size)]
+    return torch.cat(logits).argmax(dim=1).cpu()
+
+
+@contextmanager
+def _evaluating(model: Model) -> Iterator[None]:
+    """Put a module in evaluation mode; restore the mode of each of its parts afterwards."""
+    parts = list(model.modules()) if isinstance(model, nn.Module) else []
+    modes = [part.training for part in parts]
+    try:
+        for part in parts:
+            part.training = False
+        yield
+    finally:
+        for part, training in zip(parts, modes, strict=True):
+            part.training = training
+
+
+def _share(guess: Tensor, truth: Tensor) -> float:
+    return (guess == truth.to(guess.device)).double().mean().item()
+
+
+# --- Labels ---------------------------------------------------------------------------------------
+
+
+def label_accuracy(guess: Labels, truth: Labels) -> float:
+    """Share of labels (N,) guessed exactly, in [0, 1]. Raises DataError if lengths differ."""
+    return _share(*_paired(guess, truth))
+
+
+def cluster_accuracy(clusters: Labels, truth: Labels) -> float:
+    """Share of labels (N,) right once every cluster bears the name that suits it best, in [0, 1].
+
+    No two clusters share a name (Hungarian algorithm), and the cluster numbers themselves mean
+    nothing. With more clusters than classes, the members of a nameless cluster count as wrong.
+    Random clusters score above 1 / classes: compare with a shuffle, as `score_labels` does.
+    """
+    clusters, truth = _paired(clusters, truth)
+    counts = contingency_matrix(truth.numpy(), clusters.numpy())
+    return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / len(truth))
+
+
+def _paired(guess: Labels, truth: Labels) -> tuple[Tensor, Tensor]:
+    """Return both as (N,) tensors on the CPU, or say why they cannot be compared."""
+    guess, truth = torch.as_tensor(guess).cpu(), torch.as_tensor(truth).cpu()
+    if guess.ndim != 1 or guess.shape != truth.shape or len(guess) == 0:
+        raise DataError(
+            f"expected two equally long lists of labels (N,), got {tuple(guess.shape)} and "
+            f"{tuple(truth.shape)}; pass one class or cluster number for each image."
+        )
+    return guess, truth
+
+
+# --- Reports --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class ImageScores:
+    """All scores of one batch of reconstructions, each (N,)."""
+
+    mse: Tensor
+    psnr: Tensor
+    ssim: Tensor
+    aligned_mse: Tensor
+    gain: Tensor
+
+    def summary(self) -> dict[str, float]:
+        """Median and worst of each score, and the share of negative images (gain < 0)."""
+        result = {}
+        for field in fields(self):
+            values = getattr(self, field.name).tolist()
+            worst = max if field.name in ("mse", "aligned_mse") else min
+            result[f"{field.name}_median"] = statistics.median(values)
+            result[f"{field.name}_worst"] = worst(values)
+        return result | {"negatives": (self.gain < 0).double().mean().item()}
+
+
+def score_images(x: Tensor, truth: Tensor) -> ImageScores:
+    """Score reconstructions x against the truth, both (N, C, H, W), by every measure."""
+    fit = affine_align(x, truth)
+    return ImageScores(mse(x, truth), psnr(x, truth), ssim(x, truth), fit.mse, fit.gain)
+
+
+@dataclass(frozen=True, eq=False)
+class InversionReport:
+    """The attack's reconstructions beside those of somebody who saw no smashed data."""
+
+    rows: dict[str, ImageScores]
+
+    def as_dict(self) -> dict[str, dict[str, float | None]]:
+        """The summary of each row, fit for JSON, which knows no infinity: such a PSNR is None."""
+        return {
+            name: {
+                key: value if math.isfinite(value) else None
+                for key, value in scores.summary().items()
+            }
+            for name, scores in self.rows.items()
+        }
+
+    def __str__(self) -> str:
+        lines = [["", "MSE", "worst", "aligned", "PSNR", "SSIM", "negatives"]]
+        for name, scores in self.rows.items():
+            s = scores.summary()
+            lines.append([
+                name, f"{s['mse_median']:.4f}", f"{s['mse_worst']:.4f}",
+                f"{s['aligned_mse_median']:.4f}", f"{s['psnr_median']:.1f} dB",
+                f"{s['ssim_median']:.3f}", f"{s['negatives']:.0%}",
+            ])  # fmt: skip
+        return _table(lines)
+
+
+def score_inversion(
+    inputs: Tensor, truth: Tensor, mean_image: Tensor, known_weights: Tensor | None = None
+) -> InversionReport:
+    """Score an attack's `inputs` against the `truth`, both (N, C, H, W), beside baselines.
+
+    The blank image is all zeros; `mean_image`, (C, H, W) or (1, C, H, W), is the mean of public
+    data; `known_weights` (N, C, H, W), if given, is what inversion reaches when the client's
+    weights are known: the most an attack that must also steal them could hope for.
+    """
+    candidates = {
+        "attack": inputs,
+        "blank image": torch.zeros_like(truth),
+        "mean image": mean_image.to(truth.device).expand_as(truth),
+    }
+    if known_weights is not None:
+        candidates["known weights"] = known_weights
+    return InversionReport({name: score_images(x, truth) for name, x in candidates.items()})
+
+
+@dataclass(frozen=True)
+class CloneReport:
+    """A stolen client beside the victim and beside a client that nobody trained, in [0, 1]."""
+
+    clone_accuracy: float
+    victim_accuracy: float
+    random_accuracy: float
+    clone_agreement: float
+    random_agreement: float
+
+    def as_dict(self) -> dict[str, float]:
+        """The five shares by name, fit for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        return _table([
+            ["", "accuracy", "agrees with victim"],
+            ["victim", f"{self.victim_accuracy:.1%}", "100.0%"],
+            ["clone", f"{self.clone_accuracy:.1%}", f"{self.clone_agreement:.1%}"],
+            ["random clone", f"{self.random_accuracy:.1%}", f"{self.random_agreement:.1%}"],
+        ])  # fmt: skip
+
+
+def score_clone(
+    clone: nn.Module, front: nn.Module, rest: nn.Module, test: Split, random_clone: nn.Module
+) -> CloneReport:
+    """Score a `clone` of the client's `front` by putting it before the `rest` of the network.
+
+    The random clone, of the same architecture and untrained, says how much of the accuracy is due
+    to the rest. (The published code scored the victim's front before an untrained clone of the
+    rest, which says nothing about the stolen part.)
+    """
+    candidates = {"clone": clone, "victim": front, "random": random_clone}
+    guess = {name: _predict(nn.Sequential(c, rest), test.images) for name, c in candidates.items()}
+    return CloneReport(
+        clone_accuracy=_share(guess["clone"], test.labels),
+        victim_accuracy=_share(guess["victim"], test.labels),
+        random_accuracy=_share(guess["random"], test.labels),
+        clone_agreement=_share(guess["clone"], guess["victim"]),
+        random_agreement=_share(guess["random"], guess["victim"]),
+    )
+
+
+@dataclass(frozen=True)
+class LabelReport:
+    """Inferred labels beside blind guesses, in [0, 1]; None where nothing was given to score."""
+
+    label_accuracy: float | None
+    cluster_accuracy: float | None
+    chance: float
+    majority: float
+    random_partition: float | None
+
+    def as_dict(self) -> dict[str, float | None]:
+        """The five shares by name, fit for JSON."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        names = {
+            "label_accuracy": "labels inferred",
+            "chance": "chance",
+            "majority": "always the most frequent class",
+            "cluster_accuracy": "clusters, best names",
+            "random_partition": "random clusters, best names",
+        }
+        scores = {name: getattr(self, field) for field, name in names.items()}
+        lines = [[name, f"{score:.1%}"] for name, score in scores.items() if score is not None]
+        return _table([["", "accuracy"], *lines])
+
+
+def score_labels(
+    truth: Labels, classes: int, guess: Labels | None = None, clusters: Labels | None = None
+) -> LabelReport:
+    """Score guessed labels (N,), or clusters (N,) without names, or both, beside blind guesses.
+
+    `random_partition` is the median `cluster_accuracy` of the same clusters dealt out at random:
+    naming clusters with the truth at hand helps them too. Raises DataError if there is nothing to
+    score or the truth holds a label outside 0 … classes - 1.
+    """
+    truth = torch.as_tensor(truth).cpu()
+    if guess is None and clusters is None:
+        raise DataError("there is nothing to score; pass guess, clusters or both.")
+    if len(truth) == 0 or truth.min() < 0 or truth.max() >= classes:
+        raise DataError(f"the true labels must be 0 to {classes - 1}, one for each image.")
+    return LabelReport(
+        label_accuracy=None if guess is None else label_accuracy(guess, truth),
+        cluster_accuracy=None if clusters is None else cluster_accuracy(clusters, truth),
+        chance=1 / classes,
+        majority=truth.bincount().max().item() / len(truth),
+        random_partition=None if clusters is None else _random_partition(clusters, truth),
+    )
+
+
+def _random_partition(clusters: Labels, truth: Tensor) -> float:
+    generator = seeds.generator(0, "random partition")
+    clusters = torch.as_tensor(clusters).cpu()
+    orders = (torch.randperm(len(truth), generator=generator) for _ in range(SHUFFLES))
+    return statistics.median(cluster_accuracy(clusters[order], truth) for order in orders)
+
+
+def _table(lines: list[list[str]]) -> str:
+    """Align plain text: the first column to the left, numbers to the right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])])
+        for line in lines
+    )

@@ -1,0 +1,476 @@
+"""Pictures of the course. Each one describes itself in words, computed from what it draws.
+
+Nothing here touches pyplot: a picture is a value, a PNG with its alt text, and drawing it leaves no
+figure behind. Lines differ in dash and marker, so that no reader needs the colours.
+"""
+
+import base64
+import html
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from io import BytesIO
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from sltools import metrics, progress
+from sltools.errors import DataError
+
+Numbers = Tensor | np.ndarray | Sequence[float]
+
+DPI = 100
+PAGE = 8.2  # inches that pictures of images may take, row labels aside
+MOST_IMAGES, MOST_SNAPSHOTS, MOST_SMASHED = 20, 9, 6
+GAP = 0.06  # between images, as a share of a cell
+LANE, BOX, LEADING = 3.1, 2.7, 0.165  # of a diagram: between parties, a box, a line of text; inches
+# The colours of Okabe and Ito, which colour-blind readers can tell apart.
+PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
+DASHES = ["-", "--", "-.", (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5, 1, 1.5))]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p"]
+INK, GREY = "#222222", "#777777"
+
+_styled = matplotlib.rc_context(
+    {
+        "font.family": "DejaVu Sans",  # comes with matplotlib: the same on every machine
+        "font.size": 9.5,
+        "text.color": INK,
+        "figure.facecolor": "white",
+        "savefig.facecolor": "white",
+        "axes.facecolor": "white",
+        "axes.edgecolor": GREY,
+        "axes.labelcolor": INK,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": True,
+        "axes.axisbelow": True,
+        "grid.color": "#E6E6E6",
+        "xtick.color": INK,
+        "ytick.color": INK,
+        "legend.frameon": False,
+        "lines.linewidth": 1.8,
+        "lines.markersize": 6,
+        "image.interpolation": "nearest",
+        "image.cmap": "viridis",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A PNG, the words for a reader who does not see it, and its width on the page in pixels."""
+
+    png: bytes = field(repr=False)
+    alt: str
+    width: int
+
+    def save(self, path: str | Path) -> Path:
+        """Write the PNG to `path`, replacing what was there, and return the path."""
+        path = Path(path)
+        path.write_bytes(self.png)
+        return path
+
+    def html(self) -> str:
+        """Return an <img> element that holds the picture and its alt text."""
+        source = base64.b64encode(self.png).decode()
+        alt = html.escape(self.alt)
+        return f'<img src="data:image/png;base64,{source}" width="{self.width}" alt="{alt}">'
+
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        # The text is the same whatever is drawn, because notebook tests compare it.
+        data = {"image/png": base64.b64encode(self.png).decode(), "text/plain": "<picture>"}
+        if not progress.static():
+            # JupyterLab prefers HTML; its own PNG renderer (read in 4.6) drops the alt text.
+            data["text/html"] = self.html()
+        return data, {"image/png": {"alt": self.alt, "width": self.width}}
+
+
+# --- Images ---------------------------------------------------------------------------------------
+
+
+@_styled
+def reconstructions(
+    truth: Tensor, methods: Mapping[str, Tensor], classes: Sequence[str] | None = None
+) -> Picture:
+    """Draw the true images (N, C, H, W) above each method's reconstructions of them.
+
+    Each row bears the method's median MSE over all N images, of which the first 20 are drawn;
+    `classes` (N,) names the class of each. Raises DataError if shapes differ.
+    """
+    scores = {name: metrics.mse(images, truth).cpu().numpy() for name, images in methods.items()}
+    shown = min(len(truth), MOST_IMAGES)
+    titles = [str(name) for name in classes or []][:shown]
+    axes = _image_axes(1 + len(methods), shown)
+    for row, images in enumerate([truth, *methods.values()]):
+        for column in range(shown):
+            _draw_image(axes, images[column], row, column)
+    medians = [f"{name}\nMSE {np.median(score):.4f}" for name, score in scores.items()]
+    _label_rows(axes, ["original", *medians])
+    _label_columns(axes, titles)
+    which = (
+        f"The first {shown} of {len(truth)} images"
+        if shown < len(truth)
+        else _count(shown, "image")
+    )
+    of_classes = f" ({', '.join(titles)})" if titles else ""
+    sentences = [
+        f"{name}: median MSE {_n(np.median(score))}, from {_n(score.min())} (image "
+        f"{score.argmin() + 1}) to {_n(score.max())} (image {score.argmax() + 1})."
+        for name, score in scores.items()
+    ]
+    return _picture(axes, f"{which}{of_classes} above their reconstructions.", *sentences)
+
+
+@_styled
+def over_time(snapshots: Tensor, steps: Sequence[int], truth: Tensor, image: int = 0) -> Picture:
+    """Draw how one image's reconstruction took shape, the MSE under each state, the original last.
+
+    `snapshots` is (S, N, C, H, W), taken at `steps` (S,); `truth` is (N, C, H, W). Of more than
+    nine snapshots, nine are drawn, evenly spaced from the first to the last.
+    """
+    if len(steps) != len(snapshots):
+        raise DataError(
+            f"there are {len(snapshots)} snapshots and {len(steps)} steps; give one each."
+        )
+    chosen = np.linspace(0, len(steps) - 1, min(len(steps), MOST_SNAPSHOTS)).round().astype(int)
+    states = snapshots[chosen, image]
+    scores = metrics.mse(states, truth[image].expand_as(states)).tolist()
+    times = [int(steps[index]) for index in chosen]
+    axes = _image_axes(1, len(chosen) + 1)
+    for column, state in enumerate([*states, truth[image]]):
+        _draw_image(axes, state, 0, column)
+    _label_columns(axes, [*(f"step {time:,}" for time in times), "original"])
+    for column, score in enumerate(scores):
+        axes.text(column + 0.5, 1.04, f"MSE {score:.4f}", ha="center", va="top", fontsize=8)
+    states_in_words = [f"{_n(s)} at step {t:,}" for s, t in zip(scores, times, strict=True)]
+    return _picture(
+        axes,
+        f"One image's reconstruction at {_count(len(times), 'step')}, the original beside it.",
+        f"MSE: {', '.join(states_in_words)}.",
+    )
+
+
+@_styled
+def smashed(images: Tensor, activations: Tensor, channels: int = 8) -> Picture:
+    """Draw images (N, C, H, W) beside the first channels of their smashed data (N, ...).
+
+    Activations without height and width are drawn as a stripe, one bar per number. All share one
+    colour scale. At most six images are drawn.
+    """
+    if len(images) != len(activations):
+        raise DataError(
+            f"there are {len(images)} images and smashed data of {len(activations)}; "
+            "pass those of the same batch."
+        )
+    rows = min(len(images), MOST_SMASHED)
+    values = activations[:rows].detach().float().cpu()
+    flat = values.ndim != 4
+    columns = 4 if flat else min(channels, values.shape[1])
+    axes = _image_axes(rows, 1 + columns)
+    scale = {"vmin": values.min().item(), "vmax": values.max().item()}
+    for row in range(rows):
+        _draw_image(axes, images[row], row, 0)
+        maps = [values[row].reshape(1, -1)] if flat else list(values[row, :columns])
+        for column, channel in enumerate(maps, start=1):
+            right = 1 + columns if flat else column + 1
+            mappable = axes.imshow(channel, extent=_cell(row, column, right), **scale)
+    legend = axes.inset_axes((1.015, GAP, 0.012, 1 - 2 * GAP))
+    axes.figure.colorbar(mappable, cax=legend).outline.set_visible(False)
+    legend.grid(False)
+    numbers = _count(values[0].numel(), "number")
+    if flat:
+        titles, drawn = ["original"], f"{numbers} each, as a stripe"
+    else:
+        titles = ["original", *(f"channel {c}" for c in range(columns))]
+        shape = "{}x{}".format(*values.shape[2:])
+        drawn = f"{columns} of {_count(values.shape[1], 'channel')} of {shape} activations"
+    _label_columns(axes, titles)
+    return _picture(
+        axes,
+        f"{_count(rows, 'image')} beside their smashed data: {drawn}.",
+        f"Values from {_n(scale['vmin'])} to {_n(scale['vmax'])}; "
+        f"{(values == 0).double().mean():.0%} of them are zero.",
+    )
+
+
+def _image_axes(rows: int, columns: int) -> Axes:
+    """Make axes in which the image of row r and column c fills the unit square at (c, r)."""
+    cell = min(0.85, PAGE / columns)
+    axes = Figure(figsize=(columns * cell, rows * cell), dpi=DPI).add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[], autoscale_on=False)
+    axes.tick_params(length=0)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    return axes
+
+
+def _cell(row: int, left: int, right: int) -> tuple[float, float, float, float]:
+    return left + GAP / 2, right - GAP / 2, row + 1 - GAP / 2, row + GAP / 2
+
+
+def _draw_image(axes: Axes, image: Tensor, row: int, column: int) -> None:
+    """Draw one image (C, H, W), grey or RGB; what lies outside [0, 1] is clamped."""
+    pixels = image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
+    axes.imshow(
+        pixels, cmap="gray", vmin=0, vmax=1, aspect="auto", extent=_cell(row, column, column + 1)
+    )
+
+
+def _label_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(np.arange(len(names)) + 0.5, names)
+
+
+def _label_columns(axes: Axes, names: Sequence[str]) -> None:
+    axes.xaxis.tick_top()
+    axes.set_xticks(np.arange(len(names)) + 0.5, names, fontsize=8)
+    axes.tick_params(length=0, pad=2)
+
+
+# --- Charts ---------------------------------------------------------------------------------------
+
+
+@_styled
+def lines(
+    x: Numbers, series: Mapping[str, Numbers], xlabel: str, ylabel: str, log: bool = False
+) -> Picture:
+    """Draw each named series of numbers (S,) over x (S,); with `log`, on a logarithmic scale."""
+    axes = _chart_axes(xlabel, ylabel, log)
+    places = _array(x)
+    sentences = []
+    for (name, values), look in zip(series.items(), _looks(), strict=False):
+        heights = _array(values, like=places, name=name)
+        axes.plot(places, heights, label=name, markevery=max(1, len(places) // 8), **look)
+        sentences.append(_course(name, places, heights, xlabel))
+    _legend(axes)
+    scale = " (logarithmic scale)" if log else ""
+    return _picture(axes, f"{ylabel}{scale} against {xlabel}.", *sentences)
+
+
+def losses(steps: Numbers, series: Mapping[str, Numbers], log: bool = True) -> Picture:
+    """Draw the named losses (S,) of an attack over its steps (S,)."""
+    return lines(steps, series, "step", "loss", log)
+
+
+@_styled
+def depth_curve(
+    labels: Sequence[str],
+    series: Mapping[str, tuple[Numbers, Numbers, Numbers]],
+    ylabel: str,
+    log: bool = False,
+    baselines: Mapping[str, float | Numbers] | None = None,
+) -> Picture:
+    """Draw results over the cuts `labels` (K,): a marker at the median, a bar from low to high.
+
+    `series` maps a name to (median, low, high), each (K,); `baselines` maps a name to one number,
+    or to one for each cut, drawn as grey lines.
+    """
+    axes = _chart_axes("cut after", ylabel, log)
+    places = np.arange(len(labels), dtype=float)
+    axes.set_xticks(places, labels)
+    axes.set_xlim(-0.5, len(labels) - 0.5)
+    axes.grid(False, axis="x")
+    sentences = []
+    for index, ((name, triple), look) in enumerate(zip(series.items(), _looks(), strict=False)):
+        median, low, high = (_array(values, like=places, name=name) for values in triple)
+        aside = places + 0.12 * (index - (len(series) - 1) / 2)
+        ranges = np.maximum([median - low, high - median], 0)
+        axes.errorbar(aside, median, ranges, label=name, capsize=4, elinewidth=1.2, **look)
+        each = [
+            f"{_n(m)} at {label} ({_n(least)} to {_n(most)})"
+            for label, m, least, most in zip(labels, median, low, high, strict=True)
+        ]
+        sentences.append(f"{name}, median (range): {', '.join(each)}.")
+    for (name, level), dashes in zip((baselines or {}).items(), cycle(DASHES[1:]), strict=False):
+        levels = np.broadcast_to(_array(level), places.shape) if np.ndim(level) == 0 else level
+        levels = _array(levels, like=places, name=name)
+        ends, padded = np.r_[-0.5, places, len(labels) - 0.5], np.pad(levels, 1, mode="edge")
+        axes.plot(ends, padded, label=name, color=GREY, linestyle=dashes, zorder=1)
+        values = dict.fromkeys(_n(level) for level in levels)
+        sentences.append(f"{name}: {', '.join(values)}.")
+    _legend(axes)
+    scale = " (logarithmic scale)" if log else ""
+    return _picture(axes, f"{ylabel}{scale} by cut.", *sentences)
+
+
+@_styled
+def bars(values: Mapping[str, float], ylabel: str) -> Picture:
+    """Draw one bar for each named number, the number above it."""
+    axes = _chart_axes("", ylabel, log=False)
+    names = [textwrap.fill(name, 14) for name in values]
+    drawn = axes.bar(names, list(values.values()), width=0.6, color=PALETTE[0])
+    axes.bar_label(drawn, [_n(value) for value in values.values()], padding=2)
+    axes.margins(y=0.12)
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.grid(False, axis="x")
+    axes.tick_params(axis="x", length=0)
+    return _picture(axes, f"{ylabel}:", ", ".join(f"{k} {_n(v)}" for k, v in values.items()) + ".")
+
+
+@_styled
+def scatter(points: Tensor, labels: Tensor, classes: Sequence[str] | None = None) -> Picture:
+    """Draw points (N, 2) with one marker and colour for each of their labels (N,), and its name.
+
+    The alt text says how far the groups are apart: the share of points that lie nearest to the
+    centre of their own group. `classes` names the labels.
+    """
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) != len(labels):
+        raise DataError(
+            f"expected points (N, 2) and labels (N,), got {tuple(points.shape)} and "
+            f"{tuple(labels.shape)}; project the points to two dimensions first."
+        )
+    places, groups = points.detach().double().cpu(), labels.cpu()
+    present = groups.unique().tolist()
+    names = [classes[group] if classes else f"group {group}" for group in present]
+    axes = Figure(figsize=(5.6, 4.2), dpi=DPI, layout="constrained").add_subplot()
+    axes.set(xticks=[], yticks=[])
+    for group, name, color, marker in zip(
+        present, names, cycle(PALETTE), cycle(MARKERS), strict=False
+    ):
+        x, y = places[groups == group].T
+        axes.scatter(x, y, s=26, c=color, marker=marker, label=name, alpha=0.75, linewidths=0)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    centres = torch.stack([places[groups == group].mean(0) for group in present])
+    nearest = torch.cdist(places, centres).argmin(1)
+    own = (torch.tensor(present)[nearest] == groups).double().mean().item()
+    sizes = [f"{name} {int((groups == g).sum())}" for g, name in zip(present, names, strict=True)]
+    return _picture(
+        axes,
+        f"{_count(len(points), 'point')} in {_count(len(present), 'group')}: {', '.join(sizes)}.",
+        f"{own:.0%} lie nearest to the centre of their own group.",
+    )
+
+
+def _chart_axes(xlabel: str, ylabel: str, log: bool) -> Axes:
+    axes = Figure(figsize=(6.4, 3.4), dpi=DPI, layout="constrained").add_subplot()
+    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    axes.xaxis.set_major_locator(MaxNLocator(8))
+    return axes
+
+
+def _looks() -> Iterator[dict[str, Any]]:
+    """Yield a colour, a dash and a marker for one series after the other."""
+    for color, dash, marker in zip(cycle(PALETTE), cycle(DASHES), cycle(MARKERS), strict=False):
+        yield {"color": color, "linestyle": dash, "marker": marker}
+
+
+def _legend(axes: Axes) -> None:
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, handlelength=3)
+
+
+def _course(name: str, x: np.ndarray, y: np.ndarray, xlabel: str) -> str:
+    """Say in words how a line runs: both ends, and its extremes where they are elsewhere."""
+    finite = np.isfinite(y)
+    if not finite.any():
+        return f"{name} has no finite value."
+    x, y = x[finite], y[finite]
+    words = f"{name} goes from {_n(y[0])} at {xlabel} {_n(x[0])} to {_n(y[-1])} at {_n(x[-1])}"
+    for extreme, index in (("lowest", y.argmin()), ("highest", y.argmax())):
+        if 0 < index < len(y) - 1:
+            words += f", {extreme} {_n(y[index])} at {_n(x[index])}"
+    return words + "."
+
+
+# --- The protocol ---------------------------------------------------------------------------------
+
+
+@_styled
+def exchange(parties: Mapping[str, str], arrows: Sequence[tuple[str, str, str]]) -> Picture:
+    """Draw who sends what: a column for each party, then the messages from top to bottom.
+
+    `parties` maps a name to what that party holds, or to ""; an arrow is (sender, receiver, what
+    is sent), and from a party to itself it is a note on what that party does. Raises DataError if
+    an arrow names somebody else.
+    """
+    for name in (name for *ends, _ in arrows for name in ends):
+        if name not in parties:
+            raise DataError(f"{name!r} is not one of the parties, which are {', '.join(parties)}.")
+    middle = {name: index * LANE for index, name in enumerate(parties)}
+    colour = dict(zip(parties, cycle(PALETTE), strict=False))
+    holdings = {name: textwrap.wrap(holds, 32) for name, holds in parties.items()}
+    axes = Figure(dpi=DPI).add_axes((0, 0, 1, 1))  # in inches, from the top left corner
+    head = 0.4 + LEADING * max(map(len, holdings.values()))
+    for name, holds in holdings.items():
+        _box(axes, middle[name], 0, head, colour[name])
+        axes.text(middle[name], 0.19, name, ha="center", va="center", weight="bold", fontsize=11)
+        _paragraph(axes, middle[name], 0.33, holds)
+    y = head + 0.2
+    for number, (sender, receiver, text) in enumerate(arrows, start=1):
+        start, end = middle[sender], middle[receiver]
+        room = 32 if sender == receiver else int(12 * abs(end - start))
+        wrapped = textwrap.wrap(f"{number}. {text}", room)
+        depth = LEADING * len(wrapped) + 0.1
+        if sender == receiver:
+            _box(axes, start, y, depth, GREY)
+        _paragraph(axes, (start + end) / 2, y + 0.05, wrapped)
+        y += depth
+        if sender != receiver:
+            arrow = {"arrowstyle": "-|>", "color": colour[sender], "linewidth": 1.8, "shrinkA": 0}
+            axes.annotate("", (end, y), (start, y), arrowprops=arrow | {"shrinkB": 0})
+        y += 0.2
+    for name, x in middle.items():
+        axes.plot([x, x], [head, y], color=colour[name], linewidth=1, linestyle=":", zorder=0)
+    axes.set(xlim=(-BOX / 2, max(middle.values()) + BOX / 2), ylim=(y, 0))
+    axes.axis("off")
+    axes.figure.set_size_inches(max(middle.values()) + BOX, y)
+    holders = [f"{name} ({holds})" if holds else name for name, holds in parties.items()]
+    sentences = [
+        f"{number}. {sender}: {text}."
+        if sender == receiver
+        else f"{number}. {sender} to {receiver}: {text}."
+        for number, (sender, receiver, text) in enumerate(arrows, start=1)
+    ]
+    return _picture(axes, f"Messages between {' and '.join(holders)}.", *sentences)
+
+
+def _box(axes: Axes, middle: float, top: float, height: float, colour: str) -> None:
+    style = "round,pad=0,rounding_size=0.08"
+    corner = (middle - BOX / 2, top)
+    axes.add_patch(FancyBboxPatch(corner, BOX, height, style, facecolor="white", edgecolor=colour))
+
+
+def _paragraph(axes: Axes, middle: float, top: float, lines: Sequence[str]) -> None:
+    for index, line in enumerate(lines):
+        axes.text(
+            middle, top + LEADING * (index + 0.5), line, ha="center", va="center", fontsize=8.5,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+        )  # fmt: skip
+
+
+# --- Common ---------------------------------------------------------------------------------------
+
+
+def _array(values: float | Numbers, like: np.ndarray | None = None, name: str = "") -> np.ndarray:
+    array = torch.as_tensor(values).detach().cpu().double().numpy()
+    if like is not None and array.shape != like.shape:
+        raise DataError(
+            f"{name} has shape {array.shape} where {like.shape} is drawn; give one number each."
+        )
+    return array
+
+
+def _n(value: float) -> str:
+    return f"{value:,.3g}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _picture(axes: Axes, *sentences: str) -> Picture:
+    """Render the figure of `axes`, cropped to what is drawn; its alt text is the sentences."""
+    png = BytesIO()
+    # Without the name of the software the file depends on nothing but what is drawn.
+    axes.figure.savefig(
+        png, format="png", bbox_inches="tight", pad_inches=0.08, metadata={"Software": None}
+    )
+    width = int.from_bytes(png.getvalue()[16:20], "big")  # from the PNG's header
+    return Picture(png.getvalue(), " ".join(sentences), width)

@@ -1,0 +1,64 @@
+"""What all tests share: where to skip, and a small course to work on."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+
+from tools import notebooks
+
+LESSON = """\
+# ---
+# jupyter:
+#   sltools:
+#     minutes: 5
+# ---
+
+# %% [markdown]
+# # A little lesson
+
+# %% tags=["parameters"]
+dataset: str = "digits"  # one of: digits, mnist
+budget: str = "quick"  # one of: tiny, quick, full (hours)
+seed: int = 0  # the seed of everything
+noise: float = 0.5  # standard deviation
+verbose: bool = False
+
+# %%
+import os, pathlib, sys
+print(dataset, budget, seed + 1, noise, verbose)
+
+# %%
+pathlib.Path("written.txt").write_text(f"{sys.executable} {os.environ['SLTOOLS_STATIC']}")
+if seed == 7:
+    raise RuntimeError("seven is too much")
+if seed == 8:
+    import time
+    time.sleep(60)
+"""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    if not torch.cuda.is_available():
+        skip = pytest.mark.skip(reason="needs a CUDA device")
+        for item in items:
+            if "gpu" in item.keywords:
+                item.add_marker(skip)
+
+
+@pytest.fixture(scope="session")
+def _built_course(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("material") / "course"
+    (folder / "src").mkdir(parents=True)
+    (folder / "src" / "03_little.py").write_text(LESSON, encoding="utf-8")
+    (folder / "src" / "04_next.py").write_text("# %% [markdown]\n# # Next", encoding="utf-8")
+    assert notebooks.main(["--course", str(folder)]) == 0
+    (folder / "written.txt").unlink()
+    return folder
+
+
+@pytest.fixture
+def little_course(_built_course: Path, tmp_path: Path) -> Path:
+    """A course folder of two lessons, 03_little and 04_next, to change at will."""
+    return Path(shutil.copytree(_built_course, tmp_path / "material" / "course"))

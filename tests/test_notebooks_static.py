@@ -1,0 +1,156 @@
+"""The committed notebooks, read without running them."""
+
+import re
+from pathlib import Path
+
+import nbformat
+import pytest
+from nbformat import NotebookNode
+
+from sltools import lessons
+from tools import notebooks
+
+COURSE = notebooks.COURSE
+LESSONS = sorted(COURSE.glob("*.ipynb"))
+TAGS = {"parameters", "nbval-ignore-output", "nbval-skip", "skip-execution", "hide-input"}
+MAX_BYTES = 1_500_000
+MAX_SECONDS, MAX_SECONDS_COURSE = 45, 360
+
+lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+
+
+def test_every_lesson_is_what_its_source_builds() -> None:
+    assert notebooks.differences(COURSE) == [], "run: make notebooks"
+
+
+def test_lessons_are_numbered_from_zero_without_a_gap() -> None:
+    assert [path.name[:3] for path in LESSONS] == [f"{n:02}_" for n in range(len(LESSONS))]
+
+
+@lesson
+def test_code_was_run_once_and_in_order(path: Path) -> None:
+    counts = [c.execution_count for c in _code(path) if "skip-execution" not in _tags(c)]
+    assert counts == list(range(1, len(counts) + 1))
+
+
+@lesson
+def test_outputs_are_there_and_none_is_an_error(path: Path) -> None:
+    kinds = {output.output_type for cell in _code(path) for output in cell.outputs}
+    assert kinds, "no cell shows anything"
+    assert "error" not in kinds
+
+
+@lesson
+def test_no_widget_state_or_live_widget_is_stored(path: Path) -> None:
+    assert "widgets" not in _read(path).metadata
+    for cell in _code(path):
+        for output in cell.outputs:
+            assert notebooks.WIDGET not in output.get("data", {}), cell.source
+
+
+@lesson
+def test_tags_are_known_and_mean_the_same_to_every_runner(path: Path) -> None:
+    for cell in _read(path).cells:
+        tags = _tags(cell)
+        assert tags <= TAGS, cell.source
+        # nbval knows only the one tag, papermill and nbclient only the other.
+        assert ("nbval-skip" in tags) == ("skip-execution" in tags), cell.source
+
+
+@lesson
+def test_a_cell_that_is_not_compared_says_why(path: Path) -> None:
+    for cell in _code(path):
+        if _tags(cell) & {"nbval-ignore-output", "nbval-skip"}:
+            assert re.search(r"^# not compared: \w+", cell.source, re.M), cell.source
+
+
+@lesson
+def test_every_picture_has_alt_text(path: Path) -> None:
+    for cell in _code(path):
+        for output in cell.outputs:
+            for kind in output.get("data", {}):
+                if kind.startswith("image/"):
+                    assert output.metadata.get(kind, {}).get("alt", "").strip(), cell.source
+    for alt in re.findall(r"!\[(.*?)\]\(", _prose(path)):
+        assert alt.strip()
+    for tag in re.findall(r"<img\b[^>]*>", _prose(path)):
+        assert re.search(r'alt="[^"]+"', tag), tag
+
+
+@lesson
+def test_links_stay_inside_what_a_learner_has(path: Path) -> None:
+    for target in _links(path):
+        linked = (COURSE / target.split("#")[0]).resolve()
+        assert linked.is_relative_to(COURSE) and "src" not in linked.parts, target
+        assert linked.exists(), target
+
+
+@lesson
+def test_parameters_are_the_ones_every_lesson_has(path: Path) -> None:
+    tagged = [cell for cell in _code(path) if "parameters" in _tags(cell)]
+    if not tagged and path.name.startswith("00_"):
+        return
+    assert len(tagged) == 1
+    parameters = {p.name: p for p in lessons.read(path).parameters}
+    assert [n for n in parameters if n != "cut"] == ["dataset", "budget", "seed", "device"]
+    assert all(p.help for p in parameters.values()), "a parameter has no comment"
+    assert parameters["budget"].choices == ("tiny", "quick", "full")
+    assert parameters["budget"].default == "quick"
+
+
+@lesson
+def test_the_parts_of_a_lesson_are_there(path: Path) -> None:
+    prose = _prose(path).lower()
+    facts = _read(path).metadata.sltools
+    assert facts.minutes > 0 and re.search(rf"\b{facts.minutes}\s+minutes\b", prose)
+    if path != LESSONS[-1]:
+        following = LESSONS[LESSONS.index(path) + 1].name
+        assert following in _links(path), "no link to the next lesson"
+    if facts.number == 0:
+        return
+    for part in ("objectives", "prerequisites", "further reading", "review questions"):
+        assert re.search(rf"^(#+|\*\*).*\b{part}", prose, re.M), f"no {part}"
+    answers = prose[prose.index("review questions") :]
+    assert answers.count("<details>") == answers.count("</details>") > 0, "answers are not folded"
+    if any(re.search(r"\battacks\b", cell.source) for cell in _code(path)):
+        assert "threat card" in prose, "an attack needs a threat card"
+
+
+@lesson
+def test_a_lesson_is_small(path: Path) -> None:
+    assert path.stat().st_size < MAX_BYTES
+
+
+def test_the_course_runs_in_a_coffee_break() -> None:
+    seconds = {path.stem: _read(path).metadata.sltools.seconds for path in LESSONS}
+    assert all(s <= MAX_SECONDS for s in seconds.values()), seconds
+    assert sum(seconds.values()) <= MAX_SECONDS_COURSE, seconds
+
+
+@lesson
+def test_the_alternative_settings_are_allowed(path: Path) -> None:
+    found = lessons.read(path)
+    for name, value in _read(path).metadata.sltools.get("alternative", {}).items():
+        assert found.parameter(name).check(value) != found.parameter(name).default
+
+
+def _read(path: Path) -> NotebookNode:
+    return nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+
+
+def _code(path: Path) -> list[NotebookNode]:
+    return notebooks.code_cells(_read(path))
+
+
+def _tags(cell: NotebookNode) -> set[str]:
+    return set(cell.metadata.get("tags", []))
+
+
+def _prose(path: Path) -> str:
+    return "\n\n".join(cell.source for cell in _read(path).cells if cell.cell_type == "markdown")
+
+
+def _links(path: Path) -> list[str]:
+    """Return the targets of Markdown links to files, web addresses and anchors left out."""
+    targets = re.findall(r"\]\(([^)\s#][^)\s]*)", _prose(path))
+    return [target for target in targets if not re.match(r"[a-z]+:", target)]

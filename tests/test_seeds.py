@@ -1,0 +1,148 @@
+import random
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from sltools import models, seeds
+from sltools.models import Architecture
+from tests.parties import noise_split, run, same, weights
+
+few = settings(deadline=None, max_examples=40)
+any_seed = st.integers(-(2**40), 2**40)
+any_purpose = st.sampled_from(["victim", "clone", "order", "noise", "inputs", "training", "x/1"])
+CUTS = {
+    net: models.stages(net())[:-1]  # fmt: skip
+    for net in (models.mnist_net, models.cifar_net)
+}
+
+
+def global_states():
+    return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())
+
+
+def draw(stream):
+    return torch.rand(8, generator=stream)
+
+
+@few
+@given(any_seed, any_purpose)
+def test_a_stream_is_reproducible(seed, purpose):
+    assert torch.equal(draw(seeds.generator(seed, purpose)), draw(seeds.generator(seed, purpose)))
+
+
+@few
+@given(st.lists(st.tuples(any_seed, any_purpose), min_size=2, max_size=6, unique=True))
+def test_streams_of_other_seeds_or_purposes_share_nothing(keys):
+    derived = [seeds.derive(*key) for key in keys]
+    assert len(set(derived)) == len(keys)
+    assert all(0 <= value < 2**63 for value in derived)
+    drawn = torch.cat([draw(seeds.generator(*key)) for key in keys])
+    assert len(drawn.unique()) > len(drawn) - 3  # two of so few floats may meet, streams may not
+
+
+@few
+@given(any_seed, any_purpose)
+def test_nothing_is_seeded_with_the_number_of_the_user(seed, purpose):
+    assert seeds.generator(seed, purpose).initial_seed() != seed
+    with seeds.scope(seed, purpose):
+        assert torch.initial_seed() == seeds.derive(seed, purpose) != seed
+
+
+def test_streams_stay_what_they_were_when_results_were_recorded():
+    assert seeds.derive(0, "victim") == 4909187230384989906
+    assert seeds.derive(1, "clone") == 4611886104022646416
+
+
+def test_a_generator_is_on_the_cpu():
+    assert seeds.generator(0, "noise").device == torch.device("cpu")
+
+
+def test_a_scope_gives_the_stream_and_restores_the_state():
+    before = global_states()
+    with seeds.scope(3, "noise"):
+        first = torch.rand(4)
+        with seeds.scope(3, "inputs"):
+            inner = torch.rand(4)
+        second = torch.rand(4)
+    assert global_states() == before
+    torch.manual_seed(123)
+    with seeds.scope(3, "noise"):
+        assert torch.equal(torch.cat([first, second]), torch.cat([torch.rand(4), torch.rand(4)]))
+    assert not torch.equal(first, inner)
+    stream = seeds.generator(3, "noise")
+    assert torch.equal(first, torch.rand(4, generator=stream))
+
+
+def test_a_scope_restores_the_state_after_an_error():
+    before = global_states()
+    with pytest.raises(RuntimeError, match="on purpose"), seeds.scope(3, "noise"):
+        torch.rand(4)
+        raise RuntimeError("on purpose")
+    assert global_states() == before
+
+
+def test_no_global_random_state_is_touched():
+    before = global_states()
+    net = models.cifar_net(seed=1)
+    assert global_states() == before
+    architecture = Architecture.of(models.cut(net, "pool1")[0])
+    architecture.build(seed=1)
+    repr(architecture)
+    assert global_states() == before
+    noisy = nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.Dropout(), nn.Linear(8, 10))
+    before = global_states()
+    session = run("1", net=noisy, epochs=2, outgoing=lambda kind, x: x + torch.rand(x.shape))
+    session.observe(noise_split().images)
+    session.predict(noise_split().images)
+    assert global_states() == before
+
+
+def test_no_global_random_state_is_heeded():
+    torch.manual_seed(1)
+    first = weights(models.mnist_net(seed=0))
+    dropping = [nn.Flatten(), nn.Linear(784, 8), nn.Dropout(), nn.Linear(8, 10)]
+    with seeds.scope(0, "test"):
+        nets = [nn.Sequential(*dropping)]
+    nets.append(Architecture.of(nets[0]).build(seed=0))
+    nets[1].load_state_dict(nets[0].state_dict())
+    trained = []
+    for number, net in enumerate(nets):
+        torch.manual_seed(number)
+        run("1", net=net, epochs=2)
+        trained.append(weights(net))
+    assert same(first, weights(models.mnist_net(seed=0)))
+    assert same(*trained)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("net", CUTS)
+def test_no_clone_starts_at_the_weights_of_the_victim(net, seed):
+    """A clone on the victim's own stream would make the attack look twenty times better."""
+    victim = net(seed)
+    assert same(weights(victim), weights(net(seed)))
+    everything = Architecture.of(victim).build(seed)
+    for cut in CUTS[net]:
+        front, server = models.cut(victim, cut)
+        for part in (front, server) if net is models.mnist_net else (front,):
+            clone = Architecture.of(part).build(seed)
+            assert same(weights(clone), weights(Architecture.of(part).build(seed)))
+            for own, cloned in zip(weights(part), weights(clone), strict=True):
+                assert own.shape == cloned.shape
+                assert not (own == cloned).any()
+    for own, cloned in zip(weights(victim), weights(everything), strict=True):
+        assert (own == cloned).float().mean() < 1e-3  # of millions of floats a few may meet
+    front, _, head = models.cut(victim, ("pool1", "fc1"))
+    cloned_head = Architecture.of(head).build(seed)
+    assert not any(map(torch.equal, weights(head), weights(cloned_head)))
+
+
+def test_clones_of_other_seeds_differ_and_other_purposes_too():
+    architecture = Architecture.of(models.mnist_net())
+    built = [architecture.build(0), architecture.build(1), architecture.build(0, "restart")]
+    for one, other in [(0, 1), (0, 2), (1, 2)]:
+        assert not any(map(torch.equal, weights(built[one]), weights(built[other])))
+    assert not any(map(torch.equal, weights(models.mnist_net(0)), weights(models.mnist_net(1))))

@@ -1,0 +1,201 @@
+"""Build the lessons: percent scripts course/src/NN_name.py -> notebooks course/NN_name.ipynb.
+
+    python -m tools.notebooks              build what changed; run a lesson only if its code changed
+    python -m tools.notebooks 04_name ...  build and run these lessons
+    python -m tools.notebooks --all        build and run every lesson, as after a change in sltools
+    python -m tools.notebooks --check      run nothing; say where notebooks and sources disagree
+
+A script's header may hold `jupyter: sltools: {minutes: 40}`; number and title are read off the file
+name and the first heading.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+import re
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
+from nbformat import NotebookNode
+
+from sltools.lessons import headless_kernel
+
+COURSE = Path(__file__).resolve().parents[1] / "course"
+CELL_TIMEOUT = 600  # seconds
+WIDGET = "application/vnd.jupyter.widget-view+json"
+PRIVATE_PATH = re.compile(r"(?<![\w.:/])/(home|Users|root|tmp|opt|usr|var)/|[A-Z]:\\\\")
+KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"}
+
+
+class BuildError(Exception):
+    """A notebook cannot be built from its source."""
+
+
+def generate(script: Path) -> NotebookNode:
+    """Turn a percent script into a notebook without outputs, always the same one."""
+    notebook = jupytext.read(script)
+    seen: Counter[str] = Counter()
+    for cell in notebook.cells:
+        key = f"{script.stem}/{cell.cell_type}/{cell.source}"
+        seen[key] += 1
+        cell.id = hashlib.sha256(f"{key}/{seen[key]}".encode()).hexdigest()[:12]
+        cell.metadata.pop("lines_to_next_cell", None)
+    heading = re.search(r"^# (.+)$", notebook.cells[0].source if notebook.cells else "", re.M)
+    if not heading:
+        raise BuildError(f"{script}: the first cell must be Markdown with a heading '# Title'")
+    facts = {"number": int(script.name[:2]), "title": heading[1].strip()}
+    notebook.metadata = NotebookNode(
+        kernelspec=KERNELSPEC,
+        language_info=LANGUAGE,
+        sltools={**notebook.metadata.get("sltools", {}), **facts},
+    )
+    notebook.nbformat, notebook.nbformat_minor = 4, 5
+    return nbformat.from_dict(notebook)
+
+
+def execute(notebook: NotebookNode, folder: Path) -> None:
+    """Run `notebook` in place, in `folder`, and note the seconds it took."""
+    start = time.monotonic()
+    client = NotebookClient(
+        notebook,
+        timeout=CELL_TIMEOUT,
+        kernel_name="python3",
+        kernel_manager_class=headless_kernel(),
+        resources={"metadata": {"path": str(folder)}},
+        record_timing=False,
+        store_widget_state=False,
+    )
+    try:
+        client.execute()
+    except (CellExecutionError, CellTimeoutError) as error:
+        raise BuildError(str(error)) from None
+    notebook.metadata.language_info = LANGUAGE  # not this machine's Python version
+    notebook.metadata.sltools.seconds = math.ceil(time.monotonic() - start)
+
+
+def clean(notebook: NotebookNode) -> None:
+    """Drop from the outputs what is not for readers; raise BuildError on a path of this machine."""
+    notebook.metadata.pop("widgets", None)
+    for cell in code_cells(notebook):
+        cell.outputs = merge_streams(cell.outputs)
+        for output in cell.outputs:
+            data = output.get("data", {})
+            if len(data) > 1:
+                data.pop(WIDGET, None)
+            texts = [output.get("text", ""), *output.get("traceback", [])]
+            texts += [value for kind, value in data.items() if not kind.startswith("image/")]
+            found = PRIVATE_PATH.search(json.dumps(texts))
+            if found or str(COURSE.parent) in json.dumps(texts):
+                raise BuildError(f"an absolute path is printed by the cell\n{cell.source}")
+
+
+def merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
+    """Join neighbouring pieces of the same stream: where they were split is a matter of timing."""
+    merged: list[NotebookNode] = []
+    for output in outputs:
+        stream = output.get("name")  # only streams have one
+        if merged and stream and stream == merged[-1].get("name"):
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
+def build(script: Path, force: bool) -> str:
+    """Build one notebook beside the folder of its script and return what was done."""
+    target = notebook_of(script)
+    notebook = generate(script)
+    old = nbformat.read(target, as_version=4) if target.exists() else None
+    if old and not force and same_code(old, notebook):
+        for cell, built in zip(code_cells(notebook), code_cells(old), strict=True):
+            cell.outputs, cell.execution_count = built.outputs, built.execution_count
+        notebook.metadata.sltools.seconds = old.metadata.sltools.seconds
+        done = "code unchanged, kept its outputs"
+    else:
+        execute(notebook, target.parent)
+        done = f"executed in {notebook.metadata.sltools.seconds} s"
+    clean(notebook)
+    nbformat.validate(notebook)
+    nbformat.write(notebook, target)
+    return done
+
+
+def differences(course: Path) -> list[str]:
+    """List where the notebooks of `course` and their scripts disagree, outputs left aside."""
+    scripts = {script.stem: script for script in course.glob("src/*.py")}
+    notebooks = {path.stem: path for path in course.glob("*.ipynb")}
+    found = [f"{name}.ipynb has no source in src/" for name in notebooks if name not in scripts]
+    for name, script in sorted(scripts.items()):
+        if name not in notebooks:
+            found.append(f"src/{name}.py has not been built")
+            continue
+        new, old = generate(script), nbformat.read(notebooks[name], as_version=4)
+        old.metadata.get("sltools", {}).pop("seconds", None)
+        if new.metadata != old.metadata:
+            found.append(f"{name}.ipynb: its metadata differ from its source")
+        if len(new.cells) != len(old.cells):
+            found.append(f"{name}.ipynb: {len(old.cells)} cells, its source {len(new.cells)}")
+        for position, (cell, built) in enumerate(zip(new.cells, old.cells, strict=False)):
+            for field in ("cell_type", "source", "metadata", "id"):
+                if cell[field] != built.get(field):
+                    found.append(f"{name}.ipynb: cell {position} differs in its {field}")
+    return found
+
+
+def notebook_of(script: Path) -> Path:
+    """Return the path of the notebook that `script` is the source of."""
+    return script.parents[1] / f"{script.stem}.ipynb"
+
+
+def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
+    """Return the code cells of `notebook`, in their order."""
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def same_code(one: NotebookNode, other: NotebookNode) -> bool:
+    """Say whether two notebooks run the same code, so that the outputs of one suit the other."""
+    return [c.source for c in code_cells(one)] == [c.source for c in code_cells(other)]
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line described above; return its exit code."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.notebooks",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("names", nargs="*", help="lessons to build and run, such as 04_name")
+    parser.add_argument("--all", action="store_true", help="build and run every lesson")
+    parser.add_argument("--check", action="store_true", help="run nothing, compare only")
+    parser.add_argument("--course", type=Path, default=COURSE, help="the folder of the lessons")
+    options = parser.parse_args(arguments)
+
+    if options.check:
+        found = differences(options.course)
+        print("\n".join(found) or "notebooks and sources agree")
+        return 1 if found else 0
+
+    names = [Path(name).stem for name in options.names]
+    scripts = {script.stem: script for script in sorted(options.course.glob("src/*.py"))}
+    if unknown := set(names) - set(scripts):
+        parser.error(f"no source for {', '.join(unknown)}; there are: {', '.join(scripts)}")
+    for name in names or scripts:
+        print(f"{name}: ", end="", flush=True)
+        try:
+            print(build(scripts[name], force=options.all or name in names))
+        except BuildError as error:
+            print(f"FAILED\n{error}")
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
