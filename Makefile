@@ -43,7 +43,7 @@ test: $(VENV)/.dev
 	$(PYTEST) $(TWO_AT_ONCE) -m "not slow and not notebooks and not browser" \
 		--ignore tests/test_notebooks_static.py --cov --cov-fail-under=90
 	@echo "== 4/6 the wheel and other slow tests"
-	$(PYTEST) -m "slow and not browser"
+	$(PYTEST) $(TWO_AT_ONCE) -m "slow and not browser"
 	@echo "== 5/6 every lesson gives the outputs it shows"
 	$(PYTEST) $(TWO_AT_ONCE) $(NBVAL) course/*.ipynb
 	@echo "== 6/6 every lesson with other parameters"
@@ -55,7 +55,7 @@ test-newest:
 
 test-browser: $(VENV)/.dev
 	$(PIP) $(CONSTRAIN) --editable ".[dev,browser]"
-	$(HEADLESS) $(BIN)/python -m pytest -m browser tests/browser
+	$(BIN)/python -m pytest -m browser -rs -s tests/browser
 
 notebooks: $(VENV)/.dev
 	$(BIN)/python -m tools.notebooks $(ARGS)

@@ -1,15 +1,29 @@
 """Experiments of standard size: what the command line and the lessons run.
 
 A budget says how much to spend: "tiny" for tests, "quick" for a lesson on a laptop, "full" for the
-paper's scale. Nothing here is known to the library below it.
+paper's scale; "published" is the paper's own schedule, hours of it. Results are medians over several
+victims and clones, with the worst beside them. Nothing below this module knows of it.
 """
 
-from collections.abc import Sequence
+import platform
+import statistics
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from sltools import data, models, protocol
+import torch
+from torch import Tensor, nn
+
+from sltools import data, metrics, models, plots, protocol, storage
+from sltools.attacks import InversionResult, KnownWeightsInversion, LabelInference, UnSplit
 from sltools.errors import SltoolsError
+from sltools.models import Architecture
+from sltools.progress import bar
+from sltools.view import View
 
-BUDGETS = ("tiny", "quick", "full")
+BUDGETS = ("tiny", "quick", "full", "published")
 STEPS = {"tiny": 100, "quick": 2000, "full": 6000}  # of an inversion
 _TRAINING = {  # epochs, and how many training images they use (None: all)
     "digits": {"tiny": (4, None), "quick": (25, None), "full": (60, None)},
@@ -17,6 +31,9 @@ _TRAINING = {  # epochs, and how many training images they use (None: all)
     "fashion_mnist": {"tiny": (1, 3000), "quick": (1, None), "full": (10, None)},
     "cifar10": {"tiny": (1, 300), "quick": (1, 3000), "full": (10, None)},
 }
+_WATCHED = {"tiny": 100, "quick": 640, "full": 3840, "published": 1000}  # samples, label inference
+_GRANTS = {"published": ("head_weight_gradients",), "closed-form": ("head_weight_gradients",)}
+_BATCH = {"published": 1, "closed-form": 32, "wire": 64}
 
 
 def train_victim(
@@ -26,26 +43,311 @@ def train_victim(
     budget: str = "quick",
     seed: int = 0,
     device: str = "cpu",
-    record: bool = False,
 ) -> protocol.Session:
     """Train the paper's network on `dataset`, cut after `at`, and return the session.
 
     One stage gives vanilla split learning, two give label-private. The paper trains for 10 epochs:
     that is `budget="full"` for its data sets. Raises SltoolsError for an unknown budget or cut.
     """
-    check_budget(budget)
-    epochs, count = _TRAINING.get(dataset.name, _TRAINING["digits"])[budget]
-    parts = models.cut(models.for_images(dataset.train.images.shape, seed), at)
-    split = dataset.train if count is None else dataset.train[:count]
-    options = {"epochs": epochs, "seed": seed, "device": device, "record": record}
-    if len(parts) == 2:
-        return protocol.train(*parts, split, **options)
-    front, middle, head = parts
-    client, server = protocol.Client(front, head), protocol.Server(middle, label_private=True)
-    return protocol.train(client, server, split, **options)
-
-
-def check_budget(budget: str) -> None:
-    """Raise SltoolsError unless `budget` is one of BUDGETS."""
     if budget not in BUDGETS:
         raise SltoolsError(f"no budget is called {budget!r}; there are {', '.join(BUDGETS)}")
+    plans = _TRAINING.get(dataset.name, _TRAINING["digits"])
+    epochs, count = plans["full" if budget == "published" else budget]
+    parts = parties(models.for_images(dataset.train.images.shape, seed), at)
+    return protocol.train(
+        *parts, dataset.train[: count or len(dataset.train)], epochs=epochs, seed=seed, device=device
+    )
+
+
+def parties(
+    net: nn.Sequential, at: str | Sequence[str]
+) -> tuple[protocol.Client, protocol.Server]:
+    """Cut `net` and give its parts to two parties: vanilla for one stage, label-private for two."""
+    front, middle, *head = models.cut(net, at)
+    return protocol.Client(front, *head), protocol.Server(middle, label_private=bool(head))
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an experiment found: `facts` for JSON, `arrays` and a `picture` to keep."""
+
+    facts: dict[str, Any]
+    arrays: dict[str, Tensor]
+    picture: plots.Picture
+
+    def save(self, folder: Path) -> Path:
+        """Write facts, arrays and figure into a new `folder`."""
+        storage.write(folder, self.arrays, self.facts)
+        self.picture.save(folder / "figure.png")
+        return folder
+
+    def __str__(self) -> str:
+        lines = [f"{self.facts['attack']}: {self.facts['seconds']:.0f} s"]
+        lines += [f"  knows  {name}" for name in self.facts["knowledge"]]
+        for name, values in self.facts["metrics"].items():
+            row = "  ".join(f"{key} {_rounded(value)}" for key, value in values.items())
+            lines.append(f"  {name.replace('_', ' '):20} {row}")
+        return "\n".join(lines)
+
+
+# ---- attack 1 ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InversionSettings:
+    """Settings of `run_inversion`; `clones` are attacked with for each of `victims`."""
+
+    dataset: str = "digits"
+    cut: str = "pool1"
+    targets: int = 10
+    budget: str = "quick"
+    victims: int = 3
+    clones: int = 3
+    seed: int = 0
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One clone's attack on one victim, scored."""
+
+    victim: int
+    result: InversionResult
+    images: metrics.ImageScores
+    clone: metrics.CloneReport
+
+
+def run_inversion(settings: InversionSettings) -> Outcome:
+    """Run UnSplit with `clones` clones against each of `victims` victims and score it.
+
+    The targets are the first test image of each class, then the second of each, and so on.
+    """
+    start = time.perf_counter()
+    dataset = data.load(settings.dataset)
+    truth = _first_targets(dataset, settings.targets).to(settings.device)
+    attack = _unsplit(settings)
+    runs: list[_Run] = []
+    known: list[metrics.ImageScores] = []
+    for number in bar(range(settings.victims), "victims"):
+        seed = settings.seed * settings.victims + number
+        session = train_victim(
+            dataset, settings.cut, budget=settings.budget, seed=seed, device=settings.device
+        )
+        view = session.observe(truth)
+        for result in replace(attack, seed=seed).runs(view):
+            scores = metrics.score_images(result.inputs, truth)
+            runs.append(_Run(number, result, scores, _score_clone(result, session, dataset, seed)))
+        granted = session.observe(truth, grants=["client_model"])
+        ceiling = KnownWeightsInversion(steps=max(1, STEPS.get(settings.budget, 2000) // 4))(granted)
+        known.append(metrics.score_images(ceiling.inputs, truth))
+        if any(run.result.interrupted for run in runs):
+            break
+    mean_image = dataset.train.images.mean(0).to(truth.device).expand_as(truth)
+    baselines = {
+        "blank_image": [metrics.score_images(torch.zeros_like(truth), truth)],
+        "mean_image": [metrics.score_images(mean_image, truth)],
+        "known_weights": known,
+    }
+    middle = _median_run(runs)
+    facts = {
+        "attack": "inversion",
+        "settings": asdict(settings) | {"attack": asdict(attack)},
+        "knowledge": list(middle.result.knowledge),
+        "granted": [],
+        "metrics": _image_metrics([run.images for run in runs]) | _clone_metrics(runs),
+        "baselines": {name: _image_metrics(scores) for name, scores in baselines.items()},
+        "runs": [_run_facts(run) for run in runs],
+        "interrupted": any(run.result.interrupted for run in runs),
+        **_provenance(start, settings.device),
+    }
+    arrays = {
+        "truth": truth,
+        "inputs": torch.stack([run.result.inputs for run in runs]),
+        "victim": torch.tensor([run.victim for run in runs]),
+    }
+    rows = {"UnSplit, median run": middle.result.inputs}
+    return Outcome(facts, arrays, plots.reconstructions(truth.cpu(), rows, dataset.classes))
+
+
+def _first_targets(dataset: data.Dataset, count: int) -> Tensor:
+    """The first test image of each class, then the second of each, up to `count`: (N, C, H, W)."""
+    if not 1 <= count <= len(dataset.test):
+        raise SltoolsError(
+            f"{count} targets cannot be attacked: give 1 to {len(dataset.test)}, the number of "
+            f"test images of {dataset.name}"
+        )
+    classes = len(dataset.classes)
+    rounds = -(-count // classes)
+    if rounds > dataset.test.labels.bincount(minlength=classes).min():
+        return dataset.test.images[:count]
+    images = dataset.test.first_per_class(rounds).images
+    order = torch.arange(len(images)).view(classes, rounds).T.flatten()[:count]
+    return images[order]
+
+
+def _unsplit(settings: InversionSettings) -> UnSplit:
+    options = {"seed": settings.seed, "device": settings.device}
+    if settings.budget == "published":
+        attack = UnSplit.published(**options)
+    else:
+        attack = UnSplit(steps=STEPS[settings.budget], **options)
+    return replace(attack, restarts=settings.clones)
+
+
+def _score_clone(
+    result: InversionResult, session: protocol.Session, dataset: data.Dataset, seed: int
+) -> metrics.CloneReport:
+    front, rest = session.client.front, session.server.model
+    shape = dataset.train.images.shape[1:]
+    random = Architecture.of(front, shape).build(seed, "random clone").to(result.inputs.device)
+    return metrics.score_clone(result.clone, front, rest, dataset.test, random)
+
+
+def _median_run(runs: list[_Run]) -> _Run:
+    return sorted(runs, key=lambda run: run.images.mse.mean().item())[len(runs) // 2]
+
+
+def _image_metrics(scores: Sequence[metrics.ImageScores]) -> dict[str, dict[str, float]]:
+    """Median and worst over all images of all runs, and the median of the runs' means."""
+    found = {}
+    for name, worst in {"mse": max, "aligned_mse": max, "ssim": min}.items():
+        runs = [getattr(score, name).tolist() for score in scores]
+        values = [value for run in runs for value in run]
+        found["raw_mse" if name == "mse" else name] = {
+            "median": statistics.median(values),
+            "worst": worst(values),
+            "median_of_run_means": statistics.median(map(statistics.fmean, runs)),
+            "worst_run_mean": worst(map(statistics.fmean, runs)),
+        }
+    return found
+
+
+def _clone_metrics(runs: list[_Run]) -> dict[str, dict[str, float]]:
+    reports = [run.clone.as_dict() for run in runs]
+    return {
+        name: {
+            "median": statistics.median(report[name] for report in reports),
+            "worst": min(report[name] for report in reports),
+        }
+        for name in reports[0]
+    }
+
+
+def _run_facts(run: _Run) -> dict[str, Any]:
+    return {
+        "victim": run.victim,
+        "feature_loss": run.result.feature_loss,
+        "seconds": round(run.result.seconds, 2),
+        **run.images.summary(),
+        **run.clone.as_dict(),
+    }
+
+
+# ---- attack 2 ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class LabelSettings:
+    """Settings of `run_labels`; `head` is the stage before the client's head (None: the last)."""
+
+    dataset: str = "digits"
+    cut: str = "pool1"
+    head: str | None = None
+    targets: int | None = None
+    budget: str = "quick"
+    setting: str = "published"
+    victims: int = 3
+    seed: int = 0
+    device: str = "cpu"
+
+
+def run_labels(settings: LabelSettings) -> Outcome:
+    """Infer the labels of the first samples that `victims` fresh clients train on."""
+    start = time.perf_counter()
+    dataset = data.load(settings.dataset)
+    count = settings.targets if settings.targets is not None else _WATCHED[settings.budget]
+    if not 1 <= count <= len(dataset.train):
+        raise SltoolsError(
+            f"{count} samples cannot be watched: give 1 to {len(dataset.train)}, the number of "
+            f"training images of {dataset.name}"
+        )
+    shape = dataset.train.images.shape
+    head = settings.head or models.stages(models.for_images(shape))[-2]
+    seeds = [settings.seed * settings.victims + number for number in range(settings.victims)]
+    found = []
+    for seed in bar(seeds, "victims"):
+        view, truth = _watch(dataset, (settings.cut, head), count, seed, settings)
+        attack = LabelInference(settings.setting, seed=seed, device=settings.device)
+        found.append((attack(view), truth, view))
+    reports = [
+        metrics.score_labels(truth, len(dataset.classes), guess=result.labels, clusters=result.clusters)
+        for result, truth, _ in found
+    ]
+    facts = {
+        "attack": f"label inference, {settings.setting}",
+        "settings": asdict(settings) | {"head": head, "targets": count},
+        "knowledge": list(found[0][0].knowledge),
+        "granted": list(found[0][2].granted),
+        "metrics": _label_metrics(reports, ("label_accuracy", "cluster_accuracy")),
+        "baselines": _label_metrics(reports, ("chance", "majority", "random_partition")),
+        "runs": [{"seed": seed, **report.as_dict()} for seed, report in zip(seeds, reports, strict=True)],
+        "interrupted": any(result.interrupted for result, *_ in found),
+        **_provenance(start, settings.device),
+    }
+    arrays = {
+        f"{name}/{seed}": value
+        for seed, (result, truth, _) in zip(seeds, found, strict=True)
+        for name, value in (("truth", truth), ("labels", result.labels), ("clusters", result.clusters))
+        if value is not None
+    }
+    heights = {
+        name.replace("_", " "): values["median"]
+        for name, values in (facts["metrics"] | facts["baselines"]).items()
+    }
+    return Outcome(facts, arrays, plots.bars(heights, "share of labels"))
+
+
+def _watch(
+    dataset: data.Dataset, at: tuple[str, str], count: int, seed: int, settings: LabelSettings
+) -> tuple[View, Tensor]:
+    """Train a fresh client on `count` samples; return the server's view and the true labels."""
+    client, server = parties(models.for_images(dataset.train.images.shape, seed), at)
+    session = protocol.train(
+        client,
+        server,
+        dataset.train[:count],
+        epochs=1,
+        batch_size=_BATCH[settings.setting],
+        seed=seed,
+        record=True,
+        device=settings.device,
+    )
+    transcript = session.transcript
+    truth = torch.cat([page["labels"] for page in transcript.diary.values()]).cpu()
+    return transcript.view("server", _GRANTS.get(settings.setting, ())), truth
+
+
+def _label_metrics(
+    reports: Sequence[metrics.LabelReport], names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    columns = {name: [getattr(report, name) for report in reports] for name in names}
+    return {
+        name: {"median": statistics.median(values), "worst": min(values)}
+        for name, values in columns.items()
+        if None not in values
+    }
+
+
+# ---- both ----------------------------------------------------------------------------------------
+
+
+def _provenance(start: float, device: str) -> dict[str, Any]:
+    return {
+        "seconds": round(time.perf_counter() - start, 2),
+        "device": device,
+        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+    }
+
+
+def _rounded(value: Any) -> str:
+    return f"{value:.4f}" if isinstance(value, float) else str(value)

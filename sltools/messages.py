@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sltools.errors import ProtocolError
@@ -65,8 +66,9 @@ class Message:
     def digest(self) -> str:
         """SHA-256 of everything in the message: equal digests mean equal messages, bit for bit."""
         payload = self.payload.cpu()
+        content = payload.flatten().view(torch.uint8).numpy().tobytes()
         head = f"{self.step}/{self.batch}/{self.kind}/{self.phase}/{payload.dtype}/{payload.shape}/"
-        return hashlib.sha256(head.encode() + payload.numpy().tobytes()).hexdigest()
+        return hashlib.sha256(head.encode() + content).hexdigest()
 
     def __repr__(self) -> str:
         return (

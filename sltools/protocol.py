@@ -5,6 +5,7 @@ Label-private (U-shaped): the client sends z, the server replies with features u
 returns dL/du, the server replies with dL/dz. The labels stay with the client.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Adam, Optimizer
 
-from sltools import seeds
+from sltools import models, seeds
 from sltools.data import Split
 from sltools.errors import ModelError, ProtocolError
 from sltools.messages import Message
@@ -306,6 +307,26 @@ def train(
         except KeyboardInterrupt:
             print(f"interrupted: {len(session.losses)} whole epochs, {step} steps are kept")
     return session
+
+
+def recut(session: Session, at: str | Sequence[str]) -> Session:
+    """Return a session of the same trained network, cut after another stage (or two).
+
+    It shows what another cut would have sent, without training again: the parts share their weights
+    with those of `session`. Its record is empty and hooks stay behind. Raises ModelError for an
+    unknown stage, and if two stages of the parts have one name, so that they cannot be joined.
+    """
+    parts = (session.client.front, session.server.model, session.client.head)
+    layers = [layer for part in parts if part is not None for layer in part._modules.items()]
+    net = nn.Sequential(OrderedDict(layers))
+    if len(net) < len(layers):
+        names = [name for name, _ in layers]
+        raise ModelError(
+            f"the parts cannot be joined: two of their stages have one name ({', '.join(names)}); "
+            "name the stages of the network before you cut it"
+        )
+    front, middle, *head = models.cut(net, at)
+    return Session(Client(front, *head), Server(middle, label_private=bool(head)), Transcript())
 
 
 def _step(

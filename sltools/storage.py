@@ -42,6 +42,6 @@ def read(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
         raise SltoolsError(
             f"{error.filename or folder} does not exist; was it saved here?"
         ) from None
-    except (OSError, ValueError, LookupError, RecursionError, SafetensorError) as error:
+    except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise SltoolsError(f"{folder} cannot be read, it is damaged or not ours: {error}") from None
     return tensors, facts

@@ -22,6 +22,7 @@ from sltools.models import Architecture
 if TYPE_CHECKING:
     from sltools.transcript import Transcript
 
+PARTIES = ("server", "client")
 GRANTS = {
     "client_model": "the client keeps its trained weights and never sends them",
     "head_weight_gradients": "a label-private client keeps its head and sends only dL/du, the "
@@ -74,7 +75,7 @@ class View:
     @classmethod
     def of(cls, transcript: "Transcript", party: str, grants: tuple[str, ...]) -> "View":
         """Make the view of `party`; see `Transcript.view`."""
-        if party not in ("server", "client"):
+        if party not in PARTIES:
             raise NotObservable(f"the parties are 'server' and 'client', not {party!r}")
         for name in grants:
             if name not in GRANTS:
@@ -221,6 +222,8 @@ class View:
             own_model = networks.pop("own_model", None)
             messages = unpack(tensors, facts["messages"])
             client, head = (facts[part] and _shape(*facts[part]) for part in ("client", "head"))
+            if facts["party"] not in PARTIES or not set(grants | networks) <= set(GRANTS):
+                raise ValueError("unknown party or grant")
             return cls(facts["party"], messages, client, head, own_model, grants | networks)
         except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise SltoolsError(f"{folder} does not hold a view or is damaged: {error!r}") from None

@@ -1,0 +1,172 @@
+"""The command line: `sltools lab`, `doctor`, `run` and `attack`. It only calls the rest."""
+
+import json
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from sltools.errors import SltoolsError
+
+app = typer.Typer(
+    help="Attack split learning: the course and its tools.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+attack = typer.Typer(help="Run an attack and print what it found.", no_args_is_help=True)
+app.add_typer(attack, name="attack")
+
+
+class Budget(StrEnum):
+    """How much to spend on an attack."""
+
+    tiny = "tiny"
+    quick = "quick"
+    full = "full"
+    published = "published"
+
+
+class Setting(StrEnum):
+    """What the server of a label inference is supposed to have."""
+
+    published = "published"
+    closed_form = "closed-form"
+    wire = "wire"
+
+
+Seed = Annotated[int, typer.Option(help="Changes victims, clones and data order together.")]
+Device = Annotated[str, typer.Option(help="cpu or cuda")]
+Victims = Annotated[int, typer.Option(min=1, help="Victims to attack, each from a seed of its own.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Save = Annotated[Path | None, typer.Option(help="New folder for the figure, arrays and facts.")]
+DataSet = Annotated[str, typer.Option(help="digits, mnist, fashion_mnist or cifar10")]
+
+
+@app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def lab(
+    context: typer.Context,
+    folder: Annotated[Path, typer.Argument(help="Where your copy of the course lives.")] = Path(
+        "my-course"
+    ),
+) -> None:
+    """Copy the course into FOLDER and open JupyterLab on it; more options go to JupyterLab."""
+    from sltools import lessons
+
+    print(lessons.copy_course(folder))
+    lessons.open_lab(folder, context.args)
+
+
+@app.command()
+def doctor() -> None:
+    """Tell versions, devices, data found, and how long each lesson will take here."""
+    from sltools import doctor as examine
+
+    _print_table("versions", examine.versions())
+    _print_table("devices", examine.devices())
+    _print_table("data", examine.data_sets())
+    here = examine.calibrate()
+    predicted = examine.predicted_seconds(here)
+    print(f"\ncalibration: 100 attack steps in {here:.2f} s; lessons at budget=quick would take")
+    _print_table("", {name: f"{seconds:.0f} s" for name, seconds in predicted.items()})
+
+
+@app.command()
+def run(
+    lesson: Annotated[str, typer.Argument(help="A lesson's number or name, for example 04.")],
+    parameters: Annotated[
+        list[str] | None, typer.Option("-p", "--parameter", help="NAME=VALUE, as often as needed.")
+    ] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", help="New notebook, or the folder for it.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for each cell.")] = 600,
+) -> None:
+    """Run LESSON without a browser and keep the executed notebook, even if it fails."""
+    from sltools import lessons
+
+    found = lessons.find(lesson)
+    values = found.parse(dict(_pair(text) for text in parameters or []))
+    print(lessons.run(found, values, output, timeout, progress=True))
+
+
+@attack.command()
+def inversion(
+    dataset: DataSet = "digits",
+    cut: Annotated[str, typer.Option(help="Stage after which the network is cut.")] = "pool1",
+    targets: Annotated[int, typer.Option(help="Private test images to attack.")] = 10,
+    budget: Annotated[Budget, typer.Option(help="How much to spend.")] = Budget.quick,
+    victims: Victims = 3,
+    clones: Annotated[int, typer.Option(min=1, help="Clones for each victim.")] = 3,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    save: Save = None,
+) -> None:
+    """Attack 1: recover inputs and a copy of the client from smashed data (UnSplit)."""
+    from sltools import experiments
+
+    settings = experiments.InversionSettings(
+        dataset, cut, targets, budget.value, victims, clones, seed, device
+    )
+    _report(experiments.run_inversion(settings), as_json, save)
+
+
+@attack.command()
+def labels(
+    dataset: DataSet = "digits",
+    cut: Annotated[str, typer.Option(help="Stage after which the client's front ends.")] = "pool1",
+    head: Annotated[
+        str | None,
+        typer.Option(help="Stage before the client's head. Default: the last, a one-layer head."),
+    ] = None,
+    targets: Annotated[
+        int | None, typer.Option(help="Training samples to watch. Default: depends on the budget.")
+    ] = None,
+    budget: Annotated[Budget, typer.Option(help="How much to spend.")] = Budget.quick,
+    setting: Annotated[Setting, typer.Option(help="What the server has.")] = Setting.published,
+    victims: Victims = 3,
+    seed: Seed = 0,
+    device: Device = "cpu",
+    as_json: AsJson = False,
+    save: Save = None,
+) -> None:
+    """Attack 2: infer the labels of a label-private client at the start of its training."""
+    from sltools import experiments
+
+    settings = experiments.LabelSettings(
+        dataset, cut, head, targets, budget.value, setting.value, victims, seed, device
+    )
+    _report(experiments.run_labels(settings), as_json, save)
+
+
+def _report(outcome: Any, as_json: bool, save: Path | None) -> None:
+    if save is not None:
+        outcome.save(save)
+    print(json.dumps(outcome.facts, indent=1) if as_json else outcome)
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise SltoolsError(f"a parameter is given as NAME=VALUE, not {text!r}")
+    return name.strip(), value
+
+
+def _print_table(title: str, rows: dict[str, str]) -> None:
+    if title:
+        print(f"\n{title}")
+    width = max(map(len, rows), default=0)
+    for name, value in rows.items():
+        print(f"  {name.ljust(width)}  {value}")
+
+
+def main() -> None:
+    """Run the command line; an error of ours is one sentence on stderr and exit code 1."""
+    try:
+        app()
+    except SltoolsError as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
