@@ -39,7 +39,7 @@ class Setting(StrEnum):
 
 Seed = Annotated[int, typer.Option(help="Changes victims, clones and data order together.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
-Victims = Annotated[int, typer.Option(min=1, help="Victims to attack, each from a seed of its own.")]
+Victims = Annotated[int, typer.Option(min=1, help="Victims to attack, of different seeds.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Save = Annotated[Path | None, typer.Option(help="New folder for the figure, arrays and facts.")]
 DataSet = Annotated[str, typer.Option(help="digits, mnist, fashion_mnist or cifar10")]

@@ -14,7 +14,9 @@ from sltools.messages import Message
 from sltools.models import Architecture
 from sltools.view import View
 
-PACKAGES = ("torch", "numpy", "scikit-learn", "torchmetrics", "jupyterlab", "ipywidgets", "papermill")
+PACKAGES = (
+    "torch", "numpy", "scikit-learn", "torchmetrics", "jupyterlab", "ipywidgets", "papermill",
+)  # fmt: skip
 
 
 def versions() -> dict[str, str]:

@@ -1,14 +1,14 @@
 """Experiments of standard size: what the command line and the lessons run.
 
 A budget says how much to spend: "tiny" for tests, "quick" for a lesson on a laptop, "full" for the
-paper's scale; "published" is the paper's own schedule, hours of it. Results are medians over several
-victims and clones, with the worst beside them. Nothing below this module knows of it.
+paper's scale; "published" is the paper's own schedule, hours of it. Results are medians over
+several victims and clones, with the worst beside them. Nothing below this module knows of it.
 """
 
 import platform
 import statistics
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,15 @@ from sltools.view import View
 
 BUDGETS = ("tiny", "quick", "full", "published")
 STEPS = {"tiny": 100, "quick": 2000, "full": 6000}  # of an inversion
-_TRAINING = {  # epochs, and how many training images they use (None: all)
+_TRAINING: dict[
+    str, dict[str, tuple[int, int | None]]
+] = {  # epochs, and how many training images they use (None: all)
     "digits": {"tiny": (4, None), "quick": (25, None), "full": (60, None)},
     "mnist": {"tiny": (1, 3000), "quick": (1, None), "full": (10, None)},
     "fashion_mnist": {"tiny": (1, 3000), "quick": (1, None), "full": (10, None)},
     "cifar10": {"tiny": (1, 300), "quick": (1, 3000), "full": (10, None)},
 }
+_CEILING_STEPS = 500  # of known-weights inversion, which needs fewer
 _WATCHED = {"tiny": 100, "quick": 640, "full": 3840, "published": 1000}  # samples, label inference
 _GRANTS = {"published": ("head_weight_gradients",), "closed-form": ("head_weight_gradients",)}
 _BATCH = {"published": 1, "closed-form": 32, "wire": 64}
@@ -53,15 +56,12 @@ def train_victim(
         raise SltoolsError(f"no budget is called {budget!r}; there are {', '.join(BUDGETS)}")
     plans = _TRAINING.get(dataset.name, _TRAINING["digits"])
     epochs, count = plans["full" if budget == "published" else budget]
-    parts = parties(models.for_images(dataset.train.images.shape, seed), at)
-    return protocol.train(
-        *parts, dataset.train[: count or len(dataset.train)], epochs=epochs, seed=seed, device=device
-    )
+    client, server = parties(models.for_images(dataset.train.images.shape, seed), at)
+    split = dataset.train[: count or len(dataset.train)]
+    return protocol.train(client, server, split, epochs=epochs, seed=seed, device=device)
 
 
-def parties(
-    net: nn.Sequential, at: str | Sequence[str]
-) -> tuple[protocol.Client, protocol.Server]:
+def parties(net: nn.Sequential, at: str | Sequence[str]) -> tuple[protocol.Client, protocol.Server]:
     """Cut `net` and give its parts to two parties: vanilla for one stage, label-private for two."""
     front, middle, *head = models.cut(net, at)
     return protocol.Client(front, *head), protocol.Server(middle, label_private=bool(head))
@@ -138,7 +138,7 @@ def run_inversion(settings: InversionSettings) -> Outcome:
             scores = metrics.score_images(result.inputs, truth)
             runs.append(_Run(number, result, scores, _score_clone(result, session, dataset, seed)))
         granted = session.observe(truth, grants=["client_model"])
-        ceiling = KnownWeightsInversion(steps=max(1, STEPS.get(settings.budget, 2000) // 4))(granted)
+        ceiling = KnownWeightsInversion(steps=_CEILING_STEPS)(granted)
         known.append(metrics.score_images(ceiling.inputs, truth))
         if any(run.result.interrupted for run in runs):
             break
@@ -186,12 +186,9 @@ def _first_targets(dataset: data.Dataset, count: int) -> Tensor:
 
 
 def _unsplit(settings: InversionSettings) -> UnSplit:
-    options = {"seed": settings.seed, "device": settings.device}
-    if settings.budget == "published":
-        attack = UnSplit.published(**options)
-    else:
-        attack = UnSplit(steps=STEPS[settings.budget], **options)
-    return replace(attack, restarts=settings.clones)
+    published = settings.budget == "published"
+    attack = UnSplit.published() if published else UnSplit(steps=STEPS[settings.budget])
+    return replace(attack, restarts=settings.clones, seed=settings.seed, device=settings.device)
 
 
 def _score_clone(
@@ -280,9 +277,10 @@ def run_labels(settings: LabelSettings) -> Outcome:
         attack = LabelInference(settings.setting, seed=seed, device=settings.device)
         found.append((attack(view), truth, view))
     reports = [
-        metrics.score_labels(truth, len(dataset.classes), guess=result.labels, clusters=result.clusters)
+        metrics.score_labels(truth, len(dataset.classes), result.labels, result.clusters)
         for result, truth, _ in found
     ]
+    scored = zip(seeds, reports, strict=True)
     facts = {
         "attack": f"label inference, {settings.setting}",
         "settings": asdict(settings) | {"head": head, "targets": count},
@@ -290,16 +288,14 @@ def run_labels(settings: LabelSettings) -> Outcome:
         "granted": list(found[0][2].granted),
         "metrics": _label_metrics(reports, ("label_accuracy", "cluster_accuracy")),
         "baselines": _label_metrics(reports, ("chance", "majority", "random_partition")),
-        "runs": [{"seed": seed, **report.as_dict()} for seed, report in zip(seeds, reports, strict=True)],
+        "runs": [{"seed": seed, **report.as_dict()} for seed, report in scored],
         "interrupted": any(result.interrupted for result, *_ in found),
         **_provenance(start, settings.device),
     }
-    arrays = {
-        f"{name}/{seed}": value
-        for seed, (result, truth, _) in zip(seeds, found, strict=True)
-        for name, value in (("truth", truth), ("labels", result.labels), ("clusters", result.clusters))
-        if value is not None
-    }
+    arrays: dict[str, Tensor] = {}
+    for seed, (result, truth, _) in zip(seeds, found, strict=True):
+        named = {"truth": truth, "labels": result.labels, "clusters": result.clusters}
+        arrays |= {f"{name}/{seed}": value for name, value in named.items() if value is not None}
     heights = {
         name.replace("_", " "): values["median"]
         for name, values in (facts["metrics"] | facts["baselines"]).items()

@@ -12,6 +12,6 @@ def static() -> bool:
     return os.environ.get("SLTOOLS_STATIC") == "1"
 
 
-def bar(work: Iterable[Any], description: str, **options: Any) -> tqdm:
-    """Wrap `work` in a tqdm bar that disappears when done."""
+def bar(work: Iterable[Any] | None, description: str, **options: Any) -> tqdm:
+    """Wrap `work` in a tqdm bar that disappears when done; without `work`, update it by hand."""
     return tqdm(work, desc=description, leave=False, disable=static(), **options)

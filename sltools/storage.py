@@ -45,3 +45,12 @@ def read(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise SltoolsError(f"{folder} cannot be read, it is damaged or not ours: {error}") from None
     return tensors, facts
+
+
+def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Pick the tensors whose names begin with `prefix`, and drop it from the names."""
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }

@@ -38,6 +38,11 @@ def energy(images: Tensor) -> Tensor:
     return images.square().flatten(-4).mean(-1)
 
 
+def brightness(images: Tensor) -> Tensor:
+    """Mean absolute pixel, an L1 prior for black backgrounds: (..., N, C, H, W) to (...)."""
+    return images.abs().flatten(-4).mean(-1)
+
+
 @dataclass
 class InversionResult:
     """What an inversion attack found, and how.
@@ -84,10 +89,10 @@ class InversionResult:
         tensors, facts = storage.read(folder)
         try:
             clone = Architecture(**facts.pop("architecture")).build(seed=0)
-            clone.load_state_dict(_under("clone/", tensors))
+            clone.load_state_dict(storage.under("clone/", tensors))
             facts["knowledge"] = tuple(facts["knowledge"])
-            kept = {name: tensors[name] for name in _TENSORS}
-            return cls(clone=clone, losses=_under("loss/", tensors), **kept, **facts)
+            kept: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
+            return cls(clone=clone, losses=storage.under("loss/", tensors), **kept, **facts)
         except (KeyError, TypeError, RuntimeError) as error:
             raise AttackError(f"{folder} does not hold an inversion result: {error!r}") from None
 
@@ -100,20 +105,21 @@ _FACTS = ("attack", "settings", "knowledge", "seed", "device", "seconds", "inter
 class InputSearch:
     """Settings of a search for the inputs that best explain smashed data.
 
-    The objective is feature loss + `tv` x total variation + `l2` x energy. The feature loss is the
-    mean squared error to the smashed data, divided by their variance if `scaled`: the weights of
-    the priors then mean the same at every cut. `steps` are spent on each group of `group` targets
-    (None: all targets at once). Pixels start at 0.5 and, if `bounded`, are clamped to [0, 1] after
-    each step. Learning rates fall to zero along a cosine if `cosine`. The search ends early once
-    the feature loss has not improved by 1% for `patience` steps (None: never). About `snapshots`
-    copies of the reconstructions are kept on the way.
+    The objective is feature loss + `tv` x total variation + `l2` x energy + `l1` x brightness. The
+    feature loss is the mean squared error to the smashed data, divided by their variance if
+    `scaled`: the weights of the priors then mean the same at every cut. `steps` are spent on each
+    group of `group` targets (None: all targets at once). Pixels start at 0.5 and, if `bounded`, are
+    clamped to [0, 1] after each step. Learning rates fall to zero along a cosine if `cosine`. The
+    search ends early once the feature loss has not improved by 1% for `patience` steps (None:
+    never). About `snapshots` copies of the reconstructions are kept on the way.
     """
 
     steps: int = 2000
     group: int | None = None
     tv: float = 0.3
-    l2: float = 0.01
-    input_lr: float = 1e-2
+    l2: float = 0.0
+    l1: float = 0.03
+    input_lr: float = 3e-2
     amsgrad: bool = False
     cosine: bool = True
     bounded: bool = True
@@ -135,6 +141,7 @@ class InputSearch:
         targets = _checked(view.smashed).to(self.device or view.smashed.device)
         shape = view.architecture.input_shape
         inputs = torch.full((networks.size, len(targets), *shape), 0.5, device=targets.device)
+        _check_fit(networks, inputs, targets)
         size = self.group or len(targets)
         groups = list(zip(inputs.split(size, dim=1), targets.split(size), strict=True))
         trace = _Trace(self.steps * len(groups), self.snapshots)
@@ -148,7 +155,7 @@ class InputSearch:
             except KeyboardInterrupt:
                 interrupted = True
         trace.snapshot(inputs)
-        common = {
+        common: dict[str, Any] = {
             "attack": type(self).__name__,
             "settings": asdict(self),
             "knowledge": view.knowledge,
@@ -193,9 +200,14 @@ class InputSearch:
     ) -> dict[str, Tensor]:
         """The terms of the objective, unweighted, and their weighted "total": each (E,)."""
         feature = ((networks(inputs) - targets).square() / scale).flatten(1).mean(1)
-        tv, l2 = total_variation(inputs), energy(inputs)
-        total = feature + self.tv * tv + self.l2 * l2
-        return {"feature": feature, "tv": tv, "l2": l2, "total": total}
+        terms = {
+            "feature": feature,
+            "tv": total_variation(inputs),
+            "l2": energy(inputs),
+            "l1": brightness(inputs),
+        }
+        total = feature + self.tv * terms["tv"] + self.l2 * terms["l2"] + self.l1 * terms["l1"]
+        return terms | {"total": total}
 
     def _rate(self, step: int) -> float:
         """The factor on the learning rates at step number `step`."""
@@ -209,6 +221,20 @@ def _checked(smashed: Tensor) -> Tensor:
             "victim's training loss and train it again with a smaller learning rate"
         )
     return smashed
+
+
+def _check_fit(networks: Ensemble, inputs: Tensor, targets: Tensor) -> None:
+    """Raise AttackError unless the networks make activations of the targets' shape."""
+    try:
+        with torch.no_grad():
+            shape = networks(inputs[:, :1]).shape[2:]
+    except RuntimeError as error:
+        raise AttackError(f"the architecture does not fit its inputs: {error}") from None
+    if shape != targets.shape[1:]:
+        raise AttackError(
+            f"the architecture does not fit the smashed data: it makes {tuple(shape)}, the client "
+            f"sent {tuple(targets.shape[1:])}. Is it the architecture of this cut?"
+        )
 
 
 def _step(loss: Tensor, optimizers: Sequence[Adam], rate: float) -> None:

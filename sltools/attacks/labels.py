@@ -331,7 +331,7 @@ def _last(head: nn.Module) -> nn.Linear:
 
 def _before_last(head: nn.Sequential) -> nn.Sequential:
     """What a single-layer head does to u before its weights, such as a ReLU."""
-    before = head[:-1]
+    before: nn.Sequential = head[:-1]  # type: ignore[assignment]
     random = any("Dropout" in type(layer).__name__ for layer in before.modules())
     if head[-1] is not _last(head) or before.state_dict() or random:
         raise AttackError(

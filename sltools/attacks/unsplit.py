@@ -58,6 +58,7 @@ class UnSplit(InputSearch):
             group=1,
             tv=0.1,
             l2=1.0,
+            l1=0.0,
             input_lr=1e-3,
             clone_lr=1e-3,
             amsgrad=True,

@@ -1,0 +1,282 @@
+"""UnSplit and its search: the paper's own figures, what it may know, and how it fails."""
+
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sltools import data, models
+from sltools.attacks import InversionResult, KnownWeightsInversion, UnSplit, inversion
+from sltools.attacks.ensemble import Ensemble
+from sltools.attacks.inversion import energy, total_variation
+from sltools.errors import AttackError, NotObservable, SltoolsError
+from sltools.messages import Message
+from sltools.models import Architecture
+from sltools.view import View
+from tests import golden
+
+SHORT = UnSplit(steps=30, snapshots=3)
+
+# The reference code (attacks.py, commit 4d972bf) on the formula-made victim, clone and image: cut,
+# (main, input, model) iterations, first pixels, sum of squared pixels, feature loss, first weights.
+PUBLISHED = [
+    ("conv1", (1, 1, 0), 0.49900001, 195.216796875, 0.1223173663020134, 0.16829419),
+    ("conv1", (1, 3, 0), 0.49700025, 193.65528869628906, 0.1215241476893425, 0.16829419),
+    ("conv1", (2, 3, 2), 0.49400192, 191.33111572265625, 0.09677805006504059, 0.1683308),
+    ("pool1", (1, 1, 0), 0.49900001, 195.216796875, 0.06548711657524109, 0.16829419),
+    ("pool1", (1, 3, 0), 0.49700028, 193.6563720703125, 0.065000019967556, 0.16829419),
+    ("pool1", (2, 3, 2), 0.49399686, 191.40174865722656, 0.05211023986339569, 0.17212489),
+    ("conv2", (1, 1, 0), 0.49900001, 195.44879150390625, 1.498858094215393, 0.16829419),
+    ("conv2", (1, 3, 0), 0.49703449, 194.42935180664062, 1.4901808500289917, 0.16829419),
+    ("conv2", (2, 3, 2), 0.49407843, 192.9427032470703, 0.809175968170166, 0.16433053),
+    ("pool2", (1, 1, 0), 0.49900001, 195.52877807617188, 0.7101004719734192, 0.16829419),
+    ("pool2", (1, 3, 0), 0.49708873, 194.6703643798828, 0.7072928547859192, 0.16829419),
+    ("pool2", (2, 3, 2), 0.49423653, 193.55722045898438, 0.40139052271842957, 0.16433497),
+]
+
+
+def test_the_priors_are_those_of_the_reference_code() -> None:
+    one, two = golden.image(), golden.image_batch(2)
+    assert total_variation(one).item() == pytest.approx(0.01601349003612995, rel=1e-5)
+    assert total_variation(two).item() == pytest.approx(0.03224186226725578, rel=1e-5)
+    assert energy(one).item() == pytest.approx(0.3702545166015625, rel=1e-5)
+    assert energy(two).item() == pytest.approx(0.36996012926101685, rel=1e-5)
+    assert total_variation(torch.stack([two, two])).shape == (2,)
+
+
+@pytest.mark.parametrize(("cut", "iterations", "pixel", "squares", "loss", "weight"), PUBLISHED)
+def test_the_published_schedule_is_exact(
+    cut: str,
+    iterations: tuple[int, int, int],
+    pixel: float,
+    squares: float,
+    loss: float,
+    weight: float,
+) -> None:
+    victim, _ = models.cut(golden.fill(models.mnist_net(), 0.0), cut)
+    clone, _ = models.cut(golden.fill(models.mnist_net(), 1.0), cut)
+    view = _view(victim, golden.image())
+    [found] = UnSplit.published(*iterations).search(view, Ensemble([clone]))
+    assert found.inputs.flatten()[0].item() == pytest.approx(pixel, abs=2e-7)
+    assert found.inputs.square().sum().item() == pytest.approx(squares, rel=1e-6)
+    feature = nn.functional.mse_loss(found.clone(found.inputs), view.smashed)
+    assert feature.item() == pytest.approx(loss, rel=1e-5)
+    assert found.clone.conv1.weight.flatten()[0].item() == pytest.approx(weight, abs=2e-7)
+
+
+def test_the_published_schedule_carries_the_clone_from_image_to_image() -> None:
+    victim, _ = models.cut(golden.fill(models.mnist_net(), 0.0), "pool1")
+    clone, _ = models.cut(golden.fill(models.mnist_net(), 1.0), "pool1")
+    images, attack = golden.image_batch(2), UnSplit.published(2, 3, 2)
+    [both] = attack.search(_view(victim, images), Ensemble([clone]))
+    [first] = attack.search(_view(victim, images[:1]), Ensemble([clone]))
+    [second] = attack.search(_view(victim, images[1:]), Ensemble([first.clone]))
+    torch.testing.assert_close(both.inputs, torch.cat([first.inputs, second.inputs]))
+    torch.testing.assert_close(both.clone.state_dict(), second.clone.state_dict())
+
+
+@pytest.mark.parametrize("cut", ["conv1", "relu1", "pool1", "conv2", "pool2", "fc1", "fc2"])
+def test_no_clone_starts_at_the_victims_weights(cut: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    front, _ = models.cut(models.mnist_net(seed=5), cut)
+    started: list[list[nn.Sequential]] = []
+    monkeypatch.setattr(inversion.InputSearch, "search", _spy(started))
+    replace(SHORT, seed=5, restarts=3).runs(_view(front, torch.rand(2, 1, 28, 28)))
+    assert len(started[0]) == 3
+    for clone in started[0]:
+        for stolen, true in zip(clone.parameters(), front.parameters(), strict=True):
+            assert not torch.equal(stolen, true)
+    assert not torch.equal(*(next(clone.parameters()) for clone in started[0][:2]))
+
+
+def test_restarts_are_independent_runs_and_the_least_feature_loss_wins() -> None:
+    view = _view(_front(), _images(3))
+    attack = replace(SHORT, restarts=3, seed=2)
+    runs = attack.runs(view)
+    best = attack(view)
+    assert best.feature_loss == min(run.feature_loss for run in runs)
+    alone = replace(attack, restarts=1)(view)
+    torch.testing.assert_close(alone.inputs, runs[0].inputs, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(runs[0].inputs, runs[1].inputs, atol=1e-3)
+
+
+def test_the_attack_is_deterministic_and_leaves_global_randomness_alone() -> None:
+    view = _view(_front(), _images(3))
+    state = torch.get_rng_state()
+    first, second, other = SHORT(view), SHORT(view), replace(SHORT, seed=1)(view)
+    assert torch.equal(state, torch.get_rng_state())
+    assert torch.equal(first.inputs, second.inputs)
+    assert not torch.equal(first.inputs, other.inputs)
+
+
+def test_it_reads_smashed_data_and_architecture_only() -> None:
+    assert SHORT(_view(_front(), _images(2))).knowledge == ("client architecture", "smashed")
+
+
+def test_it_recovers_images_that_the_blank_image_does_not_explain() -> None:
+    images = _images(4)
+    found = UnSplit(steps=400)(_view(_front(), images))
+    assert (found.inputs - images).square().mean() < 0.25 * images.square().mean()
+    assert found.losses["feature"][-1] < 0.1 * found.losses["feature"][0]
+
+
+def test_known_weights_need_the_grant_and_do_not_move_the_network() -> None:
+    front, images = _front(), _images(2)
+    view = _view(front, images)
+    with pytest.raises(NotObservable, match="grant"):
+        KnownWeightsInversion(steps=5)(view)
+    granted = View("server", view.messages, view.client, grants={"client_model": front})
+    found = KnownWeightsInversion(steps=300)(granted)
+    torch.testing.assert_close(found.clone.state_dict(), front.state_dict())
+    assert (found.inputs - images).square().mean() < 0.05 * images.square().mean()
+    assert "client model (granted)" in found.knowledge
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_any_number_of_targets_and_groups(count: int) -> None:
+    found = replace(SHORT, group=2, steps=4)(_view(_front(), _images(count)))
+    assert found.inputs.shape == (count, 1, 28, 28)
+    assert found.inputs.amin() >= 0 and found.inputs.amax() <= 1
+    assert (found.inputs != 0.5).flatten(1).any(1).all(), "a target was forgotten"
+
+
+def test_unbounded_pixels_leave_the_range() -> None:
+    attack = UnSplit(steps=60, bounded=False, input_lr=0.1, tv=0, l1=0)
+    found = attack(_view(_front(), _images(2)))
+    assert found.inputs.amin() < 0 or found.inputs.amax() > 1
+
+
+def test_patience_stops_early() -> None:
+    view = _view(_front(), _images(2))
+    hopeless = UnSplit(steps=1000, input_lr=0.0, clone_lr=0.0, patience=50)
+    assert hopeless(view).snapshot_steps[-1] < 200
+    assert replace(hopeless, patience=None, steps=200)(view).snapshot_steps[-1] == 200
+
+
+def test_losses_and_snapshots_tell_the_story() -> None:
+    found = UnSplit(steps=40, snapshots=4)(_view(_front(), _images(2)))
+    assert found.snapshot_steps.tolist() == [0, 10, 20, 30, 40]
+    assert found.snapshots.shape == (5, 2, 1, 28, 28)
+    assert torch.equal(found.snapshots[0], torch.full((2, 1, 28, 28), 0.5))
+    assert torch.equal(found.snapshots[-1], found.inputs)
+    assert len(found.loss_steps) == 40
+    settings = found.settings
+    weighted = (
+        found.losses["feature"]
+        + settings["tv"] * found.losses["tv"]
+        + settings["l2"] * found.losses["l2"]
+        + settings["l1"] * found.losses["l1"]
+    )
+    torch.testing.assert_close(found.losses["total"], weighted)
+
+
+def test_interrupting_keeps_the_partial_result(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = 0
+    step = inversion._step
+
+    def interrupted(*arguments: object) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == 20:
+            raise KeyboardInterrupt
+        step(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(inversion, "_step", interrupted)
+    found = UnSplit(steps=1000)(_view(_front(), _images(2)))
+    assert found.interrupted
+    assert found.snapshot_steps[-1] == 20
+    assert (found.inputs != 0.5).any()
+
+
+def test_a_result_can_be_saved_and_reopened(tmp_path: Path) -> None:
+    found = SHORT(_view(_front(), _images(2)))
+    again = InversionResult.open(found.save(tmp_path / "result"))
+    for name in ("inputs", "loss_steps", "snapshots", "snapshot_steps"):
+        assert torch.equal(getattr(again, name), getattr(found, name))
+    torch.testing.assert_close(again.clone.state_dict(), found.clone.state_dict())
+    assert again.losses.keys() == found.losses.keys()
+    assert (again.settings, again.knowledge, again.versions) == (
+        found.settings,
+        found.knowledge,
+        found.versions,
+    )
+    with pytest.raises(SltoolsError, match="not empty"):
+        found.save(tmp_path / "result")
+    with pytest.raises(SltoolsError, match="does not exist"):
+        InversionResult.open(tmp_path / "nowhere")
+
+
+def test_another_process_finds_the_same_from_a_reopened_view(tmp_path: Path) -> None:
+    view = _view(_front(), _images(2))
+    found = SHORT(view)
+    view.save(tmp_path / "view")
+    code = (
+        "import sys, torch; torch.set_num_threads(int(sys.argv[3]));"
+        "from sltools.attacks import UnSplit; from sltools.view import View;"
+        "UnSplit(steps=30, snapshots=3)(View.open(sys.argv[1])).save(sys.argv[2])"
+    )
+    arguments = [str(tmp_path / "view"), str(tmp_path / "result"), str(torch.get_num_threads())]
+    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
+    again = InversionResult.open(tmp_path / "result")
+    assert torch.equal(again.inputs, found.inputs)
+    assert again.clone.state_dict().keys() == found.clone.state_dict().keys()
+    for name, value in again.clone.state_dict().items():
+        assert torch.equal(value, found.clone.state_dict()[name])
+
+
+def test_bad_observations_and_settings_are_refused() -> None:
+    view = _view(_front(), _images(2))
+    poisoned = Message(0, 0, "smashed", torch.full((2, 8, 12, 12), float("nan")), "inference")
+    with pytest.raises(AttackError, match="NaN"):
+        SHORT(View("server", [poisoned], view.client))
+    with pytest.raises(NotObservable, match="smashed"):
+        SHORT(View("server", [], view.client))
+    with pytest.raises(NotObservable, match="architecture"):
+        SHORT(View("server", view.messages))
+    with pytest.raises(AttackError, match="does not fit"):
+        SHORT(View("server", view.messages, Architecture.of(_front("pool2"), (1, 28, 28))))
+    for settings in ({"steps": 0}, {"group": 0}, {"restarts": 0}, {"alternate": (0, 0)}):
+        with pytest.raises(AttackError):
+            UnSplit(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+def test_cuda_agrees_with_the_cpu() -> None:
+    view = _view(_front(), _images(3))
+    cpu, gpu = SHORT(view), replace(SHORT, device="cuda")(view)
+    assert gpu.device.startswith("cuda")
+    torch.testing.assert_close(gpu.inputs.cpu(), cpu.inputs, atol=5e-3, rtol=0)
+
+
+def test_an_ensemble_equals_its_members() -> None:
+    networks = [Architecture.of(_front()).build(seed) for seed in range(3)]
+    ensemble, inputs = Ensemble(networks), torch.rand(3, 2, 1, 28, 28)
+    outputs = ensemble(inputs)
+    for index, network in enumerate(networks):
+        torch.testing.assert_close(outputs[index], network(inputs[index]))
+        torch.testing.assert_close(ensemble.member(index).state_dict(), network.state_dict())
+
+
+def _front(cut: str = "pool1") -> nn.Sequential:
+    return models.cut(models.mnist_net(seed=3), cut)[0]
+
+
+def _images(count: int) -> Tensor:
+    return data.load("digits").test.images[:count]
+
+
+def _view(front: nn.Sequential, images: Tensor) -> View:
+    with torch.no_grad():
+        message = Message(0, 0, "smashed", front(images), "inference")
+    return View("server", [message], Architecture.of(front, images.shape[1:]))
+
+
+def _spy(started: list[list[nn.Sequential]]):  # type: ignore[no-untyped-def]
+    def search(self: UnSplit, view: View, networks: Ensemble) -> list[InversionResult]:
+        started.append([networks.member(index) for index in range(networks.size)])
+        return []
+
+    return search
