@@ -19,7 +19,7 @@ from sltools.data import Dataset
 CUTS = ("conv1", "pool1", "conv2", "pool2", "fc1", "fc2")
 VICTIMS = (0, 1, 2)  # their seeds
 EPOCHS = 3
-ATTACK = KnownWeightsInversion(steps=2000, input_lr=0.1, tv=0.01, l2=0.0)
+ATTACK = KnownWeightsInversion(steps=2000, input_lr=0.1, tv=0.01, l1=0.0, l2=0.0)
 SCORES = ("mse", "aligned_mse", "ssim")
 
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from sltools import storage
 from sltools.errors import SltoolsError
 
 app = typer.Typer(
@@ -108,6 +109,7 @@ def inversion(
     """Attack 1: recover inputs and a copy of the client from smashed data (UnSplit)."""
     from sltools import experiments
 
+    _prepare(save)
     settings = experiments.InversionSettings(
         dataset, cut, targets, budget.value, victims, clones, seed, device
     )
@@ -136,10 +138,17 @@ def labels(
     """Attack 2: infer the labels of a label-private client at the start of its training."""
     from sltools import experiments
 
+    _prepare(save)
     settings = experiments.LabelSettings(
         dataset, cut, head, targets, budget.value, setting.value, victims, seed, device
     )
     _report(experiments.run_labels(settings), as_json, save)
+
+
+def _prepare(save: Path | None) -> None:
+    """Refuse a folder that cannot be used now, not after the work."""
+    if save is not None:
+        storage.new_folder(save)
 
 
 def _report(outcome: Any, as_json: bool, save: Path | None) -> None:

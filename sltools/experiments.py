@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sltools import data, metrics, models, plots, protocol, storage
+from sltools import data, devices, metrics, models, plots, protocol, storage
 from sltools.attacks import InversionResult, KnownWeightsInversion, LabelInference, UnSplit
 from sltools.errors import SltoolsError
 from sltools.models import Architecture
@@ -123,6 +123,7 @@ def run_inversion(settings: InversionSettings) -> Outcome:
     The targets are the first test image of each class, then the second of each, and so on.
     """
     start = time.perf_counter()
+    devices.find(settings.device)
     dataset = data.load(settings.dataset)
     truth = _first_targets(dataset, settings.targets).to(settings.device)
     attack = _unsplit(settings)

@@ -32,6 +32,7 @@ DPI = 100
 PAGE = 8.2  # inches that pictures of images may take, row labels aside
 MOST_IMAGES, MOST_SNAPSHOTS, MOST_SMASHED = 20, 9, 6
 GAP = 0.06  # between images, as a share of a cell
+STRIPE = 5  # cells that a stripe of flat smashed data fills; odd, so that its title has a middle
 LANE, BOX, LEADING = 3.1, 2.7, 0.165  # of a diagram: between parties, a box, a line of text; inches
 # The colours of Okabe and Ito, which colour-blind readers can tell apart.
 PALETTE = ["#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"]
@@ -114,20 +115,19 @@ def reconstructions(
         for column in range(shown):
             _draw_image(axes, images[column], row, column)
     medians = [f"{name}\nMSE {np.median(score):.4f}" for name, score in scores.items()]
-    _label_rows(axes, ["original", *medians])
+    part = f"\nfirst {shown} of {len(truth)}" if shown < len(truth) else ""
+    _label_rows(axes, [f"original{part}", *medians])
     _label_columns(axes, titles)
-    which = (
-        f"The first {shown} of {len(truth)} images"
-        if shown < len(truth)
-        else _count(shown, "image")
-    )
+    which = f"the first {shown} of {len(truth)} images" if part else _count(shown, "image")
     of_classes = f" ({', '.join(titles)})" if titles else ""
     sentences = [
         f"{name}: median MSE {_n(np.median(score))}, from {_n(score.min())} (image "
         f"{score.argmin() + 1}) to {_n(score.max())} (image {score.argmax() + 1})."
         for name, score in scores.items()
     ]
-    return _picture(axes, f"{which}{of_classes} above their reconstructions.", *sentences)
+    return _picture(
+        axes, f"Originals above their reconstructions: {which}{of_classes}.", *sentences
+    )
 
 
 @_styled
@@ -172,33 +172,35 @@ def smashed(images: Tensor, activations: Tensor, channels: int = 8) -> Picture:
             "pass those of the same batch."
         )
     rows = min(len(images), MOST_SMASHED)
-    values = activations[:rows].detach().float().cpu()
-    flat = values.ndim != 4
-    columns = 4 if flat else min(channels, values.shape[1])
+    flat = activations.ndim != 4
+    drawn = activations[:rows] if flat else activations[:rows, :channels]
+    values = drawn.detach().float().cpu().numpy()
+    low, high = values.min(), values.max()
+    columns = STRIPE if flat else values.shape[1]
     axes = _image_axes(rows, 1 + columns)
-    scale = {"vmin": values.min().item(), "vmax": values.max().item()}
     for row in range(rows):
         _draw_image(axes, images[row], row, 0)
-        maps = [values[row].reshape(1, -1)] if flat else list(values[row, :columns])
+        maps = [values[row].reshape(1, -1)] if flat else list(values[row])
+        span = STRIPE if flat else 1
         for column, channel in enumerate(maps, start=1):
-            right = 1 + columns if flat else column + 1
-            mappable = axes.imshow(channel, extent=_cell(row, column, right), **scale)
+            extent = _cell(row, column, column + span)
+            scale = axes.imshow(channel, vmin=low, vmax=high, aspect="auto", extent=extent)
     legend = axes.inset_axes((1.015, GAP, 0.012, 1 - 2 * GAP))
-    axes.figure.colorbar(mappable, cax=legend).outline.set_visible(False)
-    legend.grid(False)
-    numbers = _count(values[0].numel(), "number")
+    bar = legend.figure.colorbar(scale, cax=legend, ticks=MaxNLocator(4))
+    bar.outline.set_visible(False)
+    numbers = _count(values[0].size, "number")
     if flat:
-        titles, drawn = ["original"], f"{numbers} each, as a stripe"
+        _label_columns(axes, ["original", *[""] * (STRIPE // 2), numbers])
+        what = f"{numbers} each, as a stripe"
     else:
-        titles = ["original", *(f"channel {c}" for c in range(columns))]
-        shape = "{}x{}".format(*values.shape[2:])
-        drawn = f"{columns} of {_count(values.shape[1], 'channel')} of {shape} activations"
-    _label_columns(axes, titles)
+        _label_columns(axes, ["original", "channel 0", *map(str, range(1, columns))])
+        height, width = values.shape[2:]
+        of = _count(activations.shape[1], "channel")
+        what = f"{columns} of {of}, {height}x{width} activations each"
     return _picture(
         axes,
-        f"{_count(rows, 'image')} beside their smashed data: {drawn}.",
-        f"Values from {_n(scale['vmin'])} to {_n(scale['vmax'])}; "
-        f"{(values == 0).double().mean():.0%} of them are zero.",
+        f"{_count(rows, 'image')} beside their smashed data: {what}.",
+        f"Values from {_n(low)} to {_n(high)}; {(values == 0).mean():.0%} of them are 0.",
     )
 
 
@@ -207,6 +209,7 @@ def _image_axes(rows: int, columns: int) -> Axes:
     cell = min(0.85, PAGE / columns)
     axes = Figure(figsize=(columns * cell, rows * cell), dpi=DPI).add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[], autoscale_on=False)
+    axes.set_facecolor("#DDDDDD")  # seen in the gaps: a white image has an edge too
     axes.tick_params(length=0)
     axes.grid(False)
     axes.spines[:].set_visible(False)
@@ -245,12 +248,13 @@ def lines(
     """Draw each named series of numbers (S,) over x (S,); with `log`, on a logarithmic scale."""
     axes = _chart_axes(xlabel, ylabel, log)
     places = _array(x)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=bool((places == places.round()).all())))
     sentences = []
     for (name, values), look in zip(series.items(), _looks(), strict=False):
         heights = _array(values, like=places, name=name)
         axes.plot(places, heights, label=name, markevery=max(1, len(places) // 8), **look)
         sentences.append(_course(name, places, heights, xlabel))
-    _legend(axes)
+    _legend(axes, list(series))
     scale = " (logarithmic scale)" if log else ""
     return _picture(axes, f"{ylabel}{scale} against {xlabel}.", *sentences)
 
@@ -290,13 +294,14 @@ def depth_curve(
         ]
         sentences.append(f"{name}, median (range): {', '.join(each)}.")
     for (name, level), dashes in zip((baselines or {}).items(), cycle(DASHES[1:]), strict=False):
-        levels = np.broadcast_to(_array(level), places.shape) if np.ndim(level) == 0 else level
-        levels = _array(levels, like=places, name=name)
+        levels = _array(level)
+        constant = levels.ndim == 0
+        levels = np.full_like(places, levels) if constant else _array(level, places, name)
         ends, padded = np.r_[-0.5, places, len(labels) - 0.5], np.pad(levels, 1, mode="edge")
         axes.plot(ends, padded, label=name, color=GREY, linestyle=dashes, zorder=1)
-        values = dict.fromkeys(_n(level) for level in levels)
-        sentences.append(f"{name}: {', '.join(values)}.")
-    _legend(axes)
+        each = [f"{_n(level)} at {label}" for label, level in zip(labels, levels, strict=True)]
+        sentences.append(f"{name}: {_n(levels[0]) if constant else ', '.join(each)}.")
+    _legend(axes, [*series, *(baselines or {})])
     scale = " (logarithmic scale)" if log else ""
     return _picture(axes, f"{ylabel}{scale} by cut.", *sentences)
 
@@ -305,14 +310,16 @@ def depth_curve(
 def bars(values: Mapping[str, float], ylabel: str) -> Picture:
     """Draw one bar for each named number, the number above it."""
     axes = _chart_axes("", ylabel, log=False)
-    names = [textwrap.fill(name, 14) for name in values]
-    drawn = axes.bar(names, list(values.values()), width=0.6, color=PALETTE[0])
+    drawn = axes.bar(range(len(values)), list(values.values()), width=0.6, color=PALETTE[0])
     axes.bar_label(drawn, [_n(value) for value in values.values()], padding=2)
-    axes.margins(y=0.12)
+    room = max(8, 72 // len(values))
+    axes.set_xticks(range(len(values)), [textwrap.fill(name, room) for name in values])
     axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.margins(y=0.12)
     axes.grid(False, axis="x")
     axes.tick_params(axis="x", length=0)
-    return _picture(axes, f"{ylabel}:", ", ".join(f"{k} {_n(v)}" for k, v in values.items()) + ".")
+    heights = "; ".join(f"{name}: {_n(value)}" for name, value in values.items())
+    return _picture(axes, f"Bars of {ylabel}.", f"{heights}.")
 
 
 @_styled
@@ -341,7 +348,7 @@ def scatter(points: Tensor, labels: Tensor, classes: Sequence[str] | None = None
     centres = torch.stack([places[groups == group].mean(0) for group in present])
     nearest = torch.cdist(places, centres).argmin(1)
     own = (torch.tensor(present)[nearest] == groups).double().mean().item()
-    sizes = [f"{name} {int((groups == g).sum())}" for g, name in zip(present, names, strict=True)]
+    sizes = [f"{name} ({int((groups == g).sum())})" for g, name in zip(present, names, strict=True)]
     return _picture(
         axes,
         f"{_count(len(points), 'point')} in {_count(len(present), 'group')}: {', '.join(sizes)}.",
@@ -352,7 +359,6 @@ def scatter(points: Tensor, labels: Tensor, classes: Sequence[str] | None = None
 def _chart_axes(xlabel: str, ylabel: str, log: bool) -> Axes:
     axes = Figure(figsize=(6.4, 3.4), dpi=DPI, layout="constrained").add_subplot()
     axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
-    axes.xaxis.set_major_locator(MaxNLocator(8))
     return axes
 
 
@@ -362,8 +368,14 @@ def _looks() -> Iterator[dict[str, Any]]:
         yield {"color": color, "linestyle": dash, "marker": marker}
 
 
-def _legend(axes: Axes) -> None:
-    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0.2, handlelength=3)
+def _legend(axes: Axes, names: Sequence[str]) -> None:
+    """Name the lines above the chart, in the order of `names`."""
+    handles, labels = axes.get_legend_handles_labels()
+    ordered = [handles[labels.index(name)] for name in names]
+    axes.legend(
+        ordered, names, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2,
+        ncols=4 if len(names) == 4 else 3, handlelength=3,
+    )  # fmt: skip
 
 
 def _course(name: str, x: np.ndarray, y: np.ndarray, xlabel: str) -> str:
@@ -395,8 +407,9 @@ def exchange(parties: Mapping[str, str], arrows: Sequence[tuple[str, str, str]])
             raise DataError(f"{name!r} is not one of the parties, which are {', '.join(parties)}.")
     middle = {name: index * LANE for index, name in enumerate(parties)}
     colour = dict(zip(parties, cycle(PALETTE), strict=False))
-    holdings = {name: textwrap.wrap(holds, 32) for name, holds in parties.items()}
-    axes = Figure(dpi=DPI).add_axes((0, 0, 1, 1))  # in inches, from the top left corner
+    holdings = {name: textwrap.wrap(holds, 40) for name, holds in parties.items()}
+    figure = Figure(dpi=DPI)
+    axes = figure.add_axes((0, 0, 1, 1))  # its unit is the inch, from the top left corner
     head = 0.4 + LEADING * max(map(len, holdings.values()))
     for name, holds in holdings.items():
         _box(axes, middle[name], 0, head, colour[name])
@@ -405,7 +418,7 @@ def exchange(parties: Mapping[str, str], arrows: Sequence[tuple[str, str, str]])
     y = head + 0.2
     for number, (sender, receiver, text) in enumerate(arrows, start=1):
         start, end = middle[sender], middle[receiver]
-        room = 32 if sender == receiver else int(12 * abs(end - start))
+        room = 40 if sender == receiver else int(14 * abs(end - start))
         wrapped = textwrap.wrap(f"{number}. {text}", room)
         depth = LEADING * len(wrapped) + 0.1
         if sender == receiver:
@@ -413,14 +426,20 @@ def exchange(parties: Mapping[str, str], arrows: Sequence[tuple[str, str, str]])
         _paragraph(axes, (start + end) / 2, y + 0.05, wrapped)
         y += depth
         if sender != receiver:
-            arrow = {"arrowstyle": "-|>", "color": colour[sender], "linewidth": 1.8, "shrinkA": 0}
-            axes.annotate("", (end, y), (start, y), arrowprops=arrow | {"shrinkB": 0})
+            arrow = {
+                "arrowstyle": "-|>,head_width=0.3,head_length=0.6",
+                "shrinkA": 0,
+                "shrinkB": 0,
+                "color": colour[sender],
+                "linewidth": 1.8,
+            }
+            axes.annotate("", (end, y), (start, y), arrowprops=arrow)
         y += 0.2
     for name, x in middle.items():
         axes.plot([x, x], [head, y], color=colour[name], linewidth=1, linestyle=":", zorder=0)
     axes.set(xlim=(-BOX / 2, max(middle.values()) + BOX / 2), ylim=(y, 0))
     axes.axis("off")
-    axes.figure.set_size_inches(max(middle.values()) + BOX, y)
+    figure.set_size_inches(max(middle.values()) + BOX, y)
     holders = [f"{name} ({holds})" if holds else name for name, holds in parties.items()]
     sentences = [
         f"{number}. {sender}: {text}."
@@ -458,7 +477,8 @@ def _array(values: float | Numbers, like: np.ndarray | None = None, name: str = 
 
 
 def _n(value: float) -> str:
-    return f"{value:,.3g}"
+    """Write a number to three digits, but a whole number in full."""
+    return f"{value:,.0f}" if float(value).is_integer() or abs(value) >= 1000 else f"{value:.3g}"
 
 
 def _count(number: int, noun: str) -> str:
@@ -467,9 +487,10 @@ def _count(number: int, noun: str) -> str:
 
 def _picture(axes: Axes, *sentences: str) -> Picture:
     """Render the figure of `axes`, cropped to what is drawn; its alt text is the sentences."""
-    png = BytesIO()
+    figure, png = axes.figure, BytesIO()
+    assert isinstance(figure, Figure)  # and not a part of one
     # Without the name of the software the file depends on nothing but what is drawn.
-    axes.figure.savefig(
+    figure.savefig(
         png, format="png", bbox_inches="tight", pad_inches=0.08, metadata={"Software": None}
     )
     width = int.from_bytes(png.getvalue()[16:20], "big")  # from the PNG's header

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Adam, Optimizer
 
-from sltools import models, seeds
+from sltools import devices, models, seeds
 from sltools.data import Split
 from sltools.errors import ModelError, ProtocolError
 from sltools.messages import Message
@@ -255,7 +255,7 @@ class Session:
 
     def _predict(self, images: Tensor, size: int, transcript: Transcript | None) -> Tensor:
         predictions = []
-        device = device_of(self.client.front)
+        device = devices.of(self.client.front)
         _set_mode(self.client, self.server, training=False)
         for step, batch in enumerate(_several(images).split(size)):
             for message in self.client.open(batch.to(device), step=step, batch=step):
@@ -288,7 +288,7 @@ def train(
     client = client if isinstance(client, Client) else Client(client)
     server = server if isinstance(server, Server) else Server(server)
     _check_parties(client, server, split, epochs, batch_size)
-    _move(client, server, torch.device(device))
+    _move(client, server, devices.find(device))
     session = Session(client, server, _transcript(client, server, split.images))
     order = seeds.generator(seed, "order")
     transcript = session.transcript if record else None
@@ -381,11 +381,6 @@ def _weights(part: nn.Module) -> list[nn.Parameter]:
     if not weights:
         raise ModelError("a party's part has no weights to train: cut the network elsewhere")
     return weights
-
-
-def device_of(model: nn.Module) -> torch.device:
-    """The device of a model's parameters; the CPU if it has none."""
-    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
 
 
 def _several(images: Tensor) -> Tensor:

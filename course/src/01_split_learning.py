@@ -61,7 +61,9 @@ plots.exchange(
 # %% [markdown]
 # ## Settings
 #
-# Everything below follows these five values. Change them and run all cells again.
+# Everything below follows these five values. Change them and run all cells again. (The label-private
+# form at the end needs a layer with weights between the cut and the client's last layer, so do not
+# choose one of the last stages as the cut.)
 
 # %% tags=["parameters"]
 dataset: str = "digits"  # one of: digits, mnist, fashion_mnist, cifar10
@@ -71,7 +73,7 @@ seed: int = 0  # changes victim, clone and data order together, each from a stre
 device: str = "cpu"  # one of: cpu, cuda
 
 # %%
-import copy
+from itertools import groupby
 
 import torch
 from torch.nn.functional import cross_entropy
@@ -80,8 +82,8 @@ from sltools import data, models, protocol, seeds, widgets
 
 BATCH_SIZE = 64
 as_shown = (dataset, cut, budget, seed, device) == ("digits", "pool1", "quick", 0, "cpu")
-count = {"tiny": 256, "quick": 1500, "full": 60_000}[budget]
-epochs = {"tiny": 1, "quick": 1 if dataset == "cifar10" else 10, "full": 10}[budget]
+count = {"tiny": 128, "quick": 1500, "full": 60_000}[budget]
+epochs = {"tiny": 2, "quick": 1 if dataset == "cifar10" else 6, "full": 10}[budget]
 
 source = data.load(dataset)
 train, test = source.train[:count].to(device), source.test[:count].to(device)
@@ -325,7 +327,6 @@ plots.lines(
     {"uncut network": ordinary_losses, "split, by hand": by_hand_losses, "split, library": session.losses},
     "epoch",
     "training loss",
-    log=True,
 )  # fmt: skip
 
 # %% [markdown]
@@ -337,9 +338,9 @@ plots.lines(
 chance = test.labels.bincount().max().item() / len(test)
 accuracy = session.accuracy(test)
 assert 0 <= accuracy <= 1
+print("better than always naming the most frequent class:", accuracy > chance)
 if as_shown:
-    assert accuracy > 0.85
-    print("accuracy on test images above 85 %:", accuracy > 0.85)
+    assert accuracy > 0.8
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digit of an accuracy may differ between machines
@@ -353,7 +354,7 @@ print(f"accuracy on test images: {accuracy:.1%}; always naming the most frequent
 # For a short recording we train a fresh network on a few batches.
 
 # %%
-few = train[: 4 * BATCH_SIZE]
+few = train[: 2 * BATCH_SIZE]
 parts = models.cut(models.for_images(train.images.shape, seed), at=cut)
 recorded = protocol.train(
     *parts, few, epochs=1, batch_size=BATCH_SIZE, seed=seed, device=device, record=True
@@ -431,7 +432,7 @@ ratio = epoch_bytes / (pixels * len(train))
 break_even = total / numbers[cut]
 print(
     f"\nOne epoch of split learning cut after {cut} sends {ratio:.1f} times the bytes of the images "
-    f"at one byte a pixel, and it does so in each of {epochs} epochs."
+    f"at one byte a pixel, and every further epoch sends them again."
 )
 print(
     f"A federated round costs as much as an epoch over {break_even:.0f} images: with more images "
@@ -446,12 +447,16 @@ print(
 # %% [markdown]
 # ## How it depends on the cut
 #
-# The numbers at each stage came out of the table above. Here they are beside those of an image.
-# A cut where the bar is higher than the first one sends **more** numbers than the image has.
+# The table above had the numbers at each stage. Here they are beside those of an image; stages
+# that leave the number as it is share a bar. A cut whose bar is higher than the first one sends
+# **more** numbers than the image has.
 
 # %%
 *cuts, _ = models.stages(net)  # after the last stage there is nothing left for a server
-plots.bars({"image": pixels} | {stage: numbers[stage] for stage in cuts}, "numbers per image")
+heights = {"image": pixels / 1e3}
+for size, same in groupby(cuts, key=numbers.get):
+    heights[", ".join(same)] = size / 1e3
+plots.bars(heights, "thousand numbers per image")
 
 # %%
 larger = [stage for stage in cuts if numbers[stage] > pixels]
@@ -475,7 +480,7 @@ def draw(stage, batch_size):
             "the images, 1 byte a pixel": pixels * batch_size / 1e3,
             "a federated round": 8 * total / 1e3,
         },
-        f"thousand bytes, {batch_size} images, cut after {stage}",
+        f"thousand bytes per batch of {batch_size}, cut after {stage}",
     )
 
 
@@ -572,9 +577,9 @@ print(f"vanilla {vanilla:,} bytes, label-private {private:,}: {private / vanilla
 # ## Try it
 #
 # * Set `cut = "conv1"` and `cut = "pool2"`. Which of the printed sentences change, which cannot?
-# * Leave out `.detach().clone()` in `split_step` and pass `z` on as it is (drop `requires_grad_`,
-#   call `z.retain_grad()` in its place). Are the weights still right? What does the client's own
-#   `z.backward` say, and why?
+# * In `split_step`, let the server work on `z` itself: `arrived = z`, then `z.retain_grad()`. What
+#   does the client's `z.backward` complain about? Who has computed the client's gradients, and with
+#   whose data?
 # * Give the server another optimiser than the client. With which loop do you compare now?
 #
 # ## Review questions

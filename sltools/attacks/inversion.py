@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from sltools import storage
+from sltools import devices, storage
 from sltools.attacks.ensemble import Ensemble
 from sltools.errors import AttackError
 from sltools.models import Architecture
@@ -138,7 +138,7 @@ class InputSearch:
     def search(self, view: View, networks: Ensemble) -> list[InversionResult]:
         """Explain the smashed data of `view` with each of `networks`; return a result for each."""
         start = time.perf_counter()
-        targets = _checked(view.smashed).to(self.device or view.smashed.device)
+        targets = _checked(view.smashed).to(devices.find(self.device or view.smashed.device))
         shape = view.architecture.input_shape
         inputs = torch.full((networks.size, len(targets), *shape), 0.5, device=targets.device)
         _check_fit(networks, inputs, targets)

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from sltools import devices
 from sltools.attacks.ensemble import Ensemble
 from sltools.attacks.inversion import InputSearch, InversionResult
 from sltools.view import View
@@ -18,5 +19,5 @@ class KnownWeightsInversion(InputSearch):
     def __call__(self, view: View) -> InversionResult:
         """Attack what `view` shows. Ctrl-C returns the partial result, marked `interrupted`."""
         view = view.fresh()
-        client = view.client_model.to(self.device or view.smashed.device)
+        client = view.client_model.to(devices.find(self.device or view.smashed.device))
         return self.search(view, Ensemble([client]))[0]

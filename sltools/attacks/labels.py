@@ -15,25 +15,25 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 
-from sltools import seeds, storage
+from sltools import devices, seeds, storage
 from sltools.errors import AttackError
 from sltools.progress import bar
 from sltools.view import View
 
 SETTINGS = ("published", "closed-form", "wire")
 CLONES = ("co-trained", "frozen")
-RESTARTS = 10  # of k-means: the tightest partition of as many starts is kept
+RESTARTS = 10  # of k-means: the tightest of so many partitions is kept
 
 
 @dataclass(eq=False)
 class LabelResult:
-    """What label inference found, in the order of the transcript and on the CPU; None if not asked.
+    """What label inference found, in the order of the transcript, on the CPU; None if not sought.
 
     `labels` (N,) are guesses, -1 where the attack names none. `clusters` (N,) say which samples
-    share a label, -1 for a sample without a gradient. `scores` (N, classes) is what decided, least
-    wins, NaN where nothing was seen: matching distances (published), the row p - e_y (closed form)
-    or distances to the cluster centres (wire). `counts` and `counts_at_least` (batches, classes)
-    come from `LabelInference.count`. `knowledge` names all that was read from the view.
+    share a label, -1 for one without a gradient. `scores` (N, classes) are what decided, the least
+    wins: matching distances (published), p - e_y (closed form) or distances to the centres (wire);
+    NaN where nothing was seen. `counts` and `counts_at_least` (batches, classes) are those of
+    `LabelInference.count`. `knowledge` names all that was read from the view.
     """
 
     attack: str
@@ -58,10 +58,9 @@ class LabelResult:
 
     def save(self, folder: str | Path) -> Path:
         """Write the result into a new `folder` (safetensors and JSON)."""
-        tensors = {name: getattr(self, name) for name in _TENSORS}
-        present = {name: tensor for name, tensor in tensors.items() if tensor is not None}
-        facts = {name: value for name, value in vars(self).items() if name not in _TENSORS}
-        return storage.write(folder, present, facts)
+        tensors = {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+        facts = {name: value for name, value in vars(self).items() if name not in tensors}
+        return storage.write(folder, tensors, facts)
 
     @classmethod
     def open(cls, folder: str | Path) -> "LabelResult":
@@ -74,29 +73,27 @@ class LabelResult:
             raise AttackError(f"{folder} does not hold a label result: {error!r}") from None
 
 
-_TENSORS = ("labels", "clusters", "scores", "counts", "counts_at_least")
-
-
 @dataclass(frozen=True)
 class LabelInference:
     """Infer the labels of a label-private training from the server's view of it.
 
-    `setting` says what the server is supposed to have, and so which rule it can follow:
+    `setting` says what the server is supposed to have, and so which rule it can follow.
 
-    - "published" (UnSplit): batches of one and the gradient of the head's last weights, granted.
-      A clone of the head computes the same gradient under each candidate label; the nearest in MSE
-      wins. A "co-trained" `clone` then takes an Adam step (amsgrad, `lr`) on the label it guessed;
-      a "frozen" one stays random. Given u the distances are those of the reference code. There,
-      however, u still carries its graph, so the clone's loss also trains the server's network;
-      this attacker only watches.
-    - "closed-form": the gradient of the weights or the bias of a single-layer head, granted. It is
-      linear in p - e_y, the probabilities less the label, and the server knows its inputs because
-      it sent them: see `residuals`. A batch of one needs the bias gradient only, at any depth.
-    - "wire": nothing granted. The directions of dL/du = W^T (p - e_y) / B fall into one cluster for
-      each label while the client is unsure, fewer layers longer. It takes samples of every class.
-      If anchor labels are granted they name the clusters, by the assignment with the least sum of
-      distances; k-means started at the anchors, or the nearest anchor alone (Liu and Lyu,
-      arXiv 2203.05222), proved less accurate against a confident client with a one-layer head.
+    "published" (UnSplit): batches of one, and the gradient of the head's last weights, granted. A
+    clone of the head computes that gradient under each candidate label; the nearest in MSE wins. A
+    "co-trained" `clone` then takes an Adam step (amsgrad, `lr`) on the label it guessed; a "frozen"
+    one stays random. At the same u the distances are those of the reference code. There u still
+    carries its graph, so the clone's loss trains the server too; this attacker only watches.
+
+    "closed-form": the gradient of the weights or the bias of a one-layer head, granted. It is
+    linear in p - e_y (probabilities less label), and the server knows what multiplies it because it
+    sent it: see `residuals`. For batches of one the bias gradient is enough, at any depth.
+
+    "wire": nothing granted. The directions of dL/du = W^T (p - e_y) / B form one cluster per label
+    while the client is unsure; the deeper the head, the sooner they blur. Every class must occur.
+    Granted anchor labels name the clusters: the assignment with the least sum of distances.
+    (K-means started at the anchors, or the nearest anchor alone, as Liu and Lyu have it, arXiv
+    2203.05222, did worse on confident clients with one-layer heads.)
 
     Raises AttackError for observations that the rule cannot use, NotObservable for missing ones.
     """
@@ -108,48 +105,41 @@ class LabelInference:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        for name, value, known in (
-            ("setting", self.setting, SETTINGS),
-            ("clone", self.clone, CLONES),
-        ):
-            if value not in known:
-                raise AttackError(f"{name} is one of {', '.join(known)}, not {value!r}")
+        if self.setting not in SETTINGS or self.clone not in CLONES:
+            raise AttackError(
+                f"setting is one of {SETTINGS} and clone one of {CLONES}, not {self.setting!r} and "
+                f"{self.clone!r}"
+            )
         if not self.lr > 0:
-            raise AttackError(f"lr, the step size of the clone, must be positive, not {self.lr}")
+            raise AttackError(f"lr, the clone's learning rate, must be positive, not {self.lr}")
 
     def __call__(self, view: View) -> LabelResult:
-        """Attack the training in `view`; N is the number of samples in it."""
+        """Infer the label, or the cluster, of each of the N samples in `view`."""
         rules = {"published": self._match, "closed-form": self._solve, "wire": self._cluster}
         return self._run(rules[self.setting], view)
 
     def count(self, view: View) -> LabelResult:
-        """Count the labels of each batch from the granted bias gradient, at any depth.
+        """Count the labels of each batch from the granted bias gradient: any batch size, any depth.
 
-        This is what remains when the closed form cannot tell the samples apart. B dL/db is the sum
-        of the batch's probabilities less the counts, so no count is below -B dL/db: that much is
-        certain, whatever the probabilities (`counts_at_least`). `counts` supposes that they sum to
-        B / classes, as an untrained client's nearly do, and rounds; it is exact where each sum
-        is within 1/2 of that, which small batches of the first steps meet and a trained client,
-        whose probabilities follow the labels, does not. Rows that miss the sum B are wrong.
+        This is what remains where the closed form cannot tell the samples apart. B dL/db is the sum
+        of the batch's probabilities less the counts, so no count is below -B dL/db, whatever the
+        probabilities: `counts_at_least` is certain. `counts` supposes that each class has the sum
+        B / classes, and rounds: exact if every sum is within 1/2 of that, as in small batches of an
+        untrained client. Rows that do not add up to B are wrong, the others may be.
         """
         return self._run(self._count, view)
 
     def _run(self, rule: Callable[[View], dict[str, Any]], view: View) -> LabelResult:
         if any(message.kind == "labels" for message in view.messages):
             raise AttackError(
-                "a vanilla client simply sends its labels: read view.labels; label inference is "
-                "for label-private training"
+                "a vanilla client simply sends its labels, so there is nothing to infer: read "
+                "view.labels, or train with a label-private client"
             )
         view, start = view.fresh(), time.perf_counter()
-        found = rule(view)
-        return LabelResult(
-            attack=type(self).__name__,
-            settings=asdict(self),
-            knowledge=view.knowledge,
-            seed=self.seed,
-            seconds=time.perf_counter() - start,
-            **found,
-        )
+        found = {"device": "cpu"} | rule(view)
+        seconds = time.perf_counter() - start
+        name, settings = type(self).__name__, asdict(self)
+        return LabelResult(name, settings, view.knowledge, self.seed, seconds=seconds, **found)
 
     def _match(self, view: View) -> dict[str, Any]:
         features = view.payloads("features")
@@ -158,13 +148,12 @@ class LabelInference:
                 f"the published rule assumes one label per batch and a batch here has {largest} "
                 'samples: train with batch_size=1 or use setting="closed-form"'
             )
-        device = torch.device(self.device or features[0].device)
+        device = devices.find(self.device or features[0].device)
         head = view.head_architecture.build(self.seed, "clone").to(device).eval()
-        weight = _last(head).weight
-        pairs = _paired(features, view.head_weight_gradients, weight.shape)
+        pairs = _paired(features, view.head_weight_gradients, _last(head).weight.shape)
         optimizer = Adam(head.parameters(), lr=self.lr, amsgrad=True)
         labels = torch.full((len(pairs),), -1)
-        scores = torch.full((len(pairs), len(weight)), torch.nan)
+        scores = torch.full((len(pairs), _last(head).out_features), torch.nan)
         interrupted = False
         try:
             for step, (u, gradient) in enumerate(bar(pairs, "label inference")):
@@ -176,18 +165,21 @@ class LabelInference:
                     optimizer.step()
         except KeyboardInterrupt:
             interrupted = True
-            print(f"interrupted: {step} of {len(pairs)} labels are kept")
+            print(f"interrupted: {int((labels >= 0).sum())} of {len(pairs)} labels are kept")
         facts = {"device": str(device), "interrupted": interrupted}
         return {"labels": labels, "scores": scores, **facts}
 
     def _solve(self, view: View) -> dict[str, Any]:
-        solved = []
-        for batch, (inputs, gradient) in enumerate(_linear_system(view)):
-            device = torch.device(self.device or inputs.device)
-            try:
-                solved.append(residuals(inputs.to(device), gradient.to(device)))
-            except AttackError as error:
-                raise AttackError(f"batch {batch} of this view: {error}") from None
+        features, head = view.payloads("features"), view.head_architecture.build(self.seed).eval()
+        device, shape = devices.find(self.device or features[0].device), _last(head).weight.shape
+        if "head_bias_gradients" in view.granted and all(len(u) == 1 for u in features):
+            pairs = _paired(features, view.head_bias_gradients, shape[:1])
+            systems = [(u.new_ones(1, 1), gradient[:, None]) for u, gradient in pairs]
+        else:
+            before = _before_last(head)
+            pairs = _paired(features, view.head_weight_gradients, shape)
+            systems = [(before(u), gradient) for u, gradient in pairs]
+        solved = [residuals(inputs.to(device), gradient.to(device)) for inputs, gradient in systems]
         rows, noise = (torch.cat(parts).cpu() for parts in zip(*solved, strict=True))
         return {"labels": _least(rows, noise), "scores": rows, "device": str(device)}
 
@@ -196,40 +188,39 @@ class LabelInference:
         gradients = view.feature_gradients.flatten(1).double().cpu()
         _check_finite([gradients])
         norms = gradients.norm(dim=1)
-        seen = norms > 0  # a client that is sure up to float32 returns exact zeros
+        seen = norms > 0  # a client that is certain in float32 returns exact zeros
         if (count := int(seen.sum())) < classes:
             raise AttackError(
-                f"{count} samples with a gradient cannot make {classes} clusters: give the attack "
-                "a view of more training steps"
+                f"{count} samples with a gradient cannot form {classes} clusters: give the attack "
+                "more steps of the training"
             )
         directions = (gradients[seen] / norms[seen, None]).numpy()
-        state = seeds.derive(self.seed, "clusters") % 2**32  # all that scikit-learn takes
+        state = seeds.derive(self.seed, "clusters") % 2**32  # scikit-learn takes no more
         kmeans = KMeans(classes, n_init=RESTARTS, random_state=state).fit(directions)
         clusters = torch.full((len(seen),), -1)
         scores = torch.full((len(seen), classes), torch.nan)
         clusters[seen] = torch.from_numpy(kmeans.labels_).long()
         scores[seen] = torch.from_numpy(kmeans.transform(directions)).float()
-        found = {"clusters": clusters, "scores": scores, "device": "cpu"}
+        found = {"clusters": clusters, "scores": scores}
         if "anchor_labels" in view.granted:
             found["labels"] = _named(clusters, scores, view.anchor_labels.cpu())
         return found
 
     def _count(self, view: View) -> dict[str, Any]:
-        bias = _last(view.head_architecture.build(self.seed)).bias
-        features = view.payloads("features")
-        pairs = _paired(features, view.head_bias_gradients, () if bias is None else bias.shape)
-        batch = torch.tensor([len(u) for u in features]).double()[:, None]
+        classes = _last(view.head_architecture.build(self.seed)).out_features
+        pairs = _paired(view.payloads("features"), view.head_bias_gradients, [classes])
+        batch = torch.tensor([[len(u)] for u, _ in pairs]).double()
         excess = -batch * torch.stack([gradient.double().cpu() for _, gradient in pairs])
         rounding = batch * torch.finfo(pairs[0][1].dtype).eps
         at_least = (excess - rounding).ceil().clamp(min=0)
-        counts = (excess + batch / excess.shape[1]).round().maximum(at_least)
-        return {"counts": counts.long(), "counts_at_least": at_least.long(), "device": "cpu"}
+        counts = (excess + batch / classes).round().maximum(at_least)
+        return {"counts": counts.long(), "counts_at_least": at_least.long()}
 
 
 def matching_distances(head: nn.Module, features: Tensor, gradient: Tensor) -> Tensor:
     """MSE between `gradient` and that of the head's last weights under each label: (classes,).
 
-    `features` is one sample (1, ...), `gradient` (classes, D) the client's.
+    `features` is one sample (1, ...); `gradient` (classes, D) is the client's.
     """
     weight = _last(head).weight
     candidates = torch.arange(len(weight), device=weight.device)
@@ -244,63 +235,40 @@ def matching_condition(
 ) -> Tensor:
     """Say for each sample whether the published rule finds its label: (N,) booleans.
 
-    With one linear layer the distance to candidate c is |(p - e_y) - (q - e_c)|^2 |u|^2, so the
-    label y wins over c if and only if p_y - p_c < 1 + q_y - q_c (u not 0). The probabilities of
-    client (p) and clone (q) are (N, classes), `labels` (N,).
+    With a one-layer head the distance of candidate c is |(p - e_y) - (q - e_c)|^2 |u|^2, up to a
+    factor, so y wins if and only if p_y - p_c < 1 + q_y - q_c for every other c (and u is not 0).
+    The client's probabilities p and the clone's q are (N, classes), the `labels` y (N,).
     """
     difference = client_probabilities - clone_probabilities
     return (difference.gather(1, labels[:, None]) - difference < 1).all(1)
 
 
 def residuals(inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
-    """Solve B G^T = A^T (P - Y) for P - Y; return it and the noise it may hold, both (B, classes).
+    """Solve B G = (P - Y)^T A for P - Y; return it and the noise in it, both (B, classes) float64.
 
-    `inputs` A (B, D) is what the linear layer was given, `gradient` G (classes, D) that of its
-    weights under a mean loss. Row i of P - Y is p - e_y: its one negative entry is the label. In
-    float32 a confident client's p_y rounds to 1 and that entry to 0, which is then still the least
-    unless others underflow as well. The noise is a bound on what rounding in G does to each entry.
-    Raises AttackError if A has not rank B up to float32 rounding, for then many answers fit.
+    `inputs` A (B, D) entered a linear layer, `gradient` G (classes, D) is that of its weights under
+    a mean cross-entropy. Each row of P - Y is p - e_y: its one negative entry tells the label. Once
+    a client is so sure that float32 rounds p_y to 1, the entry is 0: still the least, unless noise
+    hides the other p_c. The noise is the rounding of G (one eps of what was added up in it),
+    magnified by the solution; no right answer has been seen to lie outside.
+    Raises AttackError if A has not rank B in float32, because then many answers fit.
     """
     batch, eps = len(inputs), torch.finfo(gradient.dtype).eps
     inputs, gradient = inputs.double(), gradient.double()
     rank = int(torch.linalg.matrix_rank(inputs, rtol=max(inputs.shape) * eps))
     if rank < batch:
         raise AttackError(
-            f"the head's inputs have rank {rank} and the batch has {batch} samples, so the labels "
-            "are not determined: train with smaller batches; their counts remain, see "
-            "LabelInference.count"
+            f"the head's inputs have rank {rank} but the batch has {batch} samples, so many labels "
+            "fit: train with smaller batches; what remains are counts, see LabelInference.count"
         )
     inverse = torch.linalg.pinv(inputs)
     rows = batch * (gradient @ inverse).T
-    summed = inputs.norm(dim=1) @ rows.abs()  # (classes,): the size of what was added up in G
-    return rows, batch * eps * torch.outer(inverse.norm(dim=0), summed)
-
-
-def _linear_system(view: View) -> list[tuple[Tensor, Tensor]]:
-    """For each batch the inputs (B, D) of the last layer and its weight gradient (classes, D).
-
-    A bias is a weight whose input is always 1, so its gradient, if granted, adds a column to both;
-    for batches of one it is enough, and the other is not read.
-    """
-    features, head = view.payloads("features"), view.head_architecture.build(0).eval()
-    bias = "head_bias_gradients" in view.granted
-    single = max(map(len, features)) == 1
-    parts = []
-    if bias:
-        pairs = _paired(features, view.head_bias_gradients, _last(head).weight.shape[:1])
-        parts.append([(u.new_ones(len(u), 1), gradient[:, None]) for u, gradient in pairs])
-    if not bias or ("head_weight_gradients" in view.granted and not single):
-        before = _before_last(head)
-        pairs = _paired(features, view.head_weight_gradients, _last(head).weight.shape)
-        parts.append([(before(u), gradient) for u, gradient in pairs])
-    return [
-        (torch.cat([inputs for inputs, _ in batch], 1), torch.cat([g for _, g in batch], 1))
-        for batch in zip(*parts, strict=True)
-    ]
+    added_up = inputs.norm(dim=1) @ rows.abs()
+    return rows, eps * torch.outer(inverse.norm(dim=0), added_up)
 
 
 def _least(scores: Tensor, noise: Tensor | float = 0.0) -> Tensor:
-    """Index of the least entry in each row, -1 where `noise` leaves it open which one that is."""
+    """Index of the least entry of each row; -1 where `noise` leaves open which one that is."""
     best = scores.argmin(1, keepdim=True)
     rivals = (scores - noise).scatter(1, best, torch.inf)
     clear = (scores + noise).gather(1, best) < rivals.amin(1, keepdim=True)
@@ -308,36 +276,35 @@ def _least(scores: Tensor, noise: Tensor | float = 0.0) -> Tensor:
 
 
 def _named(clusters: Tensor, distances: Tensor, anchors: Tensor) -> Tensor:
-    """Give each cluster the label of an anchor: (N,), -1 in clusters that no anchor names."""
+    """Give each cluster the label of an anchor: (N,), -1 in a cluster that no anchor names."""
     known = ((anchors >= 0) & (clusters >= 0)).nonzero()[:, 0]
     if len(known) == 0:
         raise AttackError(
-            "no anchor with a gradient lies in this part of the transcript: take a window with the "
+            "no anchor with a gradient lies in this part of the transcript: take a window with its "
             "first steps, or do without the grant"
         )
-    names = torch.full((distances.shape[1] + 1,), -1)  # the last is that of cluster -1
-    anchor, cluster = linear_sum_assignment(distances[known].numpy())
-    names[cluster] = anchors[known[anchor]]
+    names = torch.full((distances.shape[1] + 1,), -1)  # the last is for cluster -1
+    rows, columns = linear_sum_assignment(distances[known].numpy())
+    names[columns] = anchors[known[rows]]
     return names[clusters]
 
 
 def _last(head: nn.Module) -> nn.Linear:
-    """The last linear layer of a head, whose gradients can be granted."""
     linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
     if not linear:
-        raise AttackError("the client's head has no linear layer, so there is no label to match")
+        raise AttackError("the client's head has no linear layer: cut the network before its last")
     return linear[-1]
 
 
-def _before_last(head: nn.Sequential) -> nn.Sequential:
-    """What a single-layer head does to u before its weights, such as a ReLU."""
-    before: nn.Sequential = head[:-1]  # type: ignore[assignment]
+def _before_last(head: nn.Sequential) -> nn.Module:
+    """What a one-layer head does to u before its weights, such as a ReLU."""
+    before = head[:-1]
     random = any("Dropout" in type(layer).__name__ for layer in before.modules())
     if head[-1] is not _last(head) or before.state_dict() or random:
         raise AttackError(
-            "the closed form needs to know what enters the head's last weights, and so a head of "
-            'one linear layer: cut the network at ("pool1", "relu4"), or grant the bias gradient '
-            "of batches of one"
+            "the closed form must know what enters the head's last weights, so it needs a head of "
+            'one linear layer: cut at ("pool1", "relu4"), or grant the bias gradient of batches of '
+            "one"
         )
     return before
 
@@ -345,18 +312,17 @@ def _before_last(head: nn.Sequential) -> nn.Sequential:
 def _paired(
     features: Sequence[Tensor], gradients: Sequence[Tensor], shape: Sequence[int]
 ) -> list[tuple[Tensor, Tensor]]:
-    """Put the features and the granted gradient of each batch side by side."""
+    """Put side by side the features of each batch and its granted gradient, once checked."""
     if len(features) != len(gradients):
         raise AttackError(
-            f"there are features of {len(features)} batches but gradients of {len(gradients)}: "
-            "take a window of steps that have both, without extra batches"
+            f"there are {len(features)} batches of features but {len(gradients)} gradients: attack "
+            "a training without extra batches, or a window of whole steps"
         )
-    for gradient in gradients:
-        if gradient.shape != torch.Size(shape):
-            raise AttackError(
-                f"a granted gradient has shape {tuple(gradient.shape)}, but the head's layer has "
-                f"{tuple(shape)}: the view mixes two networks"
-            )
+    if wrong := [tuple(found.shape) for found in gradients if found.shape != torch.Size(shape)]:
+        raise AttackError(
+            f"a gradient of shape {wrong[0]} does not fit the head, whose last layer has "
+            f"{tuple(shape)}: view and gradients must be of one training"
+        )
     _check_finite([*features, *gradients])
     return list(zip(features, gradients, strict=True))
 
@@ -364,6 +330,6 @@ def _paired(
 def _check_finite(tensors: Sequence[Tensor]) -> None:
     if not all(bool(tensor.isfinite().all()) for tensor in tensors):
         raise AttackError(
-            "the view holds NaN or infinite values, so the training diverged: lower its learning "
-            "rate, or take a window of the steps before"
+            "the view holds NaN or infinite values, so the training has diverged: lower its "
+            "learning rate, or take a window of the steps before"
         )

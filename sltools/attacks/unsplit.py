@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from torch import Tensor
 from torch.optim import Adam
 
+from sltools import devices
 from sltools.attacks.ensemble import Ensemble
 from sltools.attacks.inversion import InputSearch, InversionResult
 from sltools.errors import AttackError
@@ -76,7 +77,7 @@ class UnSplit(InputSearch):
     def runs(self, view: View) -> list[InversionResult]:
         """Attack what `view` shows and return the result of every restart."""
         view = view.fresh()
-        device = self.device or view.smashed.device
+        device = devices.find(self.device or view.smashed.device)
         clones = [
             view.architecture.build(self.seed, f"clone {number}").to(device)
             for number in range(self.restarts)

@@ -1,0 +1,27 @@
+"""Where tensors live: names of devices, checked."""
+
+import torch
+from torch import nn
+
+from sltools.errors import SltoolsError
+
+
+def find(name: str | torch.device) -> torch.device:
+    """Return the device called `name` ("cpu", "cuda", "cuda:1", ...).
+
+    Raises SltoolsError if torch does not know it or this machine does not have it.
+    """
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError):
+        raise SltoolsError(
+            f"there is no device {str(name)!r} on this machine; use cpu"
+            + (" or cuda" if torch.cuda.is_available() else " (torch finds no CUDA device)")
+        ) from None
+    return device
+
+
+def of(model: nn.Module) -> torch.device:
+    """Return the device of a model's parameters; the CPU if it has none."""
+    return next((parameter.device for parameter in model.parameters()), torch.device("cpu"))

@@ -1,0 +1,172 @@
+"""The command line: what it prints, and what it refuses in one sentence."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sltools import cli, doctor, experiments, lessons, storage
+from sltools.errors import SltoolsError
+
+
+def call(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    """Run `sltools` with `arguments` in this process and return its exit code."""
+    monkeypatch.setattr(sys, "argv", ["sltools", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    return int(stop.value.code or 0)
+
+
+TINY = ("attack", "inversion", "--budget", "tiny", "--victims", "2", "--clones", "2", "--json")
+
+
+def test_inversion_prints_one_json_object_and_saves(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    folder = tmp_path / "out"
+    assert call(monkeypatch, *TINY, "--targets", "4", "--save", str(folder)) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["settings"]["targets"] == 4
+    assert facts["settings"]["attack"]["restarts"] == 2
+    assert facts["knowledge"] == ["client architecture", "smashed"]
+    assert facts["granted"] == []
+    assert len(facts["runs"]) == 4
+    assert {run["victim"] for run in facts["runs"]} == {0, 1}
+    assert facts["baselines"].keys() == {"blank_image", "mean_image", "known_weights"}
+    assert 0 < facts["metrics"]["raw_mse"]["median"] <= facts["metrics"]["raw_mse"]["worst"]
+    assert (
+        facts["metrics"]["clone_accuracy"]["worst"] <= facts["metrics"]["clone_accuracy"]["median"]
+    )
+    assert facts["seconds"] > 0 and not facts["interrupted"]
+    tensors, saved = storage.read(folder)
+    assert saved == facts
+    assert tensors["inputs"].shape == (4, 4, 1, 28, 28)
+    assert (folder / "figure.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(
+    ("setting", "granted", "score", "least"),
+    [
+        ("published", ["head_weight_gradients"], "label_accuracy", 1.0),
+        ("closed-form", ["head_weight_gradients"], "label_accuracy", 1.0),
+        ("wire", [], "cluster_accuracy", 0.99),
+    ],
+)
+def test_labels_name_what_was_granted(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    setting: str,
+    granted: list[str],
+    score: str,
+    least: float,
+) -> None:
+    options = ("--budget", "tiny", "--setting", setting, "--json", "--targets", "128")
+    assert call(monkeypatch, "attack", "labels", *options) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert facts["granted"] == granted
+    assert any("granted" in name for name in facts["knowledge"]) == bool(granted)
+    assert facts["metrics"][score]["median"] >= least
+    assert facts["baselines"]["chance"]["median"] == pytest.approx(0.1)
+
+
+def test_without_json_the_outcome_is_readable(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--budget", "tiny", "--setting", "wire", "--targets", "128", "--victims", "1")
+    assert call(monkeypatch, "attack", "labels", *options) == 0
+    printed = capsys.readouterr().out
+    assert "cluster accuracy" in printed and "median" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "wrong", "advice"),
+    [
+        (("run", "99"), "99", "00"),
+        (("run", "04", "-p", "colour=red"), "colour", "dataset"),
+        (("run", "04", "-p", "budget=huge"), "huge", "quick"),
+        (("run", "04", "-p", "budget"), "budget", "NAME=VALUE"),
+        (("attack", "inversion", "--dataset", "letters"), "letters", "digits"),
+        (("attack", "inversion", "--cut", "pool9"), "pool9", "pool1"),
+        (("attack", "inversion", "--targets", "0"), "0 targets", "1 to"),
+        (("attack", "inversion", "--targets", "100000"), "100000", "360"),
+        (("attack", "inversion", "--device", "abacus"), "abacus", "cpu"),
+        (("attack", "labels", "--targets", "0"), "0 samples", "1 to"),
+        (("attack", "labels", "--head", "nowhere"), "nowhere", "relu4"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: tuple[str, ...],
+    wrong: str,
+    advice: str,
+) -> None:
+    assert call(monkeypatch, *arguments) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    [line] = [line for line in printed.err.splitlines() if line.startswith("error: ")]
+    assert wrong in line and advice in line
+    assert "Traceback" not in printed.err
+
+
+def test_save_refuses_a_folder_that_holds_something_before_any_work(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "mine.txt").write_text("precious")
+    monkeypatch.setattr(experiments, "run_inversion", lambda settings: pytest.fail("worked first"))
+    assert call(monkeypatch, *TINY, "--save", str(tmp_path)) == 1
+    assert "nothing is overwritten" in capsys.readouterr().err
+    assert (tmp_path / "mine.txt").read_text() == "precious"
+
+
+def test_lab_copies_the_course_and_passes_options_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    opened: list[tuple[Path, list[str]]] = []
+    monkeypatch.setattr(lessons, "open_lab", lambda folder, rest: opened.append((folder, rest)))
+    folder = tmp_path / "mine"
+    assert call(monkeypatch, "lab", str(folder), "--no-browser", "--port=8899") == 0
+    assert opened == [(folder, ["--no-browser", "--port=8899"])]
+    assert list(folder.rglob("*.ipynb"))
+
+
+def test_doctor_tells_versions_data_and_minutes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "doctor") == 0
+    printed = capsys.readouterr().out
+    for expected in (torch.__version__, "cpu", "digits", "mnist", "calibration"):
+        assert expected in printed
+    for lesson in lessons.lessons():
+        assert lesson.name in printed
+
+
+def test_predictions_follow_the_calibration() -> None:
+    slow, fast = doctor.predicted_seconds(2.0), doctor.predicted_seconds(1.0)
+    assert slow.keys() == fast.keys() == {lesson.name for lesson in lessons.lessons()}
+    assert all(slow[name] == pytest.approx(2 * fast[name]) for name in slow)
+
+
+def test_targets_are_the_first_image_of_each_class_then_the_second() -> None:
+    dataset = experiments.data.load("digits")
+    images = experiments._first_targets(dataset, 12)
+    assert torch.equal(images[:10], dataset.test.first_per_class().images)
+    second = dataset.test.first_per_class(2).images
+    assert torch.equal(images[10], second[1]) and torch.equal(images[11], second[3])
+
+
+def test_budgets_are_checked() -> None:
+    with pytest.raises(SltoolsError, match="quick"):
+        experiments.train_victim(experiments.data.load("digits"), budget="huge")
+
+
+def test_victims_of_different_user_seeds_never_meet() -> None:
+    settings = experiments.InversionSettings(budget="tiny", targets=1, victims=2, clones=1)
+    outcomes = [
+        experiments.run_inversion(experiments.replace(settings, seed=seed)) for seed in (0, 1)
+    ]
+    victims = [run["victim_accuracy"] for o in outcomes for run in o.facts["runs"]]
+    assert len(set(victims)) > 1
+    assert not torch.equal(outcomes[0].arrays["inputs"], outcomes[1].arrays["inputs"])
