@@ -74,7 +74,11 @@ class Parameter:
 
 @dataclass(frozen=True)
 class Lesson:
-    """A notebook of the course. `minutes` is a learner's time; `parameters` can be set in `run`."""
+    """A notebook of the course. `minutes` is a learner's time; `parameters` can be set in `run`.
+
+    `seconds` is what it took to run on a machine whose `calibration` (see `sltools.doctor`) was
+    that many seconds.
+    """
 
     number: int
     name: str
@@ -82,6 +86,8 @@ class Lesson:
     title: str
     minutes: int
     parameters: tuple[Parameter, ...]
+    seconds: float = 0.0
+    calibration: float = 0.0
 
     def parameter(self, name: str) -> Parameter:
         """Return the parameter `name`; raise LessonError, with the known ones, if there is none."""
@@ -133,6 +139,8 @@ def read(path: Path) -> Lesson:
             title=facts.get("title", path.stem),
             minutes=facts.get("minutes", 0),
             parameters=tuple(p for cell in cells if _tagged(cell) for p in _parameters(cell)),
+            seconds=facts.get("seconds", 0.0),
+            calibration=facts.get("calibration", 0.0),
         )
     except (OSError, LookupError, TypeError, ValueError, SyntaxError) as error:
         raise LessonError(

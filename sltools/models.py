@@ -95,7 +95,7 @@ def cut(net: nn.Sequential, at: str | Sequence[str]) -> tuple[nn.Sequential, ...
     if not isinstance(net, nn.Sequential):
         raise ModelError(f"only an nn.Sequential can be cut, not a {type(net).__name__}")
     known = stages(net)
-    names = list(at) if isinstance(at, (list, tuple)) and at else [at]
+    names: list[Any] = list(at) if isinstance(at, (list, tuple)) and at else [at]
     for name in names:
         if name not in known:
             raise ModelError(f"no stage is called {name!r}; the stages are {', '.join(known)}")

@@ -105,11 +105,13 @@ def reconstructions(
     """Draw the true images (N, C, H, W) above each method's reconstructions of them.
 
     Each row bears the method's median MSE over all N images, of which the first 20 are drawn;
-    `classes` (N,) names the class of each. Raises DataError if shapes differ.
+    `classes` names the class of each image. Raises DataError if shapes differ or a name is missing.
     """
     scores = {name: metrics.mse(images, truth).cpu().numpy() for name, images in methods.items()}
     shown = min(len(truth), MOST_IMAGES)
     titles = [str(name) for name in classes or []][:shown]
+    if classes and len(titles) < shown:
+        raise DataError(f"{len(classes)} class names for {shown} images; give one for each image.")
     axes = _image_axes(1 + len(methods), shown)
     for row, images in enumerate([truth, *methods.values()]):
         for column in range(shown):
@@ -358,7 +360,7 @@ def scatter(points: Tensor, labels: Tensor, classes: Sequence[str] | None = None
 
 def _chart_axes(xlabel: str, ylabel: str, log: bool) -> Axes:
     axes = Figure(figsize=(6.4, 3.4), dpi=DPI, layout="constrained").add_subplot()
-    axes.set(xlabel=xlabel, ylabel=ylabel, yscale="log" if log else "linear")
+    axes.set(xlabel=xlabel, ylabel=textwrap.fill(ylabel, 40), yscale="log" if log else "linear")
     return axes
 
 
@@ -468,7 +470,7 @@ def _paragraph(axes: Axes, middle: float, top: float, lines: Sequence[str]) -> N
 
 
 def _array(values: float | Numbers, like: np.ndarray | None = None, name: str = "") -> np.ndarray:
-    array = torch.as_tensor(values).detach().cpu().double().numpy()
+    array = torch.as_tensor(values, dtype=torch.float64).detach().cpu().numpy()
     if like is not None and array.shape != like.shape:
         raise DataError(
             f"{name} has shape {array.shape} where {like.shape} is drawn; give one number each."

@@ -27,10 +27,12 @@ def test_equal_cells_have_different_ids(tmp_path: Path) -> None:
 def test_a_notebook_keeps_its_tags_and_facts_and_no_pairing(little_course: Path) -> None:
     notebook = nbformat.read(little_course / "03_little.ipynb", as_version=4)
     facts = {"minutes": 5, "number": 3, "title": "A little lesson"}
-    assert {k: v for k, v in notebook.metadata.sltools.items() if k != "seconds"} == facts
+    measured = set(notebooks.MEASURED)
+    assert {k: v for k, v in notebook.metadata.sltools.items() if k not in measured} == facts
     assert notebook.cells[1].metadata == {"tags": ["parameters"]}
     assert set(notebook.metadata) == {"kernelspec", "language_info", "sltools"}
     assert notebook.metadata.sltools.seconds >= 1
+    assert notebook.metadata.sltools.calibration > 0
 
 
 def test_check_accepts_what_build_made(little_course: Path) -> None:

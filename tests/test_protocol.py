@@ -21,7 +21,7 @@ CUTS = ["conv1", "relu1", "pool1", "conv2", "flatten", "fc1", ("pool1", "fc2"), 
 
 
 def sgd(parameters):
-    return SGD(parameters, lr=0.1, momentum=0.9)
+    return SGD(parameters, lr=0.01, momentum=0.9)
 
 
 def train_whole(net, split, *, epochs, batch_size, optimizer, seed=0, penalty=None, loss=None):
@@ -52,14 +52,19 @@ def train_whole(net, split, *, epochs, batch_size, optimizer, seed=0, penalty=No
 def assert_same_training(net, session, twin, optimizer):
     """Compare weights, buffers and optimiser states of a split and a whole network, bit for bit."""
     for name, value in twin.state_dict().items():
-        assert torch.equal(net.state_dict()[name], value), name
+        assert_identical(net.state_dict()[name], value)
     states = [session.client.optimizer.state, session.server.optimizer.state]
     for weight, whole in zip(net.parameters(), twin.parameters(), strict=True):
         (found,) = [state[weight] for state in states if weight in state]
         expected = optimizer.state[whole]
         assert set(found) == set(expected) != set()
         for name, value in expected.items():
-            assert torch.equal(found[name], value), name
+            assert_identical(found[name], value)
+
+
+def assert_identical(one, other):
+    """Demand bit-equal tensors (a training that diverges must do so in the same way)."""
+    torch.testing.assert_close(one, other, rtol=0, atol=0, equal_nan=True)
 
 
 def compare(net, at, split, *, epochs=2, batch_size=4, seed=0, make=adam, **hooks):
@@ -72,7 +77,7 @@ def compare(net, at, split, *, epochs=2, batch_size=4, seed=0, make=adam, **hook
         twin, split, epochs=epochs, batch_size=batch_size, optimizer=optimizer, seed=seed
     )
     assert_same_training(net, session, twin, optimizer)
-    assert session.losses == losses
+    assert session.losses == pytest.approx(losses, rel=0, abs=0, nan_ok=True)
     assert len(losses) == epochs
 
 

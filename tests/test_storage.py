@@ -85,6 +85,20 @@ def test_folders_are_made_and_empty_ones_used(tmp_path):
     assert storage.read(str(tmp_path / "empty"))[1] == FACTS
 
 
+def test_a_folder_is_tried_before_the_work_and_left_empty(tmp_path):
+    folder = storage.new_folder(str(tmp_path / "a" / "result"))
+    assert folder == tmp_path / "a" / "result"
+    assert not any(folder.iterdir())
+    storage.write(folder, TENSORS, FACTS)
+    with pytest.raises(SltoolsError, match="is not empty"):
+        storage.new_folder(folder)
+
+
+def test_tensors_are_picked_by_the_beginning_of_their_names():
+    tensors = {"net/a/b": torch.ones(1), "net2/a": torch.zeros(1), "x/net/c": torch.zeros(1)}
+    assert storage.under("net/", tensors) == {"a/b": tensors["net/a/b"]}
+
+
 def test_a_file_in_the_way_is_named(tmp_path):
     (tmp_path / "file").write_text("mine")
     for folder in (tmp_path / "file", tmp_path / "file" / "below"):
@@ -103,7 +117,7 @@ def test_a_read_only_folder_is_named(tmp_path):
         tmp_path.chmod(stat.S_IRWXU)
 
 
-@pytest.mark.parametrize("function", ["save_file", "Path.write_text", "Path.mkdir"])
+@pytest.mark.parametrize("function", ["save_file", "Path.write_text", "Path.mkdir", "Path.touch"])
 def test_a_refused_write_is_one_clear_error(tmp_path, monkeypatch, function):
     """The same as for a read-only folder, which a test run by root cannot make."""
 

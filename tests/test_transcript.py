@@ -114,7 +114,7 @@ def test_a_digest_tells_everything_apart():
         Message(0, 0, "features", payload),
         Message(0, 0, "smashed", payload, "inference"),
         Message(0, 0, "smashed", payload.reshape(2, 3)),
-        Message(0, 0, "smashed", payload.int()),
+        Message(0, 0, "smashed", payload.view(torch.int32)),
         Message(0, 0, "smashed", payload.bfloat16()),
         Message(0, 0, "smashed", payload[0]),
         Message(0, 0, "smashed", payload[:0]),

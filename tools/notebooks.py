@@ -25,10 +25,12 @@ from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
+from sltools.doctor import calibrate
 from sltools.lessons import headless_kernel
 
 COURSE = Path(__file__).resolve().parents[1] / "course"
 CELL_TIMEOUT = 600  # seconds
+MEASURED = ("seconds", "calibration")  # facts of a notebook that its source does not give
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PRIVATE_PATH = re.compile(r"(?<![\w.:/])/(home|Users|root|tmp|opt|usr|var)/|[A-Z]:\\\\")
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
@@ -62,7 +64,8 @@ def generate(script: Path) -> NotebookNode:
 
 
 def execute(notebook: NotebookNode, folder: Path) -> None:
-    """Run `notebook` in place, in `folder`, and note the seconds it took."""
+    """Run `notebook` in place, in `folder`, and note the seconds it took and a calibration."""
+    calibration = round(calibrate(), 3)
     start = time.monotonic()
     client = NotebookClient(
         notebook,
@@ -78,7 +81,8 @@ def execute(notebook: NotebookNode, folder: Path) -> None:
     except (CellExecutionError, CellTimeoutError) as error:
         raise BuildError(str(error)) from None
     notebook.metadata.language_info = LANGUAGE  # not this machine's Python version
-    notebook.metadata.sltools.seconds = math.ceil(time.monotonic() - start)
+    seconds = math.ceil(time.monotonic() - start)
+    notebook.metadata.sltools.update(seconds=seconds, calibration=calibration)
 
 
 def clean(notebook: NotebookNode) -> None:
@@ -117,7 +121,9 @@ def build(script: Path, force: bool) -> str:
     if old and not force and same_code(old, notebook):
         for cell, built in zip(code_cells(notebook), code_cells(old), strict=True):
             cell.outputs, cell.execution_count = built.outputs, built.execution_count
-        notebook.metadata.sltools.seconds = old.metadata.sltools.seconds
+        notebook.metadata.sltools.update(
+            {name: old.metadata.sltools[name] for name in MEASURED if name in old.metadata.sltools}
+        )
         done = "code unchanged, kept its outputs"
     else:
         execute(notebook, target.parent)
@@ -138,7 +144,8 @@ def differences(course: Path) -> list[str]:
             found.append(f"src/{name}.py has not been built")
             continue
         new, old = generate(script), nbformat.read(notebooks[name], as_version=4)
-        old.metadata.get("sltools", {}).pop("seconds", None)
+        for name in MEASURED:
+            old.metadata.get("sltools", {}).pop(name, None)
         if new.metadata != old.metadata:
             found.append(f"{name}.ipynb: its metadata differ from its source")
         if len(new.cells) != len(old.cells):

@@ -13,7 +13,7 @@
 #
 # **Objectives.** You can
 #
-# * cut a network and carry out one training step with four messages, by hand;
+# * cut a network and carry out one training step with three messages, by hand;
 # * explain why a message must be detached, and show what an undetached tensor would hand over;
 # * show that split training and ordinary training give the same weights, bit for bit;
 # * draw the message flow of vanilla and of label-private split learning;
@@ -38,8 +38,8 @@
 # | **client** | the party that has the images; it holds the first layers |
 # | **server** | the party that has the computing power; it holds the layers after them |
 # | **cut layer** | the last layer of the client's first part: behind it the network is cut |
-# | **smashed data** $z$ | the activations at the cut, which the client sends in place of its images |
-# | **cut-layer gradient** $\partial L/\partial z$ | what the server sends back, so that the client can learn |
+# | **smashed data** $z$ | the activations at the cut, sent in place of the images |
+# | **cut-layer gradient** $\partial L/\partial z$ | what comes back, so that the client can learn |
 #
 # In the plain form of the protocol, called **vanilla**, the client sends its labels as well.
 
@@ -61,9 +61,9 @@ plots.exchange(
 # %% [markdown]
 # ## Settings
 #
-# Everything below follows these five values. Change them and run all cells again. (The label-private
-# form at the end needs a layer with weights between the cut and the client's last layer, so do not
-# choose one of the last stages as the cut.)
+# Everything below follows these five values. Change them and run all cells again. (The
+# label-private form at the end needs a layer with weights between the cut and the client's last
+# layer, so do not choose one of the last stages as the cut.)
 
 # %% tags=["parameters"]
 dataset: str = "digits"  # one of: digits, mnist, fashion_mnist, cifar10
@@ -155,7 +155,8 @@ print(f"server to client: dL/dz {tuple(answer.shape)}")
 # **The client** goes back through its own layers, starting from the answer. This is the chain
 # rule, cut where the network is cut. For a weight $w$ of the client,
 #
-# $$\frac{\partial L}{\partial w} \;=\; \sum_k \frac{\partial L}{\partial z_k}\,\frac{\partial z_k}{\partial w} .$$
+# $$\frac{\partial L}{\partial w}
+# \;=\; \sum_k \frac{\partial L}{\partial z_k}\,\frac{\partial z_k}{\partial w} .$$
 #
 # The first factor comes from the server. The second needs the images, and the client has them.
 # Neither party needs more than the one tensor that the other sent.
@@ -178,6 +179,7 @@ for (name, split_weight), weight in pairs:
 # the operation before it, and each operation keeps the tensors it will need on the way back. For a
 # convolution these are its weights and **its input**. So whoever holds `z` itself, and not a
 # detached copy, can walk the graph. Here is the walk.
+
 
 # %%
 def handed_over(tensor):
@@ -237,6 +239,7 @@ print("after clone() it still does:", z.detach().clone().data_ptr() == z.data_pt
 # own for its own layers. Beside it stands the ordinary training loop; both see the batches in the
 # same order and start from the same weights.
 
+
 # %%
 def ordinary_step(net, optimizer, images, labels):
     optimizer.zero_grad()
@@ -294,6 +297,7 @@ by_hand_losses = [
 # "The same" can mean *about as accurate*, or *equal up to rounding*. On a CPU we can ask for more:
 # every weight equal in every bit.
 
+
 # %%
 def same_weights(net, other):
     pairs = zip(net.parameters(), other.parameters(), strict=True)
@@ -324,10 +328,14 @@ assert same_weights(net, ordinary) or device != "cpu"
 # %%
 plots.lines(
     torch.arange(1, epochs + 1),
-    {"uncut network": ordinary_losses, "split, by hand": by_hand_losses, "split, library": session.losses},
+    {
+        "uncut network": ordinary_losses,
+        "split, by hand": by_hand_losses,
+        "split, library": session.losses,
+    },
     "epoch",
     "training loss",
-)  # fmt: skip
+)
 
 # %% [markdown]
 # Three lines on top of each other: splitting costs no accuracy, because it changes nothing but the
@@ -344,7 +352,8 @@ if as_shown:
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digit of an accuracy may differ between machines
-print(f"accuracy on test images: {accuracy:.1%}; always naming the most frequent class: {chance:.1%}")
+print(f"accuracy on test images: {accuracy:.1%}")
+print(f"always naming the most frequent class: {chance:.1%}")
 
 # %% [markdown]
 # ## The transcript
@@ -385,6 +394,7 @@ for line in transcript.messages[:3]:
 # and an epoch over $N$ images costs the same with $N$ for $B$, in **every** epoch. Counting the
 # transcript agrees with the formula. (Only payload is counted: no headers, no encryption.)
 
+
 # %%
 def batch_bytes(stage, batch_size):
     return {
@@ -407,7 +417,7 @@ assert transcript.nbytes() == sum(batch_bytes(cut, len(few)).values())
 # Is that much? Two things to compare with:
 #
 # * **Sending the images themselves**, once, before the training. Private it is not, but it is the
-#   cheapest way to train elsewhere. A pixel of these files takes one byte, and 4 as float32.
+#   cheapest way to train elsewhere. A pixel takes one byte in most image files, and 4 as float32.
 # * **Federated learning**, the best known other way to train without handing over data. The client
 #   trains the whole network itself; in each round it receives all weights and sends back its own.
 #   A round often is one epoch. That costs $2\cdot 4\,|W|$ bytes for $|W|$ weights, however many
@@ -429,20 +439,19 @@ plots.bars({name: size / 1e6 for name, size in choices.items()}, "million bytes"
 for name, size in choices.items():
     print(f"{name:32}{size / 1e6:10.2f} million bytes")
 ratio = epoch_bytes / (pixels * len(train))
-break_even = total / numbers[cut]
+break_even = 2 * 4 * total / (2 * 4 * numbers[cut] + 8)
+print(f"\nCut after {cut}, an epoch of split learning sends {ratio:.1f} times the bytes of")
+print("the images at one byte a pixel, and every further epoch sends as much again.")
 print(
-    f"\nOne epoch of split learning cut after {cut} sends {ratio:.1f} times the bytes of the images "
-    f"at one byte a pixel, and every further epoch sends them again."
+    f"A federated round costs as much as an epoch over {break_even:.0f} images. A client with more"
 )
-print(
-    f"A federated round costs as much as an epoch over {break_even:.0f} images: with more images "
-    "than that, federated learning sends less."
-)
+print("of them sends less in federated learning, a client with fewer in split learning.")
 
 # %% [markdown]
-# Read the last line twice. For a network as small as this one, split learning does not save
-# traffic. What it saves is the client's *computing* and *memory*: the client runs a few layers and
-# never holds the rest. It saves traffic where the network is large and the client's images are few.
+# Read the last sentence twice. Split learning saves traffic where the network is large and the
+# client's images are few; for a small network and many images it costs traffic. What it always
+# saves is the client's *computing* and *memory*: the client runs a few layers and never holds the
+# rest.
 
 # %% [markdown]
 # ## How it depends on the cut
@@ -453,10 +462,10 @@ print(
 
 # %%
 *cuts, _ = models.stages(net)  # after the last stage there is nothing left for a server
-heights = {"image": pixels / 1e3}
+heights = {"image": pixels}
 for size, same in groupby(cuts, key=numbers.get):
-    heights[", ".join(same)] = size / 1e3
-plots.bars(heights, "thousand numbers per image")
+    heights[", ".join(same)] = size
+plots.bars(heights, "numbers per image")
 
 # %%
 larger = [stage for stage in cuts if numbers[stage] > pixels]
@@ -468,6 +477,7 @@ print(f"cutting after {cut}: {numbers[cut]:,} numbers, {numbers[cut] / pixels:.2
 # sends the most, and (as [lesson 03](03_smashed_data.ipynb) shows) what it sends looks like the
 # image. Cut late and it sends little, but computes nearly everything itself. Try it: choose a cut
 # and a batch size.
+
 
 # %%
 def draw(stage, batch_size):
@@ -484,7 +494,8 @@ def draw(stage, batch_size):
     )
 
 
-widgets.show(draw, stage=cuts, batch_size=[1, 16, 64, 256])
+start = {"stage": cut, "batch_size": BATCH_SIZE}
+widgets.show(draw, start, stage=cuts, batch_size=[1, 16, 64, 256])
 
 # %% [markdown]
 # Without the widget: the two bars of $z$ and $\partial L/\partial z$ are always equal, and grow
@@ -605,8 +616,7 @@ print(f"vanilla {vanilla:,} bytes, label-private {private:,}: {private / vanilla
 #
 # </details>
 #
-# **3.** Why does the traffic of an epoch not depend on the batch size, apart from rounding? What
-# does?
+# **3.** Why do the bytes of an epoch not depend on the batch size? What does?
 #
 # <details><summary>Answer</summary>
 #
@@ -619,8 +629,8 @@ print(f"vanilla {vanilla:,} bytes, label-private {private:,}: {private / vanilla
 # ## Further reading
 #
 # * P. Vepakomma, O. Gupta, T. Swedish, R. Raskar: *Split learning for health: Distributed deep
-#   learning without sharing raw patient data*, 2018. [arXiv 1812.00564](https://arxiv.org/abs/1812.00564).
-#   Describes both forms used here.
+#   learning without sharing raw patient data*, 2018. [arXiv
+#   1812.00564](https://arxiv.org/abs/1812.00564). Describes both forms used here.
 # * E. Erdoğan, A. Küpçü, A. E. Çiçek: *UnSplit: Data-Oblivious Model Inversion, Model Stealing, and
 #   Label Inference Attacks Against Split Learning*, WPES 2022.
 #   [arXiv 2108.09033](https://arxiv.org/abs/2108.09033). The networks, and the attacks to come.

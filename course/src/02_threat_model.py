@@ -48,13 +48,14 @@
 # | | label inference from one leaked gradient |
 # |---|---|
 # | **who** | an honest-but-curious server in label-private split learning |
-# | **sees** | the smashed data $z$; the features $u$, which it sent itself; $\partial L/\partial u$ |
+# | **sees** | $z$; the features $u$, which it sent itself; $\partial L/\partial u$ |
 # | **may change** | nothing: it follows the protocol |
 # | **wants** | the label of every image in a batch |
-# | **does not need** | the client's weights, any image, data of its own, a trained copy of anything |
-# | **is granted** | the gradient of the *weights* of the client's last layer, for one batch; the client never sends it |
+# | **knows** | the shape of the client's head, without its weights |
+# | **does not need** | the client's weights, images, data of its own, any training |
+# | **is granted** | the gradient of the client's last *weights*, for one batch; it is never sent |
 # | **simulated here** | both parties in one process; the leak, by a grant |
-# | **stops working** | without the leak; when the batch is too large; when the head has more than one layer |
+# | **stops working** | without the leak; in too large a batch; in a head of several layers |
 # | **answered by** | keeping that gradient at home, as the protocol has it |
 
 # %%
@@ -91,6 +92,7 @@ device: str = "cpu"  # one of: cpu, cuda
 
 # %%
 import gc
+import math
 import subprocess
 import sys
 import tempfile
@@ -183,8 +185,8 @@ assert answer(views["private training"], "labels") == "-"
 # * `smashed` is there in every column: this is what split learning lives on, and what most attacks
 #   of this course start from.
 # * `labels` are simply sent in vanilla training. Nobody has to infer them.
-# * `features` and `feature_gradients` exist in the label-private form only: the server sends $u$ and
-#   gets $\partial L/\partial u$ back.
+# * `features` and `feature_gradients` exist in the label-private form only: the server sends $u$
+#   and gets $\partial L/\partial u$ back.
 # * `cut_gradients` the server computes itself. They exist in training only.
 # * `model` is the server's own network, not the client's.
 # * `architecture` is the *shape* of the client's network: an assumption, to which we come.
@@ -254,6 +256,7 @@ for message in views["private training"].messages[:4]:
 # not care for the task: it replies with $z$ itself, which is the gradient of
 # $\tfrac12\lVert z\rVert^2$, and so has the client learn to send small numbers.
 
+
 # %%
 class Shrinker(protocol.Server):
     def reply(self, message):
@@ -278,7 +281,7 @@ def growth(server_class):
 factors = {"honest server": growth(protocol.Server), "malicious server": growth(Shrinker)}
 print("the malicious server made z smaller:", factors["malicious server"] < 1)
 print("by more than the honest one did:", factors["malicious server"] < factors["honest server"])
-assert factors["malicious server"] < min(1, factors["honest server"])
+assert all(math.isfinite(factor) for factor in factors.values())
 if as_shown:
     assert factors["malicious server"] < 0.2 and factors["honest server"] > 2
 
@@ -296,16 +299,16 @@ for name, factor in factors.items():
 # | | honest-but-curious | malicious |
 # |---|---|---|
 # | **vanilla** | reads the labels; works on $z$ | steers the client as well |
-# | **label-private** | works on $z$ and $\partial L/\partial u$ | steers the client, and chooses $u$ |
+# | **label-private** | works on $z$, $\partial L/\partial u$ | steers the client, chooses $u$ |
 # | **can be noticed?** | no | in principle, by its replies |
-# | **after the training** | can work on the transcript for years | must act while training goes on |
+# | **when** | during the training, or years later | while training goes on |
 
 # %% [markdown]
 # ## What the attacker wants
 #
 # | goal | the attacker ends up with | called |
 # |---|---|---|
-# | the client's images | pictures close to the private ones | **model inversion** (or input inversion) |
+# | the client's images | pictures close to the private ones | **model inversion** |
 # | the client's network | a **clone** that does what the client's part does | **model stealing** |
 # | the labels of a label-private client | a label for every image | **label inference** |
 # | a fact about the data | "there are many of this kind" | property inference |
@@ -335,9 +338,11 @@ for name, factor in factors.items():
 # Is it fair that UnSplit's server knows the client's **architecture**? It is plausible:
 #
 # * Somebody must design both halves so that they fit, and it usually is the party with the server,
-#   which then *ships* the client's part. The weights come into being later, at the client.
+#   which then *ships* the client's part. The weights come into being later, at the client. (If it
+#   ships the initial weights too, it knows more than UnSplit assumes.)
 # * Many designs are public, and clients take one of them.
-# * The shape of $z$ tells a good deal: the table in lesson 01 shows how few stages give the same one.
+# * The shape of $z$ tells a good deal: the table in lesson 01 shows how few stages give the same
+#   one.
 # * A rule as old as modern cryptography, *Kerckhoffs's principle*: do not count on the enemy not
 #   knowing the design. Only the key (here: the weights) may be secret.
 #
@@ -361,6 +366,7 @@ assert not any(torch.equal(one, two) for one, two in pairs)
 #
 # What if an attack asks for more? The view refuses, with an error that names the rule. A small
 # helper prints the refusal.
+
 
 # %%
 def refused(ask):
@@ -474,8 +480,8 @@ assert "victims: []" in output
 #
 # $$G = \frac{\partial L}{\partial W} = \frac1B\,(P - Y)^\top U .$$
 #
-# $G$ is leaked, $U$ is known. If no row of $U$ is a combination of the others (rank $B$, which takes
-# $B \le D$), the pseudo-inverse $U^+$ undoes the product, for then $U U^+ = I$:
+# $G$ is leaked, $U$ is known. If no row of $U$ is a combination of the others (rank $B$, which
+# takes $B \le D$), the pseudo-inverse $U^+$ undoes the product, for then $U U^+ = I$:
 #
 # $$B\,(G\,U^+)^\top = P - Y .$$
 #
@@ -502,12 +508,14 @@ print(f"negative entries: {negative} in {len(U)} rows, one in each:", negative =
 truth = private.transcript.diary[0]["labels"].cpu()
 print("guessed:", guess[:16].tolist())
 print("true:   ", truth[:16].tolist())
-assert torch.equal(guess, truth)
+print("all right:", torch.equal(guess, truth))
+assert torch.equal(guess, truth) or not as_shown
 
 # %% [markdown]
-# Now with the library. `LabelInference(setting="closed-form")` does the same, and in addition checks
-# the rank, and whether rounding could have changed an answer. Beside it are the baselines, the
-# scores of somebody who learnt nothing: a random guess, and always naming the most frequent class.
+# Now with the library. `LabelInference(setting="closed-form")` does the same, and in addition
+# checks the rank, and whether rounding could have changed an answer. Beside it are the baselines,
+# the scores of somebody who learnt nothing: a random guess, and always naming the most frequent
+# class.
 
 # %%
 attack = LabelInference(setting="closed-form", seed=seed)
@@ -516,7 +524,9 @@ report = metrics.score_labels(truth, len(source.classes), guess=result.labels)
 print(attack)
 print(report)
 print("\nwhat it cost:", *result.knowledge, sep="\n  ")
-assert report.label_accuracy == 1.0
+assert report.label_accuracy > report.majority
+if as_shown:
+    assert report.label_accuracy == 1.0
 
 # %%
 plots.bars(
@@ -538,6 +548,7 @@ refused(lambda: attack(wire_only.window(0, 1)))
 # Look at single rows of $P - Y$. The network is new and its probabilities are all about alike, so
 # the one negative bar cannot be missed.
 
+
 # %%
 def draw(image):
     row = result.scores[image].tolist()
@@ -546,7 +557,7 @@ def draw(image):
     return plots.bars(heights, f"p - y, an image of class {name}")
 
 
-widgets.show(draw, image=list(range(len(truth))))
+widgets.show(draw, image=(0, len(truth) - 1))
 
 # %% [markdown]
 # Without the widget: the picture is of the first image of the batch. In each of the other rows as
@@ -555,9 +566,10 @@ widgets.show(draw, image=list(range(len(truth))))
 # %% [markdown]
 # ## Where it fails
 #
-# The algebra needs rank $B$. With larger batches the rows of $U$ soon depend on each other: ReLU
-# sets many features to zero, for all images at once. The attack notices and says so, instead of
-# returning labels that look as good as any. We try the same on a batch of 64.
+# The algebra needs rank $B$. With larger batches the rows of $U$ soon depend on each other: in a
+# new network the features of all images are much alike, and a ReLU sets some of them to zero for
+# every image. The attack notices and says so, instead of returning labels that look as good as any.
+# We try the same on a batch of 64.
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the rank of a large batch of features depends on rounding
@@ -570,7 +582,8 @@ rank = int(torch.linalg.matrix_rank(large_view.features))
 print(f"batch of {len(large_view.features)}, features of rank {rank}")
 try:
     found = attack(large_view).labels
-    print("solved all the same, right:", torch.equal(found, large.transcript.diary[0]["labels"].cpu()))
+    right = torch.equal(found, large.transcript.diary[0]["labels"].cpu())
+    print("solved all the same, all right:", right)
 except AttackError as refusal:
     print(textwrap.fill(f"AttackError: {refusal}", 96))
 
@@ -578,22 +591,24 @@ except AttackError as refusal:
 # ## Frank notes
 #
 # * **The leak is an assumption.** A U-shaped client does not send this gradient. The result says
-#   what *one* careless tensor would cost, not that label-private split learning leaks this way. What
-#   its real messages leak is the subject of [lesson 07](07_label_inference.ipynb).
+#   what *one* careless tensor would cost, not that label-private split learning leaks this way.
+#   What its real messages leak is the subject of [lesson 07](07_label_inference.ipynb).
 # * **One layer.** The algebra needs a head of a single linear layer, since the server must know
 #   what goes into the leaked layer. With two layers it knows what goes into the first only.
 # * **Small batches, mean loss.** Rank $B$ and a loss averaged over the batch. A client that adds a
 #   regulariser to its loss, or clips or noises this gradient, sends another $G$.
 # * **Confident clients.** Late in training $p$ at the label may round to 1 in float32, and the
 #   negative entry to 0. It still is the smallest, unless others underflow too.
-# * **A view is honest about the wire, not about the world.** Timing, message sizes, a second service
-#   that the client uses, an employee: none of that is in a transcript.
+# * **The ledger counts what goes through it.** Code that takes `view.messages` apart by hand is not
+#   noted. As with the type: it guards against mistakes.
+# * **A view is honest about the wire, not about the world.** Timing, message sizes, a second
+#   service that the client uses, an employee: none of that is in a transcript.
 #
 # ## Try it
 #
-# * Make the table of who sees what for the *client's* view: `transcript.view("client")`. Why does it
-#   refuse the client's own labels in the label-private form? (A view holds what was received or sent.
-#   What a party has at home is not in it.)
+# * Make the table of who sees what for the *client's* view: `transcript.view("client")`. Why does
+#   it refuse the client's own labels in the label-private form? (A view holds what was received or
+#   sent. What a party has at home is not in it.)
 # * Drop `.window(0, 1)` and attack all recorded batches at once. Still everything?
 # * Set `batch_size = 1` and grant `head_bias_gradients` alone. Why are ten numbers enough now, one
 #   for each class?
@@ -601,8 +616,8 @@ except AttackError as refusal:
 #
 # ## Review questions
 #
-# **1.** A paper says: "an honest-but-curious server reconstructs the images." Which questions do you
-# ask before you believe that it concerns your system?
+# **1.** A paper says: "an honest-but-curious server reconstructs the images." Which questions do
+# you ask before you believe that it concerns your system?
 #
 # <details><summary>Answer</summary>
 #
@@ -637,9 +652,10 @@ except AttackError as refusal:
 # ## Further reading
 #
 # * E. Erdoğan, A. Küpçü, A. E. Çiçek: *UnSplit*, WPES 2022.
-#   [arXiv 2108.09033](https://arxiv.org/abs/2108.09033). The honest-but-curious server of this course.
+#   [arXiv 2108.09033](https://arxiv.org/abs/2108.09033). The honest-but-curious server.
 # * D. Pasquini, G. Ateniese, M. Bernaschi: *Unleashing the Tiger: Inference Attacks on Split
-#   Learning* (FSHA), CCS 2021. [arXiv 2012.02670](https://arxiv.org/abs/2012.02670). The malicious one.
+#   Learning* (FSHA), CCS 2021. [arXiv 2012.02670](https://arxiv.org/abs/2012.02670).
+#   The malicious one.
 # * E. Erdoğan, A. Küpçü, A. E. Çiçek: *SplitGuard: Detecting and Mitigating Training-Hijacking
 #   Attacks in Split Learning*. [arXiv 2108.09052](https://arxiv.org/abs/2108.09052).
 # * X. Zhu and others: *Passive Inference Attacks on Split Learning via Adversarial Regularization*

@@ -1,0 +1,151 @@
+"""Record how label inference fares over a training, for heads of one, two and three layers.
+
+python -m benchmarks.record_label_inference writes course/results/label_inference.json, which
+lesson 07 shows: 3 victims on digits and on MNIST, a quarter of an hour on one core.
+"""
+
+import json
+import platform
+import statistics
+import time
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import SGD
+
+from sltools import data, lessons, metrics, models, protocol
+from sltools.attacks import LabelInference
+from sltools.data import Dataset
+from sltools.transcript import Transcript
+
+FRONT = "pool1"
+DEPTHS = (1, 2, 3)  # layers with weights in the client's head
+SEEDS = (0, 1, 2)
+ONLINE, WINDOW = 1500, 100  # batches of one from the first step on; batches averaged
+EPOCHS = {"digits": (0, 1, 2, 3, 5, 10, 15, 20, 30, 40, 60), "mnist": (0, 1, 2, 3, 5, 10)}
+WATCHED = 640  # samples whose directions are clustered
+
+stand_still = partial(SGD, lr=0.0)
+
+
+def main() -> None:
+    """Run both experiments on both data sets, on one thread, and write the results."""
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    facts: dict[str, Any] = {
+        "command": "python -m benchmarks.record_label_inference",
+        "seeds": SEEDS,
+        "depths": DEPTHS,
+        "settings": {"front": FRONT, "online": ONLINE, "window": WINDOW, "watched": WATCHED},
+        "results": {},
+    }
+    for name, epochs in EPOCHS.items():
+        dataset = data.load(name)
+        facts["results"][name] = {
+            "images": len(dataset.train),
+            "matching": {depth: _matching(dataset, depth) for depth in DEPTHS},
+            "wire": _wire(dataset, epochs),
+        }
+        print(name, f"{time.perf_counter() - start:.0f} s", flush=True)
+    facts["versions"] = {"torch": torch.__version__, "python": platform.python_version()}
+    facts["device"] = "cpu, 1 thread"
+    facts["seconds"] = round(time.perf_counter() - start)
+    path = lessons.course() / "results" / "label_inference.json"
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    print(f"wrote {path.name} after {facts['seconds']} s")
+
+
+def _matching(dataset: Dataset, depth: int) -> dict[str, list[list[float]]]:
+    """Match gradients from the first step on: for each clone and seed the accuracy by window."""
+    found: dict[str, list[list[float]]] = {"co-trained": [], "frozen": []}
+    for seed in SEEDS:
+        net = models.for_images(dataset.train.images.shape, seed)
+        client, server = _parties(net, depth)
+        transcript = protocol.train(
+            client, server, dataset.train[:ONLINE], epochs=1, batch_size=1, seed=seed, record=True
+        ).transcript
+        view, truth = transcript.view("server", ["head_weight_gradients"]), _truth(transcript)
+        for clone, runs in found.items():
+            right = LabelInference(clone=clone, seed=seed)(view).labels == truth
+            runs.append([round(part.double().mean().item(), 4) for part in right.split(WINDOW)])
+            print(dataset.name, depth, clone, runs[-1], flush=True)
+    return found
+
+
+def _wire(dataset: Dataset, epochs: tuple[int, ...]) -> dict[str, Any]:
+    """Cluster the directions of dL/du after each of `epochs`: for each seed the accuracies."""
+    found: dict[str, Any] = {
+        "epochs": epochs,
+        "test_accuracy": [],
+        "random_partition": [],
+        "clusters": {depth: [] for depth in DEPTHS},
+        "anchors": {depth: [] for depth in DEPTHS},
+    }
+    for seed in SEEDS:
+        rows: dict[int, list[metrics.LabelReport]] = {depth: [] for depth in DEPTHS}
+        accuracies = []
+        for net, accuracy in _trained(dataset, epochs, seed):
+            accuracies.append(round(accuracy, 4))
+            for depth, reports in rows.items():
+                reports.append(_clustered(net, depth, dataset, seed))
+        print(dataset.name, seed, accuracies, rows[1][-1], flush=True)
+        reports = [report for row in rows.values() for report in row]
+        blind = statistics.median(report.random_partition for report in reports)
+        found["test_accuracy"].append(accuracies)
+        found["random_partition"].append(round(blind, 4))
+        for depth, row in rows.items():
+            found["clusters"][depth].append([round(r.cluster_accuracy, 4) for r in row])
+            found["anchors"][depth].append([round(r.label_accuracy, 4) for r in row])
+    return found
+
+
+def _trained(
+    dataset: Dataset, epochs: tuple[int, ...], seed: int
+) -> Iterator[tuple[nn.Sequential, float]]:
+    """Yield the network and its test accuracy after each of `epochs`."""
+    net = models.for_images(dataset.train.images.shape, seed)
+    client, server = _parties(net, 1)
+    session = protocol.Session(client, server, Transcript())
+    done = 0
+    for epoch in epochs:
+        if epoch > done:
+            session = protocol.train(
+                client, server, dataset.train, epochs=epoch - done, batch_size=64, seed=seed
+            )
+            done = epoch
+        yield net, session.accuracy(dataset.test)
+
+
+def _clustered(net: nn.Sequential, depth: int, dataset: Dataset, seed: int) -> metrics.LabelReport:
+    """Watch batches of a client that stands still, and cluster them."""
+    client, server = _parties(net, depth, optimizer=stand_still)
+    watched = dataset.train[:WATCHED]
+    transcript = protocol.train(
+        client, server, watched, epochs=1, batch_size=64, seed=seed, record=True
+    ).transcript
+    found = LabelInference("wire", seed=seed)(transcript.view("server", ["anchor_labels"]))
+    truth, classes = _truth(transcript), len(dataset.classes)
+    return metrics.score_labels(truth, classes, found.labels, found.clusters)
+
+
+def _parties(
+    net: nn.Sequential, depth: int, **options: Any
+) -> tuple[protocol.Client, protocol.Server]:
+    """Cut `net` into a label-private client with `depth` layers in its head, and a server."""
+    stages = models.stages(net)
+    weighted = [name for name, layer in net.named_children() if list(layer.parameters())]
+    before = stages[stages.index(weighted[-depth]) - 1]
+    front, middle, head = models.cut(net, (FRONT, before))
+    server = protocol.Server(middle, label_private=True, **options)
+    return protocol.Client(front, head, **options), server
+
+
+def _truth(transcript: Transcript) -> Tensor:
+    return torch.cat([page["labels"] for page in transcript.diary.values()])
+
+
+if __name__ == "__main__":
+    main()
