@@ -1,7 +1,8 @@
 """Record how label inference fares over a training, for heads of one, two and three layers.
 
 python -m benchmarks.record_label_inference writes course/results/label_inference.json, which
-lesson 07 shows: 3 victims on digits and on MNIST, a quarter of an hour on one core.
+lesson 07 shows: 3 victims on digits and on MNIST, a quarter of an hour on one core. Of a client
+that "stands still" (step size 0) every exchange shows the same moment of the training.
 """
 
 import json
@@ -18,15 +19,16 @@ from torch.optim import SGD
 
 from sltools import data, lessons, metrics, models, protocol
 from sltools.attacks import LabelInference
-from sltools.data import Dataset
+from sltools.data import Dataset, Split
 from sltools.transcript import Transcript
 
 FRONT = "pool1"
 DEPTHS = (1, 2, 3)  # layers with weights in the client's head
 SEEDS = (0, 1, 2)
-ONLINE, WINDOW = 1500, 100  # batches of one from the first step on; batches averaged
+ONLINE, WINDOW = 1400, 100  # batches of one from the first step on; how many are averaged
 EPOCHS = {"digits": (0, 1, 2, 3, 5, 10, 15, 20, 30, 40, 60), "mnist": (0, 1, 2, 3, 5, 10)}
-WATCHED = 640  # samples whose directions are clustered
+WATCHED = 640  # samples of a client that stands still: their directions are clustered
+MATCHED = 100  # samples of a client that stands still: their gradients are matched
 
 stand_still = partial(SGD, lr=0.0)
 
@@ -39,7 +41,13 @@ def main() -> None:
         "command": "python -m benchmarks.record_label_inference",
         "seeds": SEEDS,
         "depths": DEPTHS,
-        "settings": {"front": FRONT, "online": ONLINE, "window": WINDOW, "watched": WATCHED},
+        "settings": {
+            "front": FRONT,
+            "online": ONLINE,
+            "window": WINDOW,
+            "watched": WATCHED,
+            "matched": MATCHED,
+        },
         "results": {},
     }
     for name, epochs in EPOCHS.items():
@@ -47,12 +55,13 @@ def main() -> None:
         facts["results"][name] = {
             "images": len(dataset.train),
             "matching": {depth: _matching(dataset, depth) for depth in DEPTHS},
-            "wire": _wire(dataset, epochs),
+            "moments": _moments(dataset, epochs),
         }
         print(name, f"{time.perf_counter() - start:.0f} s", flush=True)
     facts["versions"] = {"torch": torch.__version__, "python": platform.python_version()}
     facts["device"] = "cpu, 1 thread"
     facts["seconds"] = round(time.perf_counter() - start)
+    facts["cpu_seconds"] = round(time.process_time())
     path = lessons.course() / "results" / "label_inference.json"
     path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print(f"wrote {path.name} after {facts['seconds']} s")
@@ -75,30 +84,32 @@ def _matching(dataset: Dataset, depth: int) -> dict[str, list[list[float]]]:
     return found
 
 
-def _wire(dataset: Dataset, epochs: tuple[int, ...]) -> dict[str, Any]:
-    """Cluster the directions of dL/du after each of `epochs`: for each seed the accuracies."""
+def _moments(dataset: Dataset, epochs: tuple[int, ...]) -> dict[str, Any]:
+    """Attack the client as it stands after each of `epochs`: for each seed the accuracies."""
     found: dict[str, Any] = {
         "epochs": epochs,
         "test_accuracy": [],
         "random_partition": [],
-        "clusters": {depth: [] for depth in DEPTHS},
-        "anchors": {depth: [] for depth in DEPTHS},
+        **{name: {depth: [] for depth in DEPTHS} for name in ("clusters", "anchors", "frozen")},
     }
     for seed in SEEDS:
-        rows: dict[int, list[metrics.LabelReport]] = {depth: [] for depth in DEPTHS}
-        accuracies = []
+        accuracies, blind = [], []
+        rows: dict[str, dict[int, list[float]]]
+        rows = {name: {d: [] for d in DEPTHS} for name in ("clusters", "anchors", "frozen")}
         for net, accuracy in _trained(dataset, epochs, seed):
             accuracies.append(round(accuracy, 4))
-            for depth, reports in rows.items():
-                reports.append(_clustered(net, depth, dataset, seed))
-        print(dataset.name, seed, accuracies, rows[1][-1], flush=True)
-        reports = [report for row in rows.values() for report in row]
-        blind = statistics.median(report.random_partition for report in reports)
+            for depth in DEPTHS:
+                report = _clustered(net, depth, dataset, seed)
+                blind.append(report.random_partition)
+                rows["clusters"][depth].append(round(report.cluster_accuracy, 4))
+                rows["anchors"][depth].append(round(report.label_accuracy, 4))
+                rows["frozen"][depth].append(round(_matched(net, depth, dataset, seed), 4))
         found["test_accuracy"].append(accuracies)
-        found["random_partition"].append(round(blind, 4))
-        for depth, row in rows.items():
-            found["clusters"][depth].append([round(r.cluster_accuracy, 4) for r in row])
-            found["anchors"][depth].append([round(r.label_accuracy, 4) for r in row])
+        found["random_partition"].append(round(statistics.median(blind), 4))
+        for name, depths in rows.items():
+            print(dataset.name, seed, name, depths, flush=True)
+            for depth, row in depths.items():
+                found[name][depth].append(row)
     return found
 
 
@@ -120,15 +131,28 @@ def _trained(
 
 
 def _clustered(net: nn.Sequential, depth: int, dataset: Dataset, seed: int) -> metrics.LabelReport:
-    """Watch batches of a client that stands still, and cluster them."""
-    client, server = _parties(net, depth, optimizer=stand_still)
-    watched = dataset.train[:WATCHED]
-    transcript = protocol.train(
-        client, server, watched, epochs=1, batch_size=64, seed=seed, record=True
-    ).transcript
+    """Cluster the directions of dL/du, and name the clusters by anchors."""
+    transcript = _at_rest(net, depth, dataset.train[:WATCHED], 64, seed)
     found = LabelInference("wire", seed=seed)(transcript.view("server", ["anchor_labels"]))
     truth, classes = _truth(transcript), len(dataset.classes)
     return metrics.score_labels(truth, classes, found.labels, found.clusters)
+
+
+def _matched(net: nn.Sequential, depth: int, dataset: Dataset, seed: int) -> float:
+    """Match the granted gradients with a frozen clone: the accuracy."""
+    transcript = _at_rest(net, depth, dataset.train[:MATCHED], 1, seed)
+    view = transcript.view("server", ["head_weight_gradients"])
+    found = LabelInference(clone="frozen", seed=seed)(view)
+    return metrics.label_accuracy(found.labels, _truth(transcript))
+
+
+def _at_rest(
+    net: nn.Sequential, depth: int, split: Split, batch_size: int, seed: int
+) -> Transcript:
+    client, server = _parties(net, depth, optimizer=stand_still)
+    return protocol.train(
+        client, server, split, epochs=1, batch_size=batch_size, seed=seed, record=True
+    ).transcript
 
 
 def _parties(

@@ -125,7 +125,8 @@ def run_inversion(settings: InversionSettings) -> Outcome:
     start = time.perf_counter()
     devices.find(settings.device)
     dataset = data.load(settings.dataset)
-    truth = _first_targets(dataset, settings.targets).to(settings.device)
+    targets = _first_targets(dataset, settings.targets)
+    truth = targets.images.to(settings.device)
     attack = _unsplit(settings)
     runs: list[_Run] = []
     known: list[metrics.ImageScores] = []
@@ -167,11 +168,12 @@ def run_inversion(settings: InversionSettings) -> Outcome:
         "victim": torch.tensor([run.victim for run in runs]),
     }
     rows = {"UnSplit, median run": middle.result.inputs}
-    return Outcome(facts, arrays, plots.reconstructions(truth.cpu(), rows, dataset.classes))
+    names = [dataset.classes[label] for label in targets.labels.tolist()]
+    return Outcome(facts, arrays, plots.reconstructions(truth.cpu(), rows, names))
 
 
-def _first_targets(dataset: data.Dataset, count: int) -> Tensor:
-    """The first test image of each class, then the second of each, up to `count`: (N, C, H, W)."""
+def _first_targets(dataset: data.Dataset, count: int) -> data.Split:
+    """The first test image of each class, then the second of each, up to `count`."""
     if not 1 <= count <= len(dataset.test):
         raise SltoolsError(
             f"{count} targets cannot be attacked: give 1 to {len(dataset.test)}, the number of "
@@ -180,10 +182,9 @@ def _first_targets(dataset: data.Dataset, count: int) -> Tensor:
     classes = len(dataset.classes)
     rounds = -(-count // classes)
     if rounds > dataset.test.labels.bincount(minlength=classes).min():
-        return dataset.test.images[:count]
-    images = dataset.test.first_per_class(rounds).images
-    order = torch.arange(len(images)).view(classes, rounds).T.flatten()[:count]
-    return images[order]
+        return dataset.test[:count]
+    by_class = dataset.test.first_per_class(rounds)
+    return by_class[torch.arange(len(by_class)).view(classes, rounds).T.flatten()[:count]]
 
 
 def _unsplit(settings: InversionSettings) -> UnSplit:

@@ -11,7 +11,7 @@ from sltools.lessons import Lesson
 from tools import notebooks
 
 pytestmark = pytest.mark.notebooks
-CELL_TIMEOUT = 60  # seconds
+CELL_TIMEOUT = 120  # seconds
 
 # At the end of the notebook its own variables say whether the settings arrived.
 PROBE = "print({{name: globals()[name] for name in {names!r}}})"

@@ -57,7 +57,9 @@ def test_check_says_what_differs(
     assert old in text
     script.write_text(text.replace(old, new))
     assert notebooks.main(["--course", str(little_course), "--check"]) == 1
-    assert difference in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert difference in printed
+    assert printed.count("03_little.ipynb: ") == printed.count("\n")
 
 
 def test_check_misses_neither_notebook_nor_source(little_course: Path) -> None:

@@ -122,7 +122,7 @@ def build(script: Path, force: bool) -> str:
         for cell, built in zip(code_cells(notebook), code_cells(old), strict=True):
             cell.outputs, cell.execution_count = built.outputs, built.execution_count
         notebook.metadata.sltools.update(
-            {name: old.metadata.sltools[name] for name in MEASURED if name in old.metadata.sltools}
+            {fact: old.metadata.sltools[fact] for fact in MEASURED if fact in old.metadata.sltools}
         )
         done = "code unchanged, kept its outputs"
     else:
@@ -144,8 +144,8 @@ def differences(course: Path) -> list[str]:
             found.append(f"src/{name}.py has not been built")
             continue
         new, old = generate(script), nbformat.read(notebooks[name], as_version=4)
-        for name in MEASURED:
-            old.metadata.get("sltools", {}).pop(name, None)
+        for fact in MEASURED:
+            old.metadata.get("sltools", {}).pop(fact, None)
         if new.metadata != old.metadata:
             found.append(f"{name}.ipynb: its metadata differ from its source")
         if len(new.cells) != len(old.cells):

@@ -83,7 +83,7 @@ from sltools import data, models, protocol, seeds, widgets
 BATCH_SIZE = 64
 as_shown = (dataset, cut, budget, seed, device) == ("digits", "pool1", "quick", 0, "cpu")
 count = {"tiny": 128, "quick": 1500, "full": 60_000}[budget]
-epochs = {"tiny": 2, "quick": 1 if dataset == "cifar10" else 6, "full": 10}[budget]
+epochs = {"tiny": 2, "quick": 1 if dataset == "cifar10" else 5, "full": 10}[budget]
 
 source = data.load(dataset)
 train, test = source.train[:count].to(device), source.test[:count].to(device)

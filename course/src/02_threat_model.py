@@ -524,7 +524,7 @@ report = metrics.score_labels(truth, len(source.classes), guess=result.labels)
 print(attack)
 print(report)
 print("\nwhat it cost:", *result.knowledge, sep="\n  ")
-assert report.label_accuracy > report.majority
+assert report.label_accuracy >= report.majority  # four labels can be all alike
 if as_shown:
     assert report.label_accuracy == 1.0
 

@@ -122,7 +122,7 @@ def draw(stage):
 widgets.show(draw, start={"stage": with_maps[-1]}, stage=cuts)
 
 # %% [markdown]
-# Without the widget: after the first convolution and the first pooling every channel is the image
+# Without the widget: after the first convolution and the first pooling most channels are the image
 # again, as an outline, a shadow or a negative. Two convolutions in, the maps are small blots. After
 # a linear layer there are no maps left, only a stripe of numbers.
 #
@@ -274,6 +274,7 @@ assert all(result.inputs.isfinite().all() for result in results.values())
 # * **MSE**, the mean squared error of the pixels: raw, and for the worst image.
 # * **aligned**: the MSE after the best change of contrast and brightness, $a\hat x + b$, for each
 #   image. It asks for the shape only. Nobody but us, who know the truth, can align like that.
+# * **PSNR**, $10 \log_{10}(1/\text{MSE})$: the same error in decibels, more is better.
 # * **SSIM**, structural similarity: 1 is a perfect copy, about 0 is unrelated. It goes by local
 #   contrast, as the eye does.
 # * **negatives**: the share that came out as negatives, with $a < 0$.
@@ -467,8 +468,6 @@ check("the last ReLU sends more than a quarter of zeros", zeros[rectified[-1]] >
 # %%
 import copy
 
-from sltools import seeds
-
 
 def independent(front, image, directions):
     """Count how many of the directions (K, C, H, W) the smashed data of an image can tell apart."""
@@ -482,6 +481,16 @@ def independent(front, image, directions):
     return int((squares.sqrt() > 1e-6 * squares.max().sqrt()).sum())
 
 
+# %% [markdown]
+# We ask about one direction for each pixel. (Of images with more than 28×28 numbers we only ask
+# about a square in the middle, and suppose that the attacker knows the rest.) Where two activations
+# of a pooling window are equal, as they are in front of an even background, there is no derivative.
+# A trace of noise makes all of them different.
+
+# %%
+from sltools import seeds
+
+
 def pixel_directions(shape, most=784):
     """One direction for each pixel of the largest central square of at most `most` numbers."""
     channels, height, width = shape
@@ -492,7 +501,6 @@ def pixel_directions(shape, most=784):
     return torch.eye(inside.numel())[inside.flatten()].reshape(-1, *shape)
 
 
-# Where two activations are equal there is no derivative: a trace of noise makes all different.
 noise = torch.rand(images.shape, generator=seeds.generator(seed, "noise")).to(device)
 generic = 0.999 * images + 0.001 * noise
 examined = generic[: {"tiny": 1, "quick": 2, "full": 10}[budget]]
@@ -537,8 +545,7 @@ assert short == ["pool1", "conv2"] or not as_shown
 # layer that follows a ReLU sends no zeros, yet it cannot bring back what the ReLU dropped.
 #
 # What a choice means can be shown. Where equations are fewer than pixels, we run the ten-line
-# attack twice, with no prior but the range of a pixel. The first search starts from grey, the
-# second from noise. Both end with nearly the right smashed data.
+# attack twice, with no prior but the range of a pixel: once from grey, once from noise.
 
 # %%
 deep = next((at for at in cuts if counts[at][0] < pixels), last)
@@ -683,7 +690,8 @@ print(f"recorded by: {recorded['command']}")
 print(f"data: {recorded['dataset']}, {recorded['targets']} targets")
 print(f"victims: seeds {recorded['seeds']}, test accuracies {recorded['victim_accuracy']}")
 print(f"attack: {settings['name']}, {settings['steps']:,} steps, tv {settings['tv']}")
-print(f"torch {recorded['versions']['torch']}, {recorded['device']}, {recorded['cpu_seconds']} CPU seconds")
+print(f"torch {recorded['versions']['torch']}, {recorded['device']}")
+print(f"seconds: {recorded['seconds']} by the clock, {recorded['cpu_seconds']} of computing")
 
 
 # %%
@@ -743,6 +751,8 @@ assert "pool2" in harder or not as_shown
 #   than any here (SDAR, below).
 # * **Known weights are a strong assumption**, made here on purpose. It gives a bound for attackers
 #   who have to guess the weights too and use the same prior.
+# * **SSIM is kind to emptiness.** Where most of an image is black, a blank image scores well: see
+#   the grey lines of the recorded figure. No score means much without its baselines.
 # * **One victim, one image of each class**, in the live cells. The ranges are over images, not over
 #   trainings. The recorded run has three victims.
 #

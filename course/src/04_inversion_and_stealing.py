@@ -14,7 +14,8 @@
 # **Objectives.** You can
 #
 # * write down the objective of *UnSplit* and carry out its steps by hand;
-# * name three changes of image and weights that smashed data cannot tell apart, and demonstrate each;
+# * name three changes of image and weights that smashed data cannot tell apart, and demonstrate
+#   each;
 # * explain why the published priors shrink the images, and what to do about it;
 # * judge a reconstruction by raw and by aligned error, and a stolen network by accuracy **and**
 #   agreement, always beside baselines;
@@ -37,9 +38,9 @@
 # | **wants** | the images behind $z$ (inversion), and a copy of the client's layers (stealing) |
 # | **knows before** | the architecture of the client's layers: their kinds and sizes, no weights |
 # | **does not need** | any image of its own, labels, gradients, questions to the client |
-# | **simulated here** | both parties in one process; the attack is given a view of the server, and nothing else |
+# | **simulated here** | both parties in one process; the attack gets the server's view |
 # | **stops working** | when the cut is deep: too few numbers, too many unknown weights |
-# | **answered by** | a deeper cut; noise in $z$; a client whose layers the server does not know |
+# | **answered by** | a deeper cut; noise in $z$, which costs accuracy; an unknown architecture |
 #
 # *Honest-but-curious* means: it does what the protocol says, and thinks about what it receives.
 
@@ -70,8 +71,8 @@ plots.exchange(
 # Why should that work? Guessing two things from one looks hopeless: could not *any* image be
 # explained by *some* weights? Count what is known and what is not. One image gives $|z|$ equations.
 # Unknown are its pixels, and the weights. But **the weights are the same for all images**: each
-# further image adds $|z|$ equations and only its own pixels as unknowns. And in an early layer there
-# are few weights, used over and over (a convolution). We will count in a moment.
+# further image adds $|z|$ equations and only its own pixels as unknowns. And in an early layer
+# there are few weights, used over and over (a convolution). We will count in a moment.
 
 # %% [markdown]
 # ## Settings
@@ -112,6 +113,12 @@ view = session.observe(private.images)
 print(view)
 print(view.architecture)
 
+
+def median_mse(images, truth):
+    """The median of the images' raw MSE: the number beside each row of a figure."""
+    return np.median(metrics.mse(images.cpu(), truth.cpu()).numpy()).item()
+
+
 # %% [markdown]
 # The victim is trained, and the client has just sent ten images for classification: one of each
 # class, from the test set. From here on the attacker has `view`. The variables `front` and
@@ -147,15 +154,18 @@ with torch.no_grad():
 # For targets $z_1 \dots z_n$ the attack minimises, over the guesses $\tilde x_1 \dots \tilde x_n$
 # and the clone's weights $\tilde\theta$,
 #
-# $$\underbrace{\frac{1}{\operatorname{Var} z}\,\operatorname{mean}\bigl(f_{\tilde\theta}(\tilde x) - z\bigr)^2}_{\text{feature loss}}
+# $$
+# \underbrace{\frac{1}{\operatorname{Var} z}\,
+# \operatorname{mean}\bigl(f_{\tilde\theta}(\tilde x) - z\bigr)^2}_{\text{feature loss}}
 # \;+\; \lambda_{TV}\,\mathrm{TV}(\tilde x)
 # \;+\; \lambda_2\,\operatorname{mean}\tilde x^2
-# \;+\; \lambda_1\,\operatorname{mean}|\tilde x| .$$
+# \;+\; \lambda_1\,\operatorname{mean}|\tilde x| .
+# $$
 #
 # * The **feature loss** asks the clone to turn the guesses into the smashed data. Divided by the
 #   variance of $z$ it has a meaning of its own: 1 is what a constant would score, 0 is perfect.
-# * **Total variation**, $\mathrm{TV}(\tilde x)$, is the mean squared difference between neighbouring
-#   pixels. Noise has much of it, images have little.
+# * **Total variation**, $\mathrm{TV}(\tilde x)$, is the mean squared difference between
+#   neighbouring pixels. Noise has much of it, images have little.
 # * The **L2** term prefers dark images, the **L1** term black backgrounds.
 #
 # The last three terms are **priors**: what the attacker believes of images before it has seen any.
@@ -236,10 +246,11 @@ print("same steps; the joint feature loss is lower:", joint.feature_loss < in_tu
 # %% [markdown]
 # ## The published schedule
 #
-# As published, the attack takes 1,000 rounds of 100 steps for the image and 100 for the clone, **one
-# image at a time**, the clone carried over from each to the next: 200,000 steps per image. The
-# feature loss is not divided by the variance, the priors are TV and L2 with weights 0.1 and 1, and
-# nothing keeps pixels between 0 and 1. Here are its first two rounds, live, on three of the images.
+# As published, the attack takes 1,000 rounds of 100 steps for the image and 100 for the clone,
+# **one image at a time**, the clone carried over from each to the next: 200,000 steps per image.
+# The feature loss is not divided by the variance, the priors are TV and L2 with weights 0.1 and 1,
+# and nothing keeps pixels between 0 and 1. Here are its first two rounds, live, on three of the
+# images.
 
 # %%
 rounds = {"tiny": {"rounds": 1, "input_steps": 10, "clone_steps": 10}}.get(budget, {"rounds": 2})
@@ -275,7 +286,7 @@ plots.reconstructions(truth, {"published": found, "the same, aligned": fit.align
 summary = recorded_scores.summary()
 clone_scores = recorded["metrics"]
 print(f"raw MSE, median of the images:          {summary['mse_median']:.3f}")
-print(f"a blank image would score:              {metrics.mse(truth * 0, truth).median():.3f}")
+print(f"a blank image would score:              {median_mse(truth * 0, truth):.3f}")
 print(f"MSE after the best gain and offset:     {summary['aligned_mse_median']:.3f}")
 print(f"the gain that was missing, median:      {summary['gain_median']:.1f}")
 print(f"accuracy with the stolen client:        {clone_scores['clone_accuracy']['median']:.1%}")
@@ -301,8 +312,9 @@ print(f"accuracy with the victim's own:         {clone_scores['victim_accuracy']
 #    between 0 and 1. Here $\Sigma W$ is the sum of each filter's weights. It works as long as each
 #    filter sees real pixels everywhere; zeros around the image (padding) do not turn into ones.
 #
-# All three are of one form: $x' = a x + c$, $W' = W/a$, $b' = b - \frac{c}{a}\Sigma W$. Here they are
-# on the victim itself, which we may open for this purpose.
+# All three are of one form: $x' = a x + c$, $W' = W/a$, $b' = b - \frac{c}{a}\Sigma W$. Here they
+# are on the victim itself, which we may open for this purpose.
+
 
 # %%
 def changed(front, a, c):
@@ -347,7 +359,11 @@ plots.reconstructions(private.images.cpu(), {k: v.cpu() for k, v in others.items
 # Take the scale again and ask what the objective says to it. The feature loss of
 # $(\alpha x, W/\alpha)$ is the same for every $\alpha$. But
 #
-# $$\mathrm{TV}(\alpha x) = \alpha^2\,\mathrm{TV}(x), \qquad \operatorname{mean}(\alpha x)^2 = \alpha^2 \operatorname{mean} x^2, \qquad \operatorname{mean}|\alpha x| = \alpha \operatorname{mean}|x| .$$
+# $$
+# \mathrm{TV}(\alpha x) = \alpha^2\,\mathrm{TV}(x), \qquad
+# \operatorname{mean}(\alpha x)^2 = \alpha^2 \operatorname{mean} x^2, \qquad
+# \operatorname{mean}|\alpha x| = \alpha \operatorname{mean}|x| \qquad (\alpha > 0) .
+# $$
 #
 # The priors are *homogeneous*: smaller is always better. So with the weights free, **the objective
 # has no minimum.** It falls for ever as $\alpha \to 0$, towards images that are nearly black and a
@@ -383,42 +399,45 @@ plots.lines(
 # %%
 half = max(1, STEPS // 2)
 as_published = {"tv": 0.1, "l2": 1.0, "l1": 0.0, "bounded": False, "scaled": False}
-shrunk = replace(attack, steps=half, **as_published)(view)
-on_the_way = [metrics.score_images(x, private.images.cpu()) for x in shrunk.snapshots]
+few_view = session.observe(private.images[:5])  # five images, to save time
+shrunk = replace(attack, steps=half, **as_published)(few_view)
+on_the_way = [
+    metrics.score_images(images, private.images[:5].cpu()).summary() for images in shrunk.snapshots
+]
 plots.lines(
     shrunk.snapshot_steps[1:],
     {
-        "raw MSE": [scores.mse.median() for scores in on_the_way[1:]],
-        "aligned MSE": [scores.aligned_mse.median() for scores in on_the_way[1:]],
+        "raw MSE": [scores["mse_median"] for scores in on_the_way[1:]],
+        "aligned MSE": [scores["aligned_mse_median"] for scores in on_the_way[1:]],
     },
     "step",
     "median MSE",
 )
 
 # %%
-early = len(on_the_way) // 3
-gain = on_the_way[-1].gain.median().item()
-shrinking = on_the_way[-1].mse.median() > on_the_way[early].mse.median()
+gain = on_the_way[-1]["gain_median"]
+raw_then, raw_now = (on_the_way[i]["mse_median"] for i in (len(on_the_way) // 3, -1))
+assert np.isfinite([gain, raw_then, raw_now]).all()
 if as_shown:
-    assert gain > 1.2 and shrinking
+    assert gain > 1.2 and raw_now > raw_then
     print("the images come out too dark, and need a gain above 1.2:", gain > 1.2)
-    print(f"the raw MSE is worse at the end than at step {shrunk.snapshot_steps[early]}:", bool(shrinking))
+    print("the raw MSE is worse at the end than after a third of the way:", raw_now > raw_then)
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digits depend on the machine
-for step, scores in zip(shrunk.snapshot_steps.tolist(), on_the_way, strict=True):
-    s = scores.summary()
+for step, s in zip(shrunk.snapshot_steps.tolist(), on_the_way, strict=True):
     print(
         f"step {step:5}  raw {s['mse_median']:.4f}  aligned {s['aligned_mse_median']:.4f}  "
         f"gain needed {s['gain_median']:.2f}"
     )
 
 # %% [markdown]
-# The aligned error keeps falling while the raw error turns round: the attack goes on learning the
-# shape, and forgets the scale. More steps make the raw number *worse*. What helps:
+# With the settings as shown, the aligned error keeps falling while the raw error turns round: the
+# attack goes on learning the shape, and forgets the scale. More steps make the raw number *worse*.
+# What helps:
 #
-# * **Weak priors.** The pull towards black is the priors' alone. The default has no L2 term, and its
-#   L1 term is small. This does most.
+# * **Weak priors.** The pull towards black is the priors' alone. The default has no L2 term, and
+#   its L1 term is small. This does most.
 # * **A scaled feature loss.** Divided by $\operatorname{Var} z$, it weighs the same against the
 #   priors at every cut and for every client, so that "weak" means something.
 # * **Bounded pixels.** They start at 0.5 in [0, 1] and cannot leave. This stops the sign and what
@@ -432,8 +451,8 @@ for step, scores in zip(shrunk.snapshot_steps.tolist(), on_the_way, strict=True)
 # ## The attack
 #
 # Now with the default settings, and with three clones of different random weights at once. All
-# three are runs that the attacker could have made. It keeps the one with the **least feature loss**,
-# because it can see that.
+# three are runs that the attacker could have made. It keeps the one with the **least feature
+# loss**, because it can see that.
 
 # %%
 runs = replace(attack, restarts=3).runs(view)
@@ -469,20 +488,22 @@ print(report)
 print(f"\n{len(runs)} clones together: {result.seconds:.1f} s")
 
 # %%
-raw = {
-    "attack": metrics.mse(result.inputs.cpu(), originals),
-    "known weights": metrics.mse(ceiling.inputs.cpu(), originals),
-    "mean image": metrics.mse(mean_image.expand_as(originals), originals),
-    "blank image": metrics.mse(torch.zeros_like(originals), originals),
+candidates = {
+    "attack": result.inputs,
+    "known weights": ceiling.inputs,
+    "mean image": mean_image.expand_as(originals),
+    "blank image": torch.zeros_like(originals),
 }
-median = {name: values.median().item() for name, values in raw.items()}
-assert all(torch.isfinite(values).all() for values in raw.values())
+median = {name: median_mse(images, originals) for name, images in candidates.items()}
+assert np.isfinite(list(median.values())).all()
 print("known to the attacker:", ", ".join(result.knowledge))
 print("known to the ceiling: ", ", ".join(ceiling.knowledge))
 if as_shown:
     assert median["known weights"] < median["attack"] < 0.01 < median["mean image"]
-    assert metrics.ssim(result.inputs.cpu(), originals).median() > 0.8
-    print("median raw MSE below 0.01, and SSIM above 0.8:", True)
+    ssim = metrics.ssim(result.inputs.cpu(), originals).median().item()
+    assert ssim > 0.8
+    print("median raw MSE below 0.01:", median["attack"] < 0.01)
+    print("median SSIM above 0.8:", ssim > 0.8)
     print("less than a quarter of the mean image's:", median["attack"] < median["mean image"] / 4)
 else:
     better = median["attack"] < median["mean image"]
@@ -566,18 +587,18 @@ print(f"as it should be: {stolen.clone_accuracy:.1%}")
 # %% [markdown]
 # ## One clone is an anecdote
 #
-# Does the attack depend on the clone it happens to start with? Here are the three runs. **Median and
-# worst** say more than the best, which is all that a figure shows.
+# Does the attack depend on the clone it happens to start with? Here are the three runs. **Median
+# and worst** say more than the best, which is all that a figure shows.
 
 # %%
 plots.reconstructions(
     originals, {f"clone {i}": run.inputs.cpu() for i, run in enumerate(runs)}, names
 )
 
-# %% tags=["nbval-ignore-output"]
-# not compared: the last digits depend on the machine
+
+# %%
 def table(session, runs, truth):
-    """Print what the attacker sees of each run (the feature loss) beside what we see; median MSEs."""
+    """Print what the attacker sees of each run, its feature loss, beside what we see (medians)."""
     client, rest = session.client.front, session.server.model
     untrained = Architecture.of(client, shape).build(seed, "random clone").to(device)
     errors = []
@@ -597,20 +618,22 @@ def table(session, runs, truth):
     print(f"least feature loss: clone {chosen}; least raw MSE: clone {best}")
 
 
+# %% tags=["nbval-ignore-output"]
+# not compared: the last digits depend on the machine
 table(session, runs, originals)
 
 # %%
-errors = [metrics.mse(run.inputs.cpu(), originals).median().item() for run in runs]
-picked = metrics.mse(result.inputs.cpu(), originals).median().item()
+errors = [median_mse(run.inputs, originals) for run in runs]
+picked = median_mse(result.inputs, originals)
 assert np.isfinite(errors).all()
 if as_shown:
-    assert max(errors) < 0.02 and picked <= sorted(errors)[1] * 1.25
+    assert max(errors) < 0.02 and picked < max(errors)
     print("even the worst clone's median MSE is below 0.02:", max(errors) < 0.02)
-    print("the one with the least feature loss is no worse than the median:", True)
+    print("choosing by the feature loss avoided the worst:", picked < max(errors))
 
 # %% [markdown]
-# Here the feature loss is a good guide: a run that explains the smashed data badly has bad images.
-# Do not make a rule of it. Further down you will see it mislead.
+# With the settings as shown the feature loss is a good guide: the run that explains the smashed
+# data worst has the worst images. Do not make a rule of it. Further down you will see it mislead.
 
 # %% [markdown]
 # ## Inside the training
@@ -618,6 +641,7 @@ if as_shown:
 # So far the victim was finished. But a server receives smashed data from the first batch on. Let us
 # write a curious server. It **inherits** the honest one and does two things more: it takes notes,
 # and now and then it attacks what is in them. It notes ten images per batch; it could keep all.
+
 
 # %%
 class CuriousServer(protocol.Server):
@@ -631,8 +655,8 @@ class CuriousServer(protocol.Server):
     def reply(self, message):
         answer = super().reply(message)  # an honest server's work, and its answer
         if message.kind == "smashed":
-            few = Message(message.step, message.batch, "smashed", message.payload[:10])
-            self.notes.append(few)
+            noted = Message(message.step, message.batch, "smashed", message.payload[:10])
+            self.notes.append(noted)
             if message.step in self.attack_at:
                 own_view = self.notes.view("server").window(message.step, message.step + 1)
                 self.found[message.step] = self.attack(own_view)
@@ -640,15 +664,16 @@ class CuriousServer(protocol.Server):
 
 
 # %% [markdown]
-# For comparison we need a server that is *not* honest: this one changes a single number in a single
-# gradient, very slightly.
+# For comparison we need a server that is *not* honest: this one makes a single gradient of the
+# whole training one per cent larger.
+
 
 # %%
 class TamperingServer(protocol.Server):
     def reply(self, message):
         answer = super().reply(message)
         if answer is not None and answer.kind == "cut_gradient" and message.step == 2:
-            answer.payload.view(-1)[0] += 1e-6
+            answer.payload.mul_(1.01)
         return answer
 
 
@@ -682,20 +707,22 @@ print(honest)
 
 # %%
 rows = torch.randperm(len(few), generator=seeds.generator(seed, "order")).split(BATCH_SIZE)
-loot = {step: (few[rows[step][:10]].images.cpu(), run) for step, run in curious.server.found.items()}
+loot = {}
+for step, run in curious.server.found.items():
+    loot[step] = few[rows[step][:10]].images.cpu(), run
 
 
 def draw_loot(at):
     truth, run = loot[0 if at == "first batch" else last]
-    return plots.reconstructions(truth, {f"in training,\n{at}": run.inputs.cpu()})
+    return plots.reconstructions(truth, {at: run.inputs.cpu()})
 
 
 widgets.show(draw_loot, {"at": "last batch"}, at=["first batch", "last batch"])
 
 # %%
 for step, (truth, run) in loot.items():
-    error = metrics.mse(run.inputs.cpu(), truth).median().item()
-    guess = metrics.mse(mean_image.expand_as(truth), truth).median().item()
+    error = median_mse(run.inputs, truth)
+    guess = median_mse(mean_image.expand_as(truth), truth)
     assert np.isfinite(error)
     if as_shown:
         assert error < guess / 2
@@ -718,18 +745,19 @@ equal = digests["curious"] == digests["honest"]
 altered = [one != two for one, two in zip(digests["tampering"], digests["honest"], strict=True)]
 print(f"{len(digests['honest'])} messages to the client")
 print("curious server: all equal to the honest server's:", equal)
-print(f"tampering server: the first {altered.index(True)} equal, of the others different: {sum(altered)}")
+start = altered.index(True)
+print(f"tampering server: the first {start} equal, all others different: {all(altered[start:])}")
 assert equal or device != "cpu"
-assert altered.index(True) == 2
+assert start == 2
 
 # %% [markdown]
 # This is as strong as evidence gets. Whatever a client might compute from what it receives, a
 # statistic, a detector, a trained network, is a function of these messages. The messages are equal,
 # so **its value is equal too**, with and without the attack. No detector can exist that works on
 # messages. An honest-but-curious attack can be *prevented*, by sending less; it cannot be
-# *detected*. The tampering server, on the other hand, changed one number by a millionth, and from
-# there on every message differs. A server that must *change* something to attack leaves traces, and
-# detectors look for them.
+# *detected*. The tampering server, on the other hand, touched one gradient lightly, and from there
+# on every message differs: the client learnt something else, so it sends something else. A server
+# that must *change* something to attack leaves traces, and detectors look for them.
 #
 # One thing is not in a message: **time**. Our curious server made its client wait while it
 # attacked. A careful one attacks its notes at night.
@@ -737,9 +765,9 @@ assert altered.index(True) == 2
 # %% [markdown]
 # ## Where it fails: deeper cuts
 #
-# The same trained network, cut further back. Nothing is trained again: we only move the cut, and let
-# the client send what it would have sent there. Fewer steps than above, so compare the pictures
-# with each other and with the mean image.
+# The same trained network, cut further back. Nothing is trained again: we only move the cut, and
+# let the client send what it would have sent there. Each run has a quarter of the steps, so
+# compare the rows with each other and with the mean image.
 
 # %%
 after = models.stages(net)[models.stages(net).index(cut) + 1 : -1]
@@ -768,37 +796,39 @@ for stage, several in deep_runs.items():
 # %%
 for stage, several in deep_runs.items():
     losses = [run.feature_loss for run in several]
-    errors = [metrics.mse(run.inputs.cpu(), originals).median().item() for run in several]
+    errors = [median_mse(run.inputs, originals) for run in several]
     assert np.isfinite(losses + errors).all()
-    worse = min(errors) > metrics.mse(joint.inputs.cpu(), originals).median().item()
+    worse = min(errors) > median_mse(joint.inputs, originals)
     print(f"cut after {stage}: worse than at {cut} with every clone: {worse}")
 if as_shown:
     assert min(errors) > median["mean image"] and max(losses) < 0.05
-    print(f"at {stage} every run is worse than the mean image: {min(errors) > median['mean image']}")
+    beaten = min(errors) > median["mean image"]
+    print(f"at {stage} every run is worse than the mean image: {beaten}")
     print(f"and yet its feature loss is below 0.05: {max(losses) < 0.05}")
 
 # %% [markdown]
-# Read the table with the count of equations in mind. Behind the last pooling the images are
-# half-recovered at best, and their scale goes. Behind a dense layer there is nothing left of them,
-# **while the feature loss is the best of all**: there are so many unknowns that almost any image can
-# be explained. A feature loss near zero is no evidence of success, and choosing clones by it can
-# mislead. Before you trust it, show on data of your own that it may be trusted at that cut.
+# Read the tables with the count of equations in mind. With the settings as shown, behind the last
+# pooling it depends on the clone: some runs recover much of each image, others less than the mean
+# image has. Behind a dense layer nothing is left in any of them, **while the feature loss is the
+# best of all**: there are so many unknowns that almost any image can be explained. A feature loss
+# near zero is no evidence of success. Before you choose clones by it, show on data of your own that
+# it can be trusted at that cut.
 
 # %% [markdown]
 # ## Frank notes
 #
-# * **The architecture was given.** The paper assumes that the server knows it. With a wrong guess the
-#   clone has other ambiguities, or cannot fit at all. We have not shown what happens then.
-# * **The digits are easy.** They are 8 by 8 pixels, enlarged: 64 true unknowns, not as many as there
-#   are pixels. The failure at depth is milder on them than on real photographs. Run the lesson with
-#   `dataset="mnist"` before you quote any number from here.
+# * **The architecture was given.** The paper assumes that the server knows it. With a wrong guess
+#   the clone has other ambiguities, or cannot fit at all. We have not shown what happens then.
+# * **The digits are easy.** They are 8 by 8 pixels, enlarged: 64 true unknowns, not as many as
+#   there are pixels. The failure at depth is milder on them than on real photographs. Run the
+#   lesson with `dataset="mnist"` before you quote any number from here.
 # * **The priors suit white on black.** The default prefers black backgrounds. On images with light
-#   backgrounds it may find negatives (the column in the report shows them), and a different prior is
-#   needed.
-# * **Raw MSE at few images hides a lot.** Ten images and three clones are a lesson, not a study. The
-#   medians of a study need several victims too: `sltools attack inversion` runs three by three.
-# * **Agreement is measured before the server's true layers.** The clone is useful to that server. It
-#   is not the client's network weight by weight: the ambiguities apply to it as well, and hidden
+#   backgrounds it may find negatives (the column in the report shows them), and a different prior
+#   is needed.
+# * **Raw MSE at few images hides a lot.** Ten images and three clones are a lesson, not a study.
+#   The medians of a study need several victims too: `sltools attack inversion` runs three by three.
+# * **Agreement is measured before the server's true layers.** The clone is useful to that server.
+#   It is not the client's network weight by weight: the ambiguities apply to it as well, and hidden
 #   channels may come in another order.
 # * **What we call "as published" is the published code's schedule**, run by our library. Our scores
 #   are not theirs: theirs used the swapped operands, and normalised some images before comparing.
@@ -811,8 +841,8 @@ if as_shown:
 #   run it, whether one is enough at your cut.
 # * Give the search a stronger L1 prior, `replace(attack, l1=0.3)`. Predict what happens to the
 #   gain, then look.
-# * Let the client add noise: `protocol.Client(front, outgoing=...)`. How much does the attack stand,
-#   and how much does the accuracy?
+# * Let the client add noise: `protocol.Client(front, outgoing=...)`. How much does the attack
+#   stand, and how much does the accuracy?
 #
 # ## Review questions
 #
@@ -827,18 +857,19 @@ if as_shown:
 #
 # </details>
 #
-# **2.** Why can no detector at the client find this attack, and which kind of attack *can* be found?
+# **2.** Why can no detector at the client find this attack, and which kind of attack *can* be
+# found?
 #
 # <details><summary>Answer</summary>
 #
 # The client receives the same messages, bit for bit, whether the server is curious or not. A
-# detector is a function of what the client receives, so it answers the same in both cases. An attack
-# that has to change what the server sends (a malicious server) can in principle be found.
+# detector is a function of what the client receives, so it answers the same in both cases. An
+# attack that has to change what the server sends (a malicious server) can in principle be found.
 #
 # </details>
 #
-# **3.** At a deep cut an attacker runs a hundred clones and keeps the one with the least feature loss,
-# which is almost zero. Should the client be worried?
+# **3.** At a deep cut an attacker runs a hundred clones and keeps the one with the least feature
+# loss, which is almost zero. Should the client be worried?
 #
 # <details><summary>Answer</summary>
 #

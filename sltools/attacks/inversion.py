@@ -118,7 +118,7 @@ class InputSearch:
     group: int | None = None
     tv: float = 0.3
     l2: float = 0.0
-    l1: float = 0.03
+    l1: float = 0.01
     input_lr: float = 3e-2
     amsgrad: bool = False
     cosine: bool = True
