@@ -242,7 +242,7 @@ def headless_kernel() -> type:
     from jupyter_client.manager import AsyncKernelManager
 
     path = [str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
-    settings = {"SLTOOLS_STATIC": "1", "PYTHONPATH": os.pathsep.join(path)}
+    settings = {"SLTOOLS_STATIC": "1", "PYTHONPATH": os.pathsep.join(path), **_threads()}
     # Quiet: at its normal level every kernel prints a warning about local, unencrypted sockets.
     launch = get_kernel_dict(extra_arguments=["--log-level=ERROR"])
 
@@ -252,6 +252,15 @@ def headless_kernel() -> type:
             return KernelSpec(resource_dir=RESOURCES, env=settings, **launch)
 
     return HeadlessKernel
+
+
+def _threads() -> dict[str, str]:
+    """Return the number of threads of a lesson: one, unless the user's OMP_NUM_THREADS says more.
+
+    The networks are too small to gain from more, the numbers are then the same on any number of
+    cores, and a second program on a busy machine slows the lesson down by two and not by twenty.
+    """
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
 
 
 def _reserve(output: Path, lesson: Lesson) -> Path:
@@ -421,10 +430,11 @@ def _lab_options(folder: Path) -> list[str]:
 
 
 def _lab_environment() -> dict[str, str]:
-    """Return defaults that the user's own settings still override: no news pop-up, this kernel."""
+    """Return defaults that the user's own settings still override: no news pop-up, one thread."""
     path = [os.environ.get("JUPYTER_CONFIG_PATH"), str(_PACKAGE / "jupyter")]
     return {
         "JUPYTER_CONFIG_PATH": os.pathsep.join(filter(None, path)),
         # This environment's python3 kernel comes before one that the user installed elsewhere.
         "JUPYTER_PREFER_ENV_PATH": "1",
+        **_threads(),
     }

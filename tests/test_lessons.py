@@ -371,3 +371,14 @@ def test_open_lab_adds_the_users_arguments_and_keeps_their_configuration(
     first, ours = os.environ["JUPYTER_CONFIG_PATH"].split(os.pathsep)
     assert first == "/theirs"
     assert (Path(ours) / "labconfig" / "default_setting_overrides.json").is_file()
+
+
+@pytest.mark.parametrize(("theirs", "used"), [(None, "1"), ("4", "4")])
+def test_a_lesson_has_one_thread_unless_the_user_says_more(
+    monkeypatch: pytest.MonkeyPatch, theirs: str | None, used: str
+) -> None:
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    if theirs:
+        monkeypatch.setenv("OMP_NUM_THREADS", theirs)
+    assert lessons.headless_kernel()().kernel_spec.env["OMP_NUM_THREADS"] == used
+    assert lessons._lab_environment()["OMP_NUM_THREADS"] == used

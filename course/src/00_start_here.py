@@ -227,7 +227,7 @@ if as_shown:
 elif mine < average:
     print("the attack beats the mean image")
 else:
-    print("the attack does not beat the mean image: these settings defeat it")
+    print("with these settings the attack does not beat the mean image")
 
 # %% [markdown]
 # ## What did the attacker know?

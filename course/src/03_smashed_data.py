@@ -399,7 +399,7 @@ for at in cuts:
     counts[at] = equations, weights, images_needed(equations, weights)
 
 print(f"unknown pixels of one image: {pixels:,}\n")
-row = "{:8}{:>10}{:>9}{:>9}{:>19}{:>19}{:>15}"
+row = "{:8}{:>10}{:>11}{:>9}{:>20}{:>22}{:>15}"
 print(row.format("", "", "", "weights", "weights unknown:", "weights unknown:", "images needed"))
 print(row.format("cut", "equations", "weights", "known", "1 image", "10 images", "without them"))
 for at, (equations, weights, needed) in counts.items():
@@ -521,7 +521,7 @@ plots.depth_curve(
     {"numbers sent": spread(sent), "not zero": spread(nonzero), "independent": spread(ranks)},
     "equations for one image",
     log=True,
-    baselines={"pixels": len(directions)},
+    baselines={"pixels asked about": len(directions)},
 )
 
 # %% tags=["nbval-ignore-output"]
@@ -601,7 +601,7 @@ energy = torch.linalg.svdvals(rows - rows.mean(0)).square()
 explained = energy.cumsum(0) / energy.sum()
 components = int((explained < 0.95).sum()) + 1
 print(f"{dataset}: {rows.shape[1]:,} pixels, {len(rows):,} training images")
-print(f"rank of the data: {rank:,}")
+print(f"rank of the data (at most {min(rows.shape):,}): {rank:,}")
 print(f"principal components for 95% of the variance: {components:,}")
 assert (rank <= true_unknowns and components <= rank) or not as_shown
 

@@ -12,9 +12,14 @@ from sltools.view import View
 class KnownWeightsInversion(InputSearch):
     """Search the inputs under the client's true network, which the view must grant.
 
-    What it cannot recover was lost by the layers, not hidden by the weights. Needs the grant
-    "client_model"; raises NotObservable without it.
+    What it cannot recover even with many steps was lost by the layers, not hidden by the weights.
+    True weights leave little to the priors, so they are weak. Needs the grant "client_model";
+    raises NotObservable without it.
     """
+
+    tv: float = 0.01
+    l1: float = 0.0
+    input_lr: float = 0.1
 
     def __call__(self, view: View) -> InversionResult:
         """Attack what `view` shows. Ctrl-C returns the partial result, marked `interrupted`."""

@@ -94,9 +94,9 @@ class LabelInference:
 
     "wire": nothing granted. The directions of dL/du = W^T (p - e_y) / B form one cluster per label
     while the client is unsure; the deeper the head, the sooner they blur. Every class must occur.
-    Granted anchor labels name the clusters: the assignment with the least sum of distances.
-    (K-means started at the anchors, or the nearest anchor alone, as Liu and Lyu have it, arXiv
-    2203.05222, did worse on confident clients with one-layer heads.)
+    Granted anchor labels name the clusters: the assignment with the least sum of distances. (Of
+    the rules in Liu and Lyu, arXiv 2203.05222, the nearest anchor alone did worse throughout, and
+    k-means started at the anchors did worse until the clusters blur, then better.)
 
     Raises AttackError for observations that the rule cannot use, NotObservable for missing ones.
     """

@@ -33,7 +33,10 @@ OPEN = """async () => {
     await panel.context.ready;
     await panel.sessionContext.ready;
 }"""
-RUN_ALL = "() => jupyterapp.commands.execute('notebook:run-all-cells')"
+RUN_ALL = """patience => Promise.race([
+    jupyterapp.commands.execute('notebook:run-all-cells'),
+    new Promise((_, stop) => setTimeout(stop, patience, new Error('the lesson takes too long'))),
+])"""
 CELLS = """() => [...jupyterapp.shell.currentWidget.content.model.cells]
     .filter(cell => cell.type === 'code')
     .map(cell => ({
@@ -43,8 +46,9 @@ CELLS = """() => [...jupyterapp.shell.currentWidget.content.model.cells]
     }))"""
 SHOW_WIDGET = """async () => {
     const notebook = jupyterapp.shell.currentWidget.content;
+    const widget = 'application/vnd.jupyter.widget-view+json';  // with a picture: no progress bar
     const live = cell => cell.type === 'code' && cell.outputs.toJSON().some(
-        output => 'application/vnd.jupyter.widget-view+json' in (output.data || {}));
+        output => output.data && widget in output.data && 'image/png' in output.data);
     const index = [...notebook.model.cells].findIndex(live);
     await notebook.scrollToItem(index, 'center');
     return index;
@@ -122,8 +126,7 @@ def test_a_lesson_runs_and_its_slider_redraws(
     page.evaluate(OPEN)
     page.screenshot(path=screenshots / f"{lesson.name}-opened.png")
 
-    page.set_default_timeout(RUN)
-    page.evaluate(RUN_ALL)
+    page.evaluate(RUN_ALL, RUN)
     for cell in page.evaluate(CELLS):
         assert cell["count"], f"not run:\n{cell['source']}"
         errors = [out["evalue"] for out in cell["outputs"] if out["output_type"] == "error"]
