@@ -53,7 +53,7 @@ test-newest:
 	rm -rf .venv-newest
 	$(MAKE) test VENV=.venv-newest CONSTRAINTS=
 
-test-browser: $(VENV)/.dev
+test-browser: $(VENV)/.torch
 	$(PIP) $(CONSTRAIN) --editable ".[dev,browser]"
 	$(BIN)/python -m pytest -m browser -rs -s tests/browser
 

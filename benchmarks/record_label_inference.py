@@ -54,6 +54,7 @@ def main() -> None:
         dataset = data.load(name)
         facts["results"][name] = {
             "images": len(dataset.train),
+            "classes": len(dataset.classes),
             "matching": {depth: _matching(dataset, depth) for depth in DEPTHS},
             "moments": _moments(dataset, epochs),
         }

@@ -84,9 +84,9 @@ class Outcome:
     def __str__(self) -> str:
         lines = [f"{self.facts['attack']}: {self.facts['seconds']:.0f} s"]
         lines += [f"  knows  {name}" for name in self.facts["knowledge"]]
-        for name, values in self.facts["metrics"].items():
-            row = "  ".join(f"{key} {_rounded(value)}" for key, value in values.items())
-            lines.append(f"  {name.replace('_', ' '):20} {row}")
+        lines += [_row(name, values) for name, values in self.facts["metrics"].items()]
+        for name, values in self.facts["baselines"].items():
+            lines.append(_row(f"baseline: {name}", values.get("raw_mse", values)))
         return "\n".join(lines)
 
 
@@ -347,5 +347,6 @@ def _provenance(start: float, device: str) -> dict[str, Any]:
     }
 
 
-def _rounded(value: Any) -> str:
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
+def _row(name: str, values: dict[str, float]) -> str:
+    shown = "  ".join(f"{values[key]:.4f} {key}" for key in ("median", "worst"))
+    return f"  {name.replace('_', ' '):28} {shown}"

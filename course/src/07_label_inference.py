@@ -106,12 +106,12 @@ heavy = dataset == "cifar10"  # its network takes much more time
 
 count = {"tiny": 320, "quick": 320 if heavy else 1500, "full": 6000}[budget]
 victims = {"tiny": 1, "quick": 1 if heavy else 3, "full": 5}[budget]
-online = {"tiny": 40, "quick": 300, "full": 1400}[budget]  # batches of one, from the first step on
-at_rest = {"tiny": 30, "quick": 120, "full": 300}[budget]  # batches of one, at a moment of training
+online = {"tiny": 40, "quick": 250, "full": 1400}[budget]  # batches of one, from the first step on
+at_rest = {"tiny": 30, "quick": 100, "full": 300}[budget]  # batches of one, at a moment of training
 watched = {"tiny": 320, "quick": 320 if heavy else 640, "full": 1280}[budget]  # samples clustered
 epochs = {
     "tiny": [0, 1, 2],
-    "quick": [0, 1, 2] if heavy else [0, 1, 3, 10, 20, 30],
+    "quick": [0, 1, 2] if heavy else [0, 1, 3, 10, 30],
     "full": [0, 1, 2, 3, 5, 10, 20, 30, 40, 60],
 }[budget]
 
@@ -301,9 +301,8 @@ last = {
 blind = metrics.score_labels(train.labels, classes, guess=torch.zeros_like(train.labels))
 print("co-trained clone far above the baselines:", accuracy["co-trained"] > 2 * blind.majority)
 if as_shown:
-    print("in the last fifth, frozen is behind co-trained:", last["frozen"] < last["co-trained"])
     print("co-trained clone above 99 %:", accuracy["co-trained"] > 0.99)
-    assert accuracy["co-trained"] > 0.99 and last["frozen"] < 0.99
+    assert accuracy["co-trained"] > 0.99
 
 # %% tags=["nbval-ignore-output"]
 # not compared: a frozen clone's accuracy depends on rounding in the victim's training
@@ -403,6 +402,10 @@ for name, (guesses, q) in found.items():
 
 # %%
 ends = torch.arange(1, len(course["frozen clone"]) + 1) * (window // 2)
+if as_shown:
+    gap = course["co-trained clone"] - course["frozen clone"]
+    print("the frozen clone's margin falls behind:", gap[len(gap) // 2 :].mean().item() > 0.1)
+    assert gap[len(gap) // 2 :].mean() > 0.1
 course["zero: the attack fails below"] = torch.zeros(len(ends))
 plots.lines(ends, course, "training step", f"least margin of {window // 2} samples")
 
@@ -583,6 +586,7 @@ for name in ("co-trained", "frozen"):
     curves[f"2 layers, {name}"] = (labels == two_truth).double()
 ends = torch.arange(window, online + 1, window)
 windows = {name: hits.unfold(0, window, window).mean(1) for name, hits in curves.items()}
+windows["chance"] = torch.full((len(ends),), blind.chance)
 if as_shown:
     print("2 layers, first window above 95 %:", windows["2 layers, co-trained"][0].item() > 0.95)
 plots.lines(ends, windows, "training step", "share of labels found, one victim")
@@ -605,8 +609,8 @@ def matched(dataset, client):
     """Draw the recorded accuracy of matching for a client that learns or one that stands still."""
     result = recorded["results"][dataset]
     if client == "at rest":
-        series = {f"{layers_of(n)}, frozen": r for n, r in result["moments"]["frozen"].items()}
-        places, xlabel = result["moments"]["epochs"], "epochs before"
+        series = {layers_of(n): runs for n, runs in result["moments"]["frozen"].items()}
+        places, xlabel = result["moments"]["epochs"], "epochs before (frozen clone)"
     else:
         series = {
             f"{layers_of(n)}, {clone}": runs
@@ -617,7 +621,8 @@ def matched(dataset, client):
         places = [recorded["settings"]["window"] * place for place in places]
         xlabel = "training step, batches of one"
     series = {name: medians(runs) for name, runs in series.items()}
-    return plots.lines(places, series, xlabel, f"labels found (recorded, {dataset})")
+    series["chance"] = torch.full((len(places),), 1 / result["classes"])
+    return plots.lines(places, series, xlabel, f"share of labels found (recorded, {dataset})")
 
 
 data_sets = list(recorded["results"])[::-1]
@@ -665,7 +670,7 @@ def hit_rate(which, clone_seed, samples=25):
 
 
 by_layer = {
-    name: statistics.median(hit_rate(which, clone_seed) for clone_seed in range(seed, seed + 5))
+    name: statistics.median(hit_rate(which, clone_seed) for clone_seed in range(seed, seed + 3))
     for name, which in {"last layer": -1, "first layer": 0}.items()
 }
 print("the last layer's is the better one:", by_layer["last layer"] > by_layer["first layer"])
@@ -677,7 +682,7 @@ if as_shown:
 # %% tags=["nbval-ignore-output"]
 # not compared: few samples, so one of them is several per cent
 for name, share in by_layer.items():
-    print(f"two-layer head, gradient of its {name:12}{share:8.1%} found (median of 5 clones)")
+    print(f"two-layer head, gradient of its {name:12}{share:8.1%} found (median of 3 clones)")
 
 # %% [markdown]
 # ## Larger batches: the closed form, and beyond it
@@ -836,9 +841,9 @@ print(f"  samples that got the most frequent guess of their class: {same_name:.1
 # others, and the direction depends **on the label alone**: $K$ labels, $K$ directions. Late it
 # doubts one other class, not always the same, and each label spreads over several directions.
 #
-# The pictures show the directions of $\partial L/\partial u$ (gradients of length 1) in the plane
-# in which they spread most. Marks and colours are the true labels, which the attacker does not
-# have.
+# The next pictures show the directions of $\partial L/\partial u$ (gradients of length 1) in the
+# plane in which they spread most. Marks and colours are the true labels, which the attacker does
+# not have. First, after one epoch:
 
 
 # %%
@@ -852,13 +857,16 @@ def plane(gradients):
 early_view, early_truth = moments[epochs[1], 1]
 plots.scatter(plane(early_view.feature_gradients), early_truth, source.classes)
 
+# %% [markdown]
+# And after the last:
+
 # %%
 late_view, late_truth = moments[epochs[-1], 1]
 plots.scatter(plane(late_view.feature_gradients), late_truth, source.classes)
 
 # %% [markdown]
-# Above: after the first epoch. Below: after the last. (Two dimensions show less than there is; the
-# attack works in all of them.) Choose a moment, and how many layers the client keeps:
+# (Two dimensions show less than there is; the attack works in all of them.) Choose a moment, and
+# how many layers the client keeps:
 
 
 # %%
@@ -881,9 +889,9 @@ widgets.show(draw, start={"epochs": epochs[1]}, epochs=epochs, layers=HEADS)
 # (an **anchor**; it may have contributed a few samples itself, or recognise some), it can name all
 # groups. Without anchors it still knows who shares a label with whom.
 #
-# How to score a partition without names? `cluster_accuracy` tries all ways to name the clusters and
-# takes the best one. That helps even a senseless partition; so its baseline is not chance but the
-# same clusters, **dealt out at random**, and then named in the best way.
+# How to score a partition without names? `cluster_accuracy` names the clusters in the best
+# possible way, with the truth at hand. That helps even a senseless partition; so its baseline is
+# not chance but the same clusters, **dealt out at random** and then named in the best way.
 #
 # We begin where a real attacker would: in the first epoch, as it happens, while the client changes
 # with every batch.
@@ -967,8 +975,11 @@ def faded(dataset, shown):
     """Draw the recorded accuracy over the epochs, for each head."""
     result = recorded["results"][dataset]["moments"]
     series = {layers_of(number): medians(runs) for number, runs in result[shown].items()}
+    blindly = statistics.median(result["random_partition"])
+    series["random clusters"] = torch.full((len(result["epochs"]),), blindly)
     series["accuracy on test images"] = medians(result["test_accuracy"])
-    return plots.lines(result["epochs"], series, "epochs", f"{shown} (recorded, {dataset})")
+    ylabel = f"share found, {shown} (recorded, {dataset})"
+    return plots.lines(result["epochs"], series, "epochs", ylabel)
 
 
 widgets.show(faded, dataset=data_sets[::-1], shown=["anchors", "clusters"])
@@ -1039,8 +1050,9 @@ for name, share in carried.items():
 print(f"{'always the majority':42}{blind.majority:8.1%}")
 
 # %% [markdown]
-# So a client that becomes sure closes a door behind which nothing is left. The server has the early
-# labels, and with them what it otherwise lacks: *labelled data* of the client's own kind.
+# Where the first of these shares is high, a client that has become sure locks an empty room. The
+# server has the early labels, and with them what it otherwise lacks: *labelled data* of the
+# client's own kind.
 
 # %% [markdown]
 # ## On the command line
@@ -1065,8 +1077,9 @@ print(f"{'always the majority':42}{blind.majority:8.1%}")
 #   the same leak, the closed form does more and needs less.
 # * **Two layers.** Gao and Zhang report 9.1 % (MNIST) and 8.1 % (CIFAR-10) for the published rule
 #   against two layers. Matching the last layer's gradient, we find nearly everything at the start,
-#   and not much later on; matching the first layer's, we find chance. We do not know which of these
-#   they measured. Say which layer, and when, or the number means nothing.
+#   and with the co-trained clone of the published code soon little more than chance; matching the
+#   first layer's, chance at any time. We do not know which of these they measured. Say which layer,
+#   and when, or the number means nothing.
 # * **$r > 0$ comes from the ReLU.** With activations of both signs, $r$ may be negative, and then
 #   the rule prefers *wrong* labels. With a tanh it depends on the draw of the clone's weights; the
 #   first suggestion below shows it.

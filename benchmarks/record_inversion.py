@@ -1,0 +1,43 @@
+"""Record a run of attack 1 under course/results/, for lessons and the README to show.
+
+    python -m benchmarks.record_inversion published_digits --budget published --targets 3 \\
+        --victims 1 --clones 1
+    python -m benchmarks.record_inversion inversion_digits
+    python -m benchmarks.record_inversion inversion_mnist --dataset mnist
+
+The options are those of `sltools attack inversion`. The first takes a quarter of an hour of one
+core, the others a minute.
+"""
+
+import json
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import typer
+
+from sltools import cli, lessons, storage
+
+
+def main(name: str, options: list[str]) -> None:
+    """Run the attack with `options` and write NAME.json and NAME.npz."""
+    start = time.process_time()
+    with tempfile.TemporaryDirectory() as folder:
+        saved = Path(folder) / "outcome"
+        command = typer.main.get_command(cli.app)
+        command.main(["attack", "inversion", *options, "--save", str(saved)], standalone_mode=False)
+        arrays, facts = storage.read(saved)
+    facts |= {
+        "command": f"python -m benchmarks.record_inversion {' '.join([name, *options])}",
+        "cpu_seconds": round(time.process_time() - start),
+    }
+    target = lessons.course() / "results" / name
+    target.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    numbers = {key: value.numpy() for key, value in arrays.items()}
+    np.savez_compressed(target.with_suffix(".npz"), **numbers)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2:])
