@@ -359,12 +359,18 @@ def test_saturation_in_float32_leaves_the_label_the_least_entry() -> None:
 
 
 @pytest.mark.parametrize(
-    "layers", [[nn.Linear(4, 4), nn.ReLU()], [nn.Dropout()], [nn.BatchNorm1d(4, affine=False)]]
+    "layers",
+    [
+        [nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3)],
+        [nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 3))],
+        [nn.Dropout(), nn.Linear(4, 3)],
+        [nn.BatchNorm1d(4, affine=False), nn.Linear(4, 3)],
+    ],
 )
 def test_the_closed_form_refuses_what_hides_the_inputs_of_the_last_layer(
     layers: list[nn.Module],
 ) -> None:
-    head = nn.Sequential(*layers, nn.Linear(4, 3))
+    head = nn.Sequential(*layers)
     view = watch(head, [samples(2, 4, 3, seed=0)], "head_weight_gradients")
     with pytest.raises(AttackError, match="head of one linear layer"):
         LabelInference("closed-form")(view)

@@ -1,0 +1,45 @@
+"""What the README says of lessons and results is what the notebooks and the records hold."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from sltools import lessons
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_lesson_table_is_true() -> None:
+    rows = re.findall(r"^\| (\d\d) (.+?) \| (\d+) \|", README, re.M)
+    found = [
+        (f"{lesson.number:02}", lesson.title, str(lesson.minutes)) for lesson in lessons.lessons()
+    ]
+    assert rows == found
+
+
+@pytest.mark.parametrize(("column", "dataset"), [(0, "digits"), (1, "mnist")])
+def test_the_results_are_the_recorded_ones(column: int, dataset: str) -> None:
+    record = lessons.course() / "results" / f"inversion_{dataset}.json"
+    facts = json.loads(record.read_text(encoding="utf-8"))
+    scores, baselines = facts["metrics"], facts["baselines"]
+    expected = {
+        "raw MSE": (scores["raw_mse"], "{:.4f}"),
+        "SSIM": (scores["ssim"], "{:.3f}"),
+        "accuracy with the stolen client": (scores["clone_accuracy"], "{:.1%}"),
+        "accuracy with the victim": (scores["victim_accuracy"], "{:.1%}"),
+        "accuracy with a random client": (scores["random_accuracy"], "{:.1%}"),
+        "a blank image: raw MSE": (baselines["blank_image"]["raw_mse"], "{:.4f}"),
+        "the mean image: raw MSE": (baselines["mean_image"]["raw_mse"], "{:.4f}"),
+    }
+    for name, (values, form) in expected.items():
+        cell = f"{form.format(values['median'])} [{form.format(values['worst'])}]"
+        row = next(line for line in README.splitlines() if line.startswith(f"| {name} |"))
+        assert row.split("|")[2 + column].strip() == cell, name
+
+
+def test_linked_files_exist() -> None:
+    for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
+        assert (ROOT / target).exists(), target
