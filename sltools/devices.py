@@ -13,8 +13,8 @@ def find(name: str | torch.device) -> torch.device:
     """
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError, NotImplementedError):
+        torch.zeros(1, device=device).item()  # "meta" has no numbers
+    except (RuntimeError, AssertionError, NotImplementedError, ImportError, TypeError):
         raise SltoolsError(
             f"there is no device {str(name)!r} on this machine; use cpu"
             + (" or cuda" if torch.cuda.is_available() else " (torch finds no CUDA device)")

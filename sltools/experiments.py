@@ -33,7 +33,6 @@ _TRAINING: dict[
     "fashion_mnist": {"tiny": (1, 3000), "quick": (1, None), "full": (10, None)},
     "cifar10": {"tiny": (1, 300), "quick": (1, 3000), "full": (10, None)},
 }
-_CEILING_STEPS = 500  # of known-weights inversion, which needs fewer
 _WATCHED = {"tiny": 100, "quick": 640, "full": 3840, "published": 1000}  # samples, label inference
 _GRANTS = {"published": ("head_weight_gradients",), "closed-form": ("head_weight_gradients",)}
 _BATCH = {"published": 1, "closed-form": 32, "wire": 64}
@@ -130,20 +129,18 @@ def run_inversion(settings: InversionSettings) -> Outcome:
     attack = _unsplit(settings)
     runs: list[_Run] = []
     known: list[metrics.ImageScores] = []
+    interrupted = False
     for number in bar(range(settings.victims), "victims"):
         seed = settings.seed * settings.victims + number
-        session = train_victim(
-            dataset, settings.cut, budget=settings.budget, seed=seed, device=settings.device
-        )
-        view = session.observe(truth)
-        for result in replace(attack, seed=seed).runs(view):
-            scores = metrics.score_images(result.inputs, truth)
-            runs.append(_Run(number, result, scores, _score_clone(result, session, dataset, seed)))
-        granted = session.observe(truth, grants=["client_model"])
-        ceiling = KnownWeightsInversion(steps=_CEILING_STEPS)(granted)
-        known.append(metrics.score_images(ceiling.inputs, truth))
-        if any(run.result.interrupted for run in runs):
+        try:
+            attacked, ceiling = _attack_victim(settings, attack, dataset, truth, number, seed)
+        except KeyboardInterrupt:
+            interrupted = True
             break
+        runs += attacked
+        known.append(ceiling)
+    if not runs:
+        raise SltoolsError("interrupted before the first victim was attacked; nothing to report")
     mean_image = dataset.train.images.mean(0).to(truth.device).expand_as(truth)
     baselines = {
         "blank_image": [metrics.score_images(torch.zeros_like(truth), truth)],
@@ -159,7 +156,7 @@ def run_inversion(settings: InversionSettings) -> Outcome:
         "metrics": _image_metrics([run.images for run in runs]) | _clone_metrics(runs),
         "baselines": {name: _image_metrics(scores) for name, scores in baselines.items()},
         "runs": [_run_facts(run) for run in runs],
-        "interrupted": any(run.result.interrupted for run in runs),
+        "interrupted": interrupted,
         **_provenance(start, settings.device),
     }
     arrays = {
@@ -170,6 +167,35 @@ def run_inversion(settings: InversionSettings) -> Outcome:
     rows = {"UnSplit, median run": middle.result.inputs}
     names = [dataset.classes[label] for label in targets.labels.tolist()]
     return Outcome(facts, arrays, plots.reconstructions(truth.cpu(), rows, names))
+
+
+def _attack_victim(
+    settings: InversionSettings,
+    attack: UnSplit,
+    dataset: data.Dataset,
+    truth: Tensor,
+    number: int,
+    seed: int,
+) -> tuple[list[_Run], metrics.ImageScores]:
+    """Attack one victim with every clone, and with its weights known.
+
+    Raises KeyboardInterrupt if any part was interrupted: half a run is no result to average.
+    """
+    session = train_victim(
+        dataset, settings.cut, budget=settings.budget, seed=seed, device=settings.device
+    )
+    found = replace(attack, seed=seed).runs(session.observe(truth))
+    granted = session.observe(truth, grants=["client_model"])
+    steps = max(500, STEPS.get(settings.budget, 2000) // 2)
+    ceiling = KnownWeightsInversion(steps=steps)(granted)
+    if session.interrupted or any(result.interrupted for result in (ceiling, *found)):
+        raise KeyboardInterrupt
+    runs = []
+    for clone, result in enumerate(found):
+        scores = metrics.score_images(result.inputs, truth)
+        report = _score_clone(result, session, dataset, f"random clone {clone}")
+        runs.append(_Run(number, result, scores, report))
+    return runs, metrics.score_images(ceiling.inputs, truth)
 
 
 def _first_targets(dataset: data.Dataset, count: int) -> data.Split:
@@ -194,11 +220,11 @@ def _unsplit(settings: InversionSettings) -> UnSplit:
 
 
 def _score_clone(
-    result: InversionResult, session: protocol.Session, dataset: data.Dataset, seed: int
+    result: InversionResult, session: protocol.Session, dataset: data.Dataset, purpose: str
 ) -> metrics.CloneReport:
     front, rest = session.client.front, session.server.model
     shape = dataset.train.images.shape[1:]
-    random = Architecture.of(front, shape).build(seed, "random clone").to(result.inputs.device)
+    random = Architecture.of(front, shape).build(result.seed, purpose).to(result.inputs.device)
     return metrics.score_clone(result.clone, front, rest, dataset.test, random)
 
 
@@ -222,14 +248,14 @@ def _image_metrics(scores: Sequence[metrics.ImageScores]) -> dict[str, dict[str,
 
 
 def _clone_metrics(runs: list[_Run]) -> dict[str, dict[str, float]]:
+    """Median and worst for the attack; for the random clones, which are baselines, the best."""
     reports = [run.clone.as_dict() for run in runs]
-    return {
-        name: {
-            "median": statistics.median(report[name] for report in reports),
-            "worst": min(report[name] for report in reports),
-        }
-        for name in reports[0]
-    }
+    found = {}
+    for name in reports[0]:
+        values = [report[name] for report in reports]
+        extreme = ("best", max) if name.startswith("random") else ("worst", min)
+        found[name] = {"median": statistics.median(values), extreme[0]: extreme[1](values)}
+    return found
 
 
 def _run_facts(run: _Run) -> dict[str, Any]:
@@ -274,10 +300,20 @@ def run_labels(settings: LabelSettings) -> Outcome:
     head = settings.head or models.stages(models.for_images(shape))[-2]
     seeds = [settings.seed * settings.victims + number for number in range(settings.victims)]
     found = []
+    interrupted = False
     for seed in bar(seeds, "victims"):
-        view, truth = _watch(dataset, (settings.cut, head), count, seed, settings)
-        attack = LabelInference(settings.setting, seed=seed, device=settings.device)
-        found.append((attack(view), truth, view))
+        try:
+            view, truth = _watch(dataset, (settings.cut, head), count, seed, settings)
+            result = LabelInference(settings.setting, seed=seed, device=settings.device)(view)
+            if result.interrupted:
+                raise KeyboardInterrupt
+        except KeyboardInterrupt:
+            interrupted = True
+            break
+        found.append((result, truth, view))
+    if not found:
+        raise SltoolsError("interrupted before the first victim was attacked; nothing to report")
+    seeds = seeds[: len(found)]
     reports = [
         metrics.score_labels(truth, len(dataset.classes), result.labels, result.clusters)
         for result, truth, _ in found
@@ -289,9 +325,9 @@ def run_labels(settings: LabelSettings) -> Outcome:
         "knowledge": list(found[0][0].knowledge),
         "granted": list(found[0][2].granted),
         "metrics": _label_metrics(reports, ("label_accuracy", "cluster_accuracy")),
-        "baselines": _label_metrics(reports, ("chance", "majority", "random_partition")),
+        "baselines": _label_metrics(reports, ("chance", "majority", "random_partition"), best=True),
         "runs": [{"seed": seed, **report.as_dict()} for seed, report in scored],
-        "interrupted": any(result.interrupted for result, *_ in found),
+        "interrupted": interrupted,
         **_provenance(start, settings.device),
     }
     arrays: dict[str, Tensor] = {}
@@ -320,17 +356,21 @@ def _watch(
         record=True,
         device=settings.device,
     )
+    if session.interrupted:
+        raise KeyboardInterrupt
     transcript = session.transcript
     truth = torch.cat([page["labels"] for page in transcript.diary.values()]).cpu()
     return transcript.view("server", _GRANTS.get(settings.setting, ())), truth
 
 
 def _label_metrics(
-    reports: Sequence[metrics.LabelReport], names: Sequence[str]
+    reports: Sequence[metrics.LabelReport], names: Sequence[str], best: bool = False
 ) -> dict[str, dict[str, float]]:
+    """Median and worst of each score; for baselines median and best."""
     columns = {name: [getattr(report, name) for report in reports] for name in names}
+    extreme, pick = ("best", max) if best else ("worst", min)
     return {
-        name: {"median": statistics.median(values), "worst": min(values)}
+        name: {"median": statistics.median(values), extreme: pick(values)}
         for name, values in columns.items()
         if None not in values
     }
@@ -348,5 +388,7 @@ def _provenance(start: float, device: str) -> dict[str, Any]:
 
 
 def _row(name: str, values: dict[str, float]) -> str:
-    shown = "  ".join(f"{values[key]:.4f} {key}" for key in ("median", "worst"))
+    shown = "  ".join(
+        f"{values[key]:.4f} {key}" for key in ("median", "worst", "best") if key in values
+    )
     return f"  {name.replace('_', ' '):28} {shown}"

@@ -331,7 +331,8 @@ def copy_course(destination: Path) -> CopyReport:
     """
     root = _material()
     folder = destination.expanduser().absolute()
-    if folder.resolve() in {root.resolve(), (root / "course").resolve()}:
+    shipped = (root / "course").resolve()
+    if folder.resolve() == root.resolve() or folder.resolve().is_relative_to(shipped):
         raise LessonError(f"{folder} is the course itself; name another folder for your copy")
     report: dict[str, list[str]] = {"added": [], "updated": [], "kept": [], "beside": []}
     try:

@@ -165,7 +165,10 @@ def _predict(model: Model, images: Tensor, batch_size: int = 512) -> Tensor:
     device = next((weight.device for weight in weights), images.device)
     with torch.no_grad(), _evaluating(model):
         logits = [model(batch.to(device)) for batch in images.split(batch_size)]
-    return torch.cat(logits).argmax(dim=1).cpu()
+    scores = torch.cat(logits)
+    if not scores.isfinite().all():
+        raise DataError("the model's logits contain NaN or infinite values; it has diverged.")
+    return scores.argmax(dim=1).cpu()
 
 
 @contextmanager
@@ -199,11 +202,16 @@ def cluster_accuracy(clusters: Labels, truth: Labels) -> float:
 
     No two clusters share a name (Hungarian algorithm), and the cluster numbers themselves mean
     nothing. With more clusters than classes, the members of a nameless cluster count as wrong.
-    Random clusters score above 1 / classes: compare with a shuffle, as `score_labels` does.
+    -1 marks a sample that is in no cluster; it counts as wrong. Random clusters score above
+    1 / classes: compare with a shuffle, as `score_labels` does.
     """
     clusters, truth = _paired(clusters, truth)
+    placed, total = clusters >= 0, len(truth)
+    if not placed.any():
+        return 0.0
+    clusters, truth = clusters[placed], truth[placed]
     counts = contingency_matrix(truth.numpy(), clusters.numpy())
-    return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / len(truth))
+    return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / total)
 
 
 def _paired(guess: Labels, truth: Labels) -> tuple[Tensor, Tensor]:

@@ -145,6 +145,16 @@ class Architecture:
         with seeds.scope(seed, purpose):
             return _construct(json.loads(self.layers))
 
+    def restore(self, state: dict[str, torch.Tensor]) -> nn.Sequential:
+        """Make the network with the weights of `state`; raise RuntimeError if they do not fit.
+
+        It is described before it is filled: a damaged description asks for no memory.
+        """
+        with torch.device("meta"):
+            network = self.build(seed=0)
+        network.load_state_dict(state, assign=True)
+        return network
+
     @property
     def parameter_count(self) -> int:
         """How many weights and biases such a network has."""

@@ -111,6 +111,8 @@ class Client:
             with torch.no_grad():
                 self.prediction = self.head(message.payload)
             return None
+        if self.loss is not None:
+            raise ProtocolError("the head answers once for each batch; the server asked it again")
         features = message.payload.requires_grad_()
         # A clone, because a first layer that works in place (ReLU) may not write to a leaf.
         logits = self.head(features.clone())
@@ -223,13 +225,15 @@ class Session:
     """A trained pair of parties, with the record of their training.
 
     `losses` holds the mean over the batches of each whole epoch (NaN if a malicious server keeps it
-    to itself), `transcript` the messages if they were recorded.
+    to itself), `transcript` the messages if they were recorded. `interrupted` says that Ctrl-C
+    stopped the training.
     """
 
     client: Client
     server: Server
     transcript: Transcript
     losses: list[float] = field(default_factory=list)
+    interrupted: bool = False
 
     def __repr__(self) -> str:
         return f"Session({len(self.losses)} epochs, {self.transcript})"
@@ -283,7 +287,7 @@ def train(
     settings (Adam with amsgrad, 1e-3, cross-entropy). The data order comes from the stream (`seed`,
     "order"). Parties may be trained on: they keep their optimisers. `record` keeps every message
     (memory: 2 x N x |z| floats for each epoch) and the client's diary. Interrupting (Ctrl-C)
-    returns the session as it stands.
+    returns the session as it stands, marked `interrupted`.
     """
     client = client if isinstance(client, Client) else Client(client)
     server = server if isinstance(server, Server) else Server(server)
@@ -305,7 +309,7 @@ def train(
                 session.losses.append(torch.stack(losses).mean().item())
                 progress.set_postfix(loss=f"{session.losses[-1]:.3f}")
         except KeyboardInterrupt:
-            print(f"interrupted: {len(session.losses)} whole epochs, {step} steps are kept")
+            session.interrupted = True
     return session
 
 

@@ -213,7 +213,8 @@ class View:
         tensors, facts = storage.read(folder)
         try:
             networks = {
-                name: _restored(layers, tensors, name) for name, layers in facts["networks"].items()
+                name: Architecture(layers).restore(storage.under(f"{name}/", tensors))
+                for name, layers in facts["networks"].items()
             }
             grants: dict[str, Any] = {
                 name: {step: tensors[f"{name}/{step}"] for step in steps}
@@ -294,12 +295,3 @@ def _copies(tensors: Iterable[Tensor]) -> list[Tensor]:
 
 def _shape(layers: str, input_shape: list[int]) -> Architecture:
     return Architecture(layers, tuple(input_shape))
-
-
-def _restored(layers: str, tensors: dict[str, Tensor], name: str) -> nn.Sequential:
-    with torch.device("meta"):  # a damaged description cannot ask for more memory than the file has
-        network = Architecture(layers).build(seed=0)
-    prefix = f"{name}/"
-    state = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
-    network.load_state_dict(state, assign=True)
-    return network

@@ -279,6 +279,17 @@ def test_the_closed_form_names_no_wrong_label_however_sure_the_client(
     assert torch.equal(found[found >= 0], truth[found >= 0])
 
 
+def test_the_closed_form_is_not_shier_than_it_must_be() -> None:
+    named = []
+    for seed in range(40):
+        features, _ = samples(16, 40, 10, seed)
+        head = linear_head(10, 40, 5, seed)  # about sure: at half the samples p_y is nearly 1
+        truth = torch.where(torch.arange(16) % 2 == 0, head(features).argmax(1), 0)
+        view = watch(head, [(features, truth)], "head_weight_gradients")
+        named.append(torch.as_tensor(LabelInference("closed-form")(view).labels) >= 0)
+    assert torch.cat(named).float().mean() > 0.92
+
+
 @pytest.mark.parametrize("cut", [ONE_LAYER, WITH_RELU])
 @pytest.mark.parametrize(("batch_size", "spare"), [(1, []), (32, ["head_bias_gradients"])])
 def test_the_closed_form_finds_every_label_of_a_training(

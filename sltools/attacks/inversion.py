@@ -50,6 +50,8 @@ class InversionResult:
     `inputs` (N, C, H, W) are the reconstructions, `clone` the copy of the client's network.
     `losses` maps a name to values (R,) at `loss_steps` (R,); `snapshots` (S, N, C, H, W) are the
     reconstructions at `snapshot_steps` (S,). `knowledge` names all that was read from the view.
+    `feature_loss` says how well the clone and the inputs, as returned, explain all smashed data:
+    the mean squared error, divided by their variance if the attack was `scaled`.
     """
 
     inputs: Tensor
@@ -64,15 +66,11 @@ class InversionResult:
     seed: int
     device: str
     seconds: float
+    feature_loss: float
     interrupted: bool = False
     versions: dict[str, str] = field(
         default_factory=lambda: {"torch": torch.__version__, "python": platform.python_version()}
     )
-
-    @property
-    def feature_loss(self) -> float:
-        """The last recorded feature loss: how well clone and inputs explain the smashed data."""
-        return self.losses["feature"][-1].item()
 
     def save(self, folder: str | Path) -> Path:
         """Write the result into a new `folder` (safetensors and JSON)."""
@@ -88,17 +86,21 @@ class InversionResult:
         """Read a saved result; raise SltoolsError if it is missing or damaged."""
         tensors, facts = storage.read(folder)
         try:
-            clone = Architecture(**facts.pop("architecture")).build(seed=0)
-            clone.load_state_dict(storage.under("clone/", tensors))
+            clone = Architecture(**facts.pop("architecture")).restore(
+                storage.under("clone/", tensors)
+            )
             facts["knowledge"] = tuple(facts["knowledge"])
             kept: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
             return cls(clone=clone, losses=storage.under("loss/", tensors), **kept, **facts)
-        except (KeyError, TypeError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise AttackError(f"{folder} does not hold an inversion result: {error!r}") from None
 
 
 _TENSORS = ("inputs", "loss_steps", "snapshots", "snapshot_steps")
-_FACTS = ("attack", "settings", "knowledge", "seed", "device", "seconds", "interrupted", "versions")
+_FACTS = (
+    "attack", "settings", "knowledge", "seed", "device", "seconds", "feature_loss", "interrupted",
+    "versions",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,8 @@ class InputSearch:
             except KeyboardInterrupt:
                 interrupted = True
         trace.snapshot(inputs)
+        with torch.no_grad():
+            explained = self._losses(inputs, targets, self._scale(targets), networks)["feature"]
         common: dict[str, Any] = {
             "attack": type(self).__name__,
             "settings": asdict(self),
@@ -165,9 +169,16 @@ class InputSearch:
             "interrupted": interrupted,
         }
         return [
-            InversionResult(inputs[i].clone(), networks.member(i), **trace.of(i), **common)
-            for i in range(networks.size)
+            InversionResult(
+                inputs[i].clone(), networks.member(i), **trace.of(i), **common, feature_loss=loss
+            )
+            for i, loss in enumerate(explained.tolist())
         ]
+
+    def _scale(self, targets: Tensor) -> Tensor:
+        """What the squared error is divided by: the variance of the targets, if they vary."""
+        variance = targets.var(correction=0)
+        return variance if self.scaled and variance > 0 else torch.ones_like(variance)
 
     def _turn(self, step: int) -> tuple[bool, ...]:
         """Say which optimisers move at step number `step`."""
@@ -182,7 +193,7 @@ class InputSearch:
     ) -> Iterator[dict[str, Tensor]]:
         """Move `found` (E, n, C, H, W) in place to explain `wanted` (n, ...); yield the losses."""
         inputs = found.detach().requires_grad_()  # shares the memory of `found`
-        scale = wanted.var() if self.scaled else torch.ones((), device=wanted.device)
+        scale = self._scale(wanted)
         optimizers = self._optimizers(inputs, networks)
         stall = _Stall(self.patience)
         for step in range(self.steps):
@@ -215,6 +226,8 @@ class InputSearch:
 
 
 def _checked(smashed: Tensor) -> Tensor:
+    if len(smashed) == 0:
+        raise AttackError("there are no targets: observe at least one image")
     if not smashed.isfinite().all():
         raise AttackError(
             "the smashed data contain NaN or infinite values, which no input explains; look at the "

@@ -94,9 +94,9 @@ class LabelInference:
 
     "wire": nothing granted. The directions of dL/du = W^T (p - e_y) / B form one cluster per label
     while the client is unsure; the deeper the head, the sooner they blur. Every class must occur.
-    Granted anchor labels name the clusters: the assignment with the least sum of distances. (Of
-    the rules in Liu and Lyu, arXiv 2203.05222, the nearest anchor alone did worse throughout, and
-    k-means started at the anchors did worse until the clusters blur, then better.)
+    Granted anchor labels name the clusters: the assignment with the least sum of distances. (The
+    rules of Liu and Lyu, arXiv 2203.05222, the nearest anchor or k-means started at the anchors,
+    did worse with one-layer heads until the clusters blur, and better from then on.)
 
     Raises AttackError for observations that the rule cannot use, NotObservable for missing ones.
     """
@@ -169,7 +169,6 @@ class LabelInference:
                     optimizer.step()
         except KeyboardInterrupt:
             interrupted = True
-            print(f"interrupted: {int((labels >= 0).sum())} of {len(pairs)} labels are kept")
         facts = {"device": str(device), "interrupted": interrupted}
         return {"labels": labels, "scores": scores, **facts}
 
