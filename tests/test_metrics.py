@@ -240,7 +240,9 @@ def test_label_accuracy_by_hand():
 
 def test_cluster_accuracy_by_hand():
     truth = [0, 0, 0, 1, 1, 1]
-    assert metrics.cluster_accuracy([7, 7, 7, -1, -1, -1], truth) == 1
+    assert metrics.cluster_accuracy([7, 7, 7, 4, 4, 4], truth) == 1
+    assert metrics.cluster_accuracy([7, 7, 7, -1, -1, -1], truth) == 0.5  # -1: in no cluster
+    assert metrics.cluster_accuracy([-1] * 6, truth) == 0
     assert metrics.cluster_accuracy([0, 0, 1, 1, 1, 1], truth) == pytest.approx(5 / 6)
     assert metrics.cluster_accuracy([0] * 6, truth) == 0.5  # fewer clusters than classes
     assert metrics.cluster_accuracy([0, 1, 2, 3, 4, 5], truth) == pytest.approx(2 / 6)  # more

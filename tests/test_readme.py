@@ -33,9 +33,13 @@ def test_the_results_are_the_recorded_ones(column: int, dataset: str) -> None:
         "accuracy with a random client": (scores["random_accuracy"], "{:.1%}"),
         "a blank image: raw MSE": (baselines["blank_image"]["raw_mse"], "{:.4f}"),
         "the mean image: raw MSE": (baselines["mean_image"]["raw_mse"], "{:.4f}"),
+        "known weights: raw MSE": (baselines["known_weights"]["raw_mse"], "{:.4f}"),
+        "a blank image: SSIM": (baselines["blank_image"]["ssim"], "{:.3f}"),
+        "the mean image: SSIM": (baselines["mean_image"]["ssim"], "{:.3f}"),
     }
     for name, (values, form) in expected.items():
-        cell = f"{form.format(values['median'])} [{form.format(values['worst'])}]"
+        other = values["best"] if "best" in values else values["worst"]
+        cell = f"{form.format(values['median'])} [{form.format(other)}]"
         row = next(line for line in README.splitlines() if line.startswith(f"| {name} |"))
         assert row.split("|")[2 + column].strip() == cell, name
 

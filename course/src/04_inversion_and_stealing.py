@@ -436,12 +436,12 @@ for step, s in zip(shrunk.snapshot_steps.tolist(), on_the_way, strict=True):
     )
 
 # %% [markdown]
-# With the settings as shown, the aligned error keeps falling while the raw error turns round: the
-# attack goes on learning the shape, and forgets the scale. More steps make the raw number *worse*.
+# With the settings as shown, the raw error turns round on the way: the attack goes on learning the
+# shape, and forgets the scale. More steps make the raw number *worse*.
 # What helps:
 #
-# * **Weak priors.** The pull towards black is the priors' alone. The default has no L2 term, and
-#   its L1 term is small. This does most.
+# * **Weak priors.** The pull towards black is the priors' alone. The default settings, printed
+#   above, keep it weak. This does most.
 # * **A scaled feature loss.** Divided by $\operatorname{Var} z$, it weighs the same against the
 #   priors at every cut and for every client, so that "weak" means something.
 # * **Bounded pixels.** They start at 0.5 in [0, 1] and cannot leave. This stops the sign and what
@@ -514,8 +514,8 @@ else:
     print("the attack beats the mean image" if better else "the mean image beats the attack")
 
 # %% [markdown]
-# How an image took shape: choose one of the ten. The attack begins with shapes, and corrects
-# brightness last.
+# How an image took shape: choose one of the ten. Watch when you would recognise it, and how
+# many steps after that change little.
 
 # %%
 steps = result.snapshot_steps.tolist()
@@ -569,7 +569,7 @@ if as_shown:
 # %% [markdown]
 # **A trap.** The published code scores the clone with its operands swapped: it puts the *victim's
 # own* front before a server part with *random* weights. The stolen network does not occur in that
-# sum at all. It always comes out near chance, however well the theft went.
+# sum at all, so its value says nothing of how well the theft went.
 
 # %%
 random_rest = Architecture.of(rest).build(seed, "random rest").to(device)
@@ -673,9 +673,9 @@ plots.reconstructions(truth, {"MNIST, median run": middle, "MNIST, worst run": l
 
 # %% [markdown]
 # MNIST is harder than the digits: its strokes are thin and its pixels are real. Still every stroke
-# is where it belongs, in the median run and, with more noise, in the worst of the nine. And look at
-# the last line of each study: where the runs differ, the least feature loss finds the best images;
-# where they are all nearly as good, it is no help, and none is needed.
+# is where it belongs, in the median run and, with more noise, in the worst of the nine. And read
+# the last lines of the two studies together: the feature loss keeps an attacker away from bad runs.
+# It does not rank good ones.
 
 # %% [markdown]
 # ## Inside the training
