@@ -107,7 +107,7 @@ heavy = dataset == "cifar10"  # its network takes much more time
 
 count = {"tiny": 320, "quick": 320 if heavy else 1500, "full": 6000}[budget]
 victims = {"tiny": 1, "quick": 1 if heavy else 3, "full": 5}[budget]
-online = {"tiny": 40, "quick": 250, "full": 1400}[budget]  # batches of one, from the first step on
+online = {"tiny": 40, "quick": 350, "full": 1400}[budget]  # batches of one, from the first step on
 at_rest = {"tiny": 30, "quick": 100, "full": 300}[budget]  # batches of one, at a moment of training
 watched = {"tiny": 320, "quick": 320 if heavy else 640, "full": 1280}[budget]  # samples clustered
 epochs = {
@@ -876,11 +876,12 @@ def draw(epochs, layers):
     return plots.scatter(plane(view.feature_gradients), truth, source.classes)
 
 
-widgets.show(draw, start={"epochs": epochs[1]}, epochs=epochs, layers=HEADS)
+widgets.show(draw, start={"epochs": epochs[-1], "layers": HEADS[-1]}, epochs=epochs, layers=HEADS)
 
 # %% [markdown]
-# Without the widget: with one layer the groups are dots at first and become smears that meet. With
-# two layers they are smears soon. There is no moment at which they all vanish at once.
+# Without the widget: this is the last moment, with two layers. With one layer the groups are dots
+# at first and become smears that meet; with two layers they are smears soon. There is no moment at
+# which they all vanish at once.
 
 # %% [markdown]
 # ## Clusters, and their names
@@ -1009,8 +1010,9 @@ for name in data_sets[::-1]:
 # The server saw the **first** epoch of the same samples. What it learnt then does not become untrue
 # because the client has become sure since. But can it recognise a sample when it comes again, in
 # another order? It has $z$ of both times. The client's first layers go on learning: $z$ grows and
-# drifts. But growing and drifting concern all samples alike. So let the server take away the mean
-# $z$ of each time, infer labels early, and late look up the early $z$ whose *direction* is nearest.
+# drifts. But growing and drifting concern all samples much alike. So let the server take away the
+# mean $z$ of each time, infer labels early, and late look up the early $z$ whose *direction* is
+# nearest.
 #
 # And a sample that it never saw early? To find out, we look up the nearest early $z$ of *another*
 # sample, and take over its label.
