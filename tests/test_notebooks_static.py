@@ -15,6 +15,7 @@ LESSONS = sorted(COURSE.glob("*.ipynb"))
 TAGS = {"parameters", "nbval-ignore-output", "nbval-skip", "skip-execution", "hide-input"}
 MAX_BYTES = 1_500_000
 MAX_SECONDS, MAX_SECONDS_COURSE = 45, 360
+QUIET = 0.25  # calibration of two cores with nothing else to do; a busy machine has a larger one
 
 lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
 
@@ -123,7 +124,10 @@ def test_a_lesson_is_small(path: Path) -> None:
 
 
 def test_the_course_runs_in_a_coffee_break() -> None:
-    seconds = {path.stem: _read(path).metadata.sltools.seconds for path in LESSONS}
+    facts = {path.stem: _read(path).metadata.sltools for path in LESSONS}
+    seconds = {
+        name: fact.seconds * min(1, QUIET / fact.calibration) for name, fact in facts.items()
+    }
     assert all(s <= MAX_SECONDS for s in seconds.values()), seconds
     assert sum(seconds.values()) <= MAX_SECONDS_COURSE, seconds
 
