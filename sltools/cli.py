@@ -146,9 +146,9 @@ def labels(
 
 
 def _prepare(save: Path | None) -> None:
-    """Refuse a folder that cannot be used now, not after the work."""
+    """Refuse a folder that cannot be used now, not after the work; leave nothing if that fails."""
     if save is not None:
-        storage.new_folder(save)
+        storage.new_folder(save).rmdir()
 
 
 def _report(outcome: Any, as_json: bool, save: Path | None) -> None:

@@ -1,4 +1,7 @@
-"""Where tensors live: names of devices, checked."""
+"""Where tensors live and what computes on them."""
+
+import platform
+from importlib.metadata import version
 
 import torch
 from torch import nn
@@ -20,6 +23,12 @@ def find(name: str | torch.device) -> torch.device:
             + (" or cuda" if torch.cuda.is_available() else " (torch finds no CUDA device)")
         ) from None
     return device
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Versions of Python, torch and `packages`, to keep beside a result."""
+    installed = {name: version(name) for name in packages}
+    return {"python": platform.python_version(), "torch": torch.__version__, **installed}
 
 
 def of(model: nn.Module) -> torch.device:

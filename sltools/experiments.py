@@ -5,7 +5,6 @@ paper's scale; "published" is the paper's own schedule, hours of it. Results are
 several victims and clones, with the worst beside them. Nothing below this module knows of it.
 """
 
-import platform
 import statistics
 import time
 from collections.abc import Sequence
@@ -24,7 +23,7 @@ from sltools.progress import bar
 from sltools.view import View
 
 BUDGETS = ("tiny", "quick", "full", "published")
-STEPS = {"tiny": 100, "quick": 2000, "full": 6000}  # of an inversion
+STEPS = {"tiny": 100, "quick": 1500, "full": 6000}  # of an inversion
 _TRAINING: dict[
     str, dict[str, tuple[int, int | None]]
 ] = {  # epochs, and how many training images they use (None: all)
@@ -116,6 +115,14 @@ class _Run:
     clone: metrics.CloneReport
 
 
+@dataclass(frozen=True)
+class _Attacked:
+    """What was done to one victim; `ceiling` is None if it was interrupted."""
+
+    runs: list[_Run]
+    ceiling: metrics.ImageScores | None
+
+
 def run_inversion(settings: InversionSettings) -> Outcome:
     """Run UnSplit with `clones` clones against each of `victims` victims and score it.
 
@@ -127,26 +134,28 @@ def run_inversion(settings: InversionSettings) -> Outcome:
     targets = _first_targets(dataset, settings.targets)
     truth = targets.images.to(settings.device)
     attack = _unsplit(settings)
-    runs: list[_Run] = []
-    known: list[metrics.ImageScores] = []
-    interrupted = False
+    attacked: list[_Attacked] = []
     for number in bar(range(settings.victims), "victims"):
         seed = settings.seed * settings.victims + number
         try:
-            attacked, ceiling = _attack_victim(settings, attack, dataset, truth, number, seed)
+            attacked.append(_attack_victim(settings, attack, dataset, truth, number, seed))
         except KeyboardInterrupt:
-            interrupted = True
             break
-        runs += attacked
-        known.append(ceiling)
-    if not runs:
+        if attacked[-1].ceiling is None:
+            break
+    whole = [victim for victim in attacked if victim.ceiling is not None]
+    kept = whole or attacked  # half an attack is better than none, and not averaged with whole ones
+    if not kept:
         raise SltoolsError("interrupted before the first victim was attacked; nothing to report")
+    runs = [run for victim in kept for run in victim.runs]
     mean_image = dataset.train.images.mean(0).to(truth.device).expand_as(truth)
     baselines = {
         "blank_image": [metrics.score_images(torch.zeros_like(truth), truth)],
         "mean_image": [metrics.score_images(mean_image, truth)],
-        "known_weights": known,
     }
+    if whole:
+        known = [victim.ceiling for victim in whole if victim.ceiling is not None]
+        baselines["known_weights"] = known
     middle = _median_run(runs)
     facts = {
         "attack": "inversion",
@@ -156,7 +165,7 @@ def run_inversion(settings: InversionSettings) -> Outcome:
         "metrics": _image_metrics([run.images for run in runs]) | _clone_metrics(runs),
         "baselines": {name: _image_metrics(scores) for name, scores in baselines.items()},
         "runs": [_run_facts(run) for run in runs],
-        "interrupted": interrupted,
+        "interrupted": len(whole) < settings.victims,
         **_provenance(start, settings.device),
     }
     arrays = {
@@ -176,26 +185,30 @@ def _attack_victim(
     truth: Tensor,
     number: int,
     seed: int,
-) -> tuple[list[_Run], metrics.ImageScores]:
+) -> _Attacked:
     """Attack one victim with every clone, and with its weights known.
 
-    Raises KeyboardInterrupt if any part was interrupted: half a run is no result to average.
+    Raises KeyboardInterrupt if the training was interrupted: there is no victim then.
     """
     session = train_victim(
         dataset, settings.cut, budget=settings.budget, seed=seed, device=settings.device
     )
-    found = replace(attack, seed=seed).runs(session.observe(truth))
-    granted = session.observe(truth, grants=["client_model"])
-    steps = max(500, STEPS.get(settings.budget, 2000) // 2)
-    ceiling = KnownWeightsInversion(steps=steps)(granted)
-    if session.interrupted or any(result.interrupted for result in (ceiling, *found)):
+    if session.interrupted:
         raise KeyboardInterrupt
+    found = replace(attack, seed=seed).runs(session.observe(truth))
+    ceiling = None
+    if not found[0].interrupted:
+        steps = max(500, STEPS.get(settings.budget, 2000) // 2)
+        granted = session.observe(truth, grants=["client_model"])
+        ceiling = KnownWeightsInversion(steps=steps)(granted)
     runs = []
     for clone, result in enumerate(found):
         scores = metrics.score_images(result.inputs, truth)
         report = _score_clone(result, session, dataset, f"random clone {clone}")
         runs.append(_Run(number, result, scores, report))
-    return runs, metrics.score_images(ceiling.inputs, truth)
+    if ceiling is None or ceiling.interrupted:
+        return _Attacked(runs, None)
+    return _Attacked(runs, metrics.score_images(ceiling.inputs, truth))
 
 
 def _first_targets(dataset: data.Dataset, count: int) -> data.Split:
@@ -259,13 +272,14 @@ def _clone_metrics(runs: list[_Run]) -> dict[str, dict[str, float]]:
 
 
 def _run_facts(run: _Run) -> dict[str, Any]:
-    return {
+    numbers = {
         "victim": run.victim,
         "feature_loss": run.result.feature_loss,
         "seconds": round(run.result.seconds, 2),
         **run.images.summary(),
         **run.clone.as_dict(),
     }
+    return metrics.for_json(numbers)
 
 
 # ---- attack 2 ------------------------------------------------------------------------------------
@@ -383,7 +397,7 @@ def _provenance(start: float, device: str) -> dict[str, Any]:
     return {
         "seconds": round(time.perf_counter() - start, 2),
         "device": device,
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "versions": devices.versions(),
     }
 
 

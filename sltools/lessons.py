@@ -402,7 +402,7 @@ def _hash(content: bytes) -> str:
 def _write(target: Path, content: bytes) -> None:
     """Write in one step, for half a file left by an interruption would look like an edited one."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f"{target.name}.part")
+    part = target.with_name(f".{target.name}.{os.getpid()}.part")
     part.write_bytes(content)
     part.replace(target)
 

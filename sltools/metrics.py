@@ -6,7 +6,7 @@ This is the only module that holds the truth beside an attacker's result. Images
 
 import math
 import statistics
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 
@@ -249,6 +249,11 @@ class ImageScores:
         return result | {"negatives": (self.gain < 0).double().mean().item()}
 
 
+def for_json(numbers: Mapping[str, float]) -> dict[str, float | None]:
+    """Replace infinities and NaN, which JSON does not know, by None: the PSNR of equal images."""
+    return {key: value if math.isfinite(value) else None for key, value in numbers.items()}
+
+
 def score_images(x: Tensor, truth: Tensor) -> ImageScores:
     """Score reconstructions x against the truth, both (N, C, H, W), by every measure."""
     fit = affine_align(x, truth)
@@ -262,22 +267,16 @@ class InversionReport:
     rows: dict[str, ImageScores]
 
     def as_dict(self) -> dict[str, dict[str, float | None]]:
-        """The summary of each row, fit for JSON, which knows no infinity: such a PSNR is None."""
-        return {
-            name: {
-                key: value if math.isfinite(value) else None
-                for key, value in scores.summary().items()
-            }
-            for name, scores in self.rows.items()
-        }
+        """The summary of each row, fit for JSON."""
+        return {name: for_json(scores.summary()) for name, scores in self.rows.items()}
 
     def __str__(self) -> str:
         lines = [["", "MSE", "worst", "aligned", "PSNR", "SSIM", "negatives"]]
         for name, scores in self.rows.items():
             s = scores.summary()
             lines.append([
-                name, f"{s['mse_median']:.4f}", f"{s['mse_worst']:.4f}",
-                f"{s['aligned_mse_median']:.4f}", f"{s['psnr_median']:.1f} dB",
+                name, f"{s['mse_median']:.2g}", f"{s['mse_worst']:.2g}",
+                f"{s['aligned_mse_median']:.2g}", f"{s['psnr_median']:.1f} dB",
                 f"{s['ssim_median']:.3f}", f"{s['negatives']:.0%}",
             ])  # fmt: skip
         return _table(lines)

@@ -78,9 +78,9 @@ class Client:
         self._smashed = self.prediction = self.loss = None
         if labels is None:
             with torch.no_grad():
-                smashed = self.outgoing("smashed", self.front(images))
+                smashed = self.outgoing("smashed", _apply(self.front, images, "client"))
             return [Message(step, batch, "smashed", smashed, "inference")]
-        activations = self.front(images)
+        activations = _apply(self.front, images, "client")
         self._penalty = self.penalty(images, activations) if self.penalty else None
         self._smashed = self.outgoing("smashed", activations)
         if not self._smashed.requires_grad:
@@ -109,13 +109,13 @@ class Client:
         assert self.head is not None
         if message.phase == "inference":
             with torch.no_grad():
-                self.prediction = self.head(message.payload)
+                self.prediction = _apply(self.head, message.payload, "client's head")
             return None
         if self.loss is not None:
             raise ProtocolError("the head answers once for each batch; the server asked it again")
         features = message.payload.requires_grad_()
         # A clone, because a first layer that works in place (ReLU) may not write to a leaf.
-        logits = self.head(features.clone())
+        logits = _apply(self.head, features.clone(), "client's head")
         self.loss = self.criterion(logits, _expected(self._labels, message))
         self.loss.backward()
         assert features.grad is not None
@@ -123,7 +123,7 @@ class Client:
         return Message(message.step, message.batch, "feature_gradient", gradient)
 
     def _learn(self, message: Message) -> None:
-        smashed = _expected(self._smashed, message)
+        smashed = _differentiated(self._smashed, message)
         if self._penalty is None:
             smashed.backward(message.payload)
         else:  # one pass back: the two gradients add up at z, as they would in one network
@@ -174,18 +174,17 @@ class Server:
             self._labels = message.payload
             return None
         if message.kind == "feature_gradient":
-            features, self._features = _expected(self._features, message), None
+            features, self._features = _differentiated(self._features, message), None
             return self._answer(message, features, message.payload)
         if message.kind != "smashed":
             raise ProtocolError(f"a server has no reply to {message}")
         if message.phase == "inference":
             kind = "features" if self.label_private else "prediction"
             with torch.no_grad():
-                return Message(
-                    message.step, message.batch, kind, self.model(message.payload), "inference"
-                )
+                answer = _apply(self.model, message.payload, "server")
+            return Message(message.step, message.batch, kind, answer, "inference")
         self._smashed = message.payload.requires_grad_()
-        output = self.model(self._smashed.clone())  # see Client._apply_head
+        output = _apply(self.model, self._smashed.clone(), "server")  # see Client._apply_head
         if self.label_private:
             self._features = output
             return Message(message.step, message.batch, "features", output)
@@ -378,6 +377,27 @@ def _expected(value: Tensor | None, message: Message) -> Tensor:
     if value is None:
         raise ProtocolError(f"{message} came out of turn: the one it answers is missing")
     return value
+
+
+def _differentiated(value: Tensor | None, message: Message) -> Tensor:
+    """Return the tensor that a gradient `message` belongs to, or raise ProtocolError."""
+    value = _expected(value, message)
+    if message.payload.shape != value.shape:
+        raise ProtocolError(
+            f"{message} does not fit what it is the gradient of, which has {tuple(value.shape)}"
+        )
+    return value
+
+
+def _apply(part: nn.Module, tensor: Tensor, holder: str) -> Tensor:
+    """Run a party's part; raise ProtocolError if the tensor does not fit it."""
+    try:
+        result: Tensor = part(tensor)
+    except (RuntimeError, ValueError) as error:
+        raise ProtocolError(
+            f"the {holder} cannot process a tensor of shape {tuple(tensor.shape)}: {error}"
+        ) from None
+    return result
 
 
 def _weights(part: nn.Module) -> list[nn.Parameter]:

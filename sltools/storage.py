@@ -13,7 +13,7 @@ from sltools.errors import SltoolsError
 
 def new_folder(folder: str | Path) -> Path:
     """Make `folder`; raise SltoolsError if it holds anything or cannot be made."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):
@@ -47,7 +47,7 @@ def _unwritable(folder: Path, error: Exception) -> SltoolsError:
 
 def read(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what `write` wrote; raise SltoolsError if it is missing or damaged."""
-    folder = Path(folder)
+    folder = Path(folder).expanduser()
     try:
         tensors = load_file(folder / "tensors.safetensors")
         facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from sltools.messages import Message
 from sltools.models import Architecture
-from sltools.view import View
+from sltools.view import View, read_view
 
 
 @dataclass
@@ -57,6 +57,6 @@ class Transcript:
     @classmethod
     def open(cls, folder: str | Path) -> "Transcript":
         """Read a transcript back, in this or another process, without its diary."""
-        view = View.open(folder)
-        models = {} if view.own_model is None else {view.party: view.own_model}
-        return cls(view.client, view.head, models, list(view.messages))
+        kept = read_view(folder)
+        models = {} if kept["own_model"] is None else {kept["party"]: kept["own_model"]}
+        return cls(kept["client"], kept["head"], models, kept["messages"])

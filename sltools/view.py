@@ -52,7 +52,8 @@ ABSENT = {
 class View:
     """What `party` may look at, made by `Transcript.view` or `View.open`.
 
-    `knowledge` names what was read so far, `granted` what was granted beyond the wire.
+    `knowledge` names what was read so far, `granted` what was granted beyond the wire. Only what is
+    read through the properties is noted; names with an underscore are not for attacks.
     """
 
     def __init__(
@@ -65,10 +66,10 @@ class View:
         grants: dict[str, Any] | None = None,
     ) -> None:
         self.party = party
-        self.messages = tuple(messages)
-        self.client = client
-        self.head = head
-        self.own_model = own_model
+        self._messages = tuple(messages)
+        self._client = client
+        self._head = head
+        self._own_model = own_model
         self._grants = grants or {}
         self._used: set[str] = set()
 
@@ -113,17 +114,17 @@ class View:
     @property
     def architecture(self) -> Architecture:
         """The shape of the client's part below the cut, without weights."""
-        return self._known("client architecture", self.client)
+        return self._known("client architecture", self._client)
 
     @property
     def head_architecture(self) -> Architecture:
         """The shape of a label-private client's head, without weights."""
-        return self._known("head architecture", self.head)
+        return self._known("head architecture", self._head)
 
     @property
     def model(self) -> nn.Sequential:
         """A copy of the party's own network, as it was when the view was made."""
-        return copy.deepcopy(self._known("own model", self.own_model))
+        return copy.deepcopy(self._known("own model", self._own_model))
 
     @property
     def client_model(self) -> nn.Sequential:
@@ -149,8 +150,13 @@ class View:
         """Copies of all payloads of one kind, in order; NotObservable if there are none."""
         return _copies(self._found(kind))
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of message there are; only reading their payloads counts as knowledge."""
+        return frozenset(message.kind for message in self._messages)
+
     def _found(self, kind: str) -> list[Tensor]:
-        found = [message.payload for message in self.messages if message.kind == kind]
+        found = [message.payload for message in self._messages if message.kind == kind]
         if not found:
             rule = ABSENT.get(kind, f"no message is called {kind!r}; there are {list(ABSENT)}")
             raise NotObservable(f"the {self.party} cannot see {kind}: {rule}")
@@ -162,20 +168,22 @@ class View:
 
         What is read from it is noted in this view too.
         """
-        messages = [message for message in self.messages if start <= message.step < stop]
+        messages = [message for message in self._messages if start <= message.step < stop]
         grants = {
             name: value
             if isinstance(value, nn.Module)
             else {step: tensor for step, tensor in value.items() if start <= step < stop}
             for name, value in self._grants.items()
         }
-        part = View(self.party, messages, self.client, self.head, self.own_model, grants)
+        part = View(self.party, messages, self._client, self._head, self._own_model, grants)
         part._used = self._used
         return part
 
     def fresh(self) -> "View":
         """The same view with nothing noted as used: every attack starts with one."""
-        return View(self.party, self.messages, self.client, self.head, self.own_model, self._grants)
+        return View(
+            self.party, self._messages, self._client, self._head, self._own_model, self._grants
+        )
 
     @property
     def granted(self) -> tuple[str, ...]:
@@ -189,8 +197,8 @@ class View:
 
     def save(self, folder: str | Path) -> Path:
         """Write the view into a new `folder`; another process opens it with `View.open`."""
-        tensors, messages = pack(self.messages)
-        networks = {"own_model": self.own_model, "client_model": self._grants.get("client_model")}
+        tensors, messages = pack(self._messages)
+        networks = {"own_model": self._own_model, "client_model": self._grants.get("client_model")}
         present = {name: network for name, network in networks.items() if network is not None}
         for name, network in present.items():
             tensors |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
@@ -200,8 +208,8 @@ class View:
         facts = {
             "party": self.party,
             "messages": messages,
-            "client": self.client and [self.client.layers, self.client.input_shape],
-            "head": self.head and [self.head.layers, self.head.input_shape],
+            "client": self._client and [self._client.layers, self._client.input_shape],
+            "head": self._head and [self._head.layers, self._head.input_shape],
             "networks": {name: Architecture.of(net).layers for name, net in present.items()},
             "granted_steps": {name: list(value) for name, value in steps.items()},
         }
@@ -210,24 +218,7 @@ class View:
     @classmethod
     def open(cls, folder: str | Path) -> "View":
         """Read a saved view; raise SltoolsError if it is missing or damaged."""
-        tensors, facts = storage.read(folder)
-        try:
-            networks = {
-                name: Architecture(layers).restore(storage.under(f"{name}/", tensors))
-                for name, layers in facts["networks"].items()
-            }
-            grants: dict[str, Any] = {
-                name: {step: tensors[f"{name}/{step}"] for step in steps}
-                for name, steps in facts["granted_steps"].items()
-            }
-            own_model = networks.pop("own_model", None)
-            messages = unpack(tensors, facts["messages"])
-            client, head = (facts[part] and _shape(*facts[part]) for part in ("client", "head"))
-            if facts["party"] not in PARTIES or not set(grants | networks) <= set(GRANTS):
-                raise ValueError("unknown party or grant")
-            return cls(facts["party"], messages, client, head, own_model, grants | networks)
-        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-            raise SltoolsError(f"{folder} does not hold a view or is damaged: {error!r}") from None
+        return cls(**read_view(folder))
 
     def _known(self, name: str, value: Any) -> Any:
         if value is None:
@@ -252,9 +243,36 @@ class View:
         raise AttributeError(f"a view has no {name!r}")
 
     def __repr__(self) -> str:
-        kinds = sorted({message.kind for message in self.messages})
         granted = f"; granted: {', '.join(self.granted)}" if self._grants else ""
-        return f"View({self.party}: {len(self.messages)} messages of {', '.join(kinds)}{granted})"
+        messages = f"{len(self._messages)} messages of {', '.join(sorted(self.kinds))}"
+        return f"View({self.party}: {messages}{granted})"
+
+
+def read_view(folder: str | Path) -> dict[str, Any]:
+    """Read what `View.save` wrote, as arguments of `View`; raise SltoolsError if damaged."""
+    tensors, facts = storage.read(folder)
+    try:
+        networks = {
+            name: Architecture(layers).restore(storage.under(f"{name}/", tensors))
+            for name, layers in facts["networks"].items()
+        }
+        grants: dict[str, Any] = {
+            name: {step: tensors[f"{name}/{step}"] for step in steps}
+            for name, steps in facts["granted_steps"].items()
+        }
+        own_model = networks.pop("own_model", None)
+        if facts["party"] not in PARTIES or not set(grants | networks) <= set(GRANTS):
+            raise ValueError("unknown party or grant")
+        return {
+            "party": facts["party"],
+            "messages": unpack(tensors, facts["messages"]),
+            "client": facts["client"] and _shape(*facts["client"]),
+            "head": facts["head"] and _shape(*facts["head"]),
+            "own_model": own_model,
+            "grants": grants | networks,
+        }
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise SltoolsError(f"{folder} does not hold a view or is damaged: {error!r}") from None
 
 
 def _grant(transcript: "Transcript", name: str) -> Any:

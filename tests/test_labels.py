@@ -429,7 +429,7 @@ def test_a_sample_without_a_gradient_is_in_no_cluster() -> None:
     head = linear_head(3, 6, 0.1, seed=0)
     features, truth = samples(30, 6, 3, seed=0)
     view = watch(head, [(features, truth)])
-    for message in view.messages:
+    for message in view._messages:
         if message.kind == "feature_gradient":
             message.payload[4] = 0
             message.payload[5] *= 1e-30  # its square underflows in float32
@@ -536,7 +536,7 @@ def test_too_few_samples_do_not_cluster() -> None:
 def test_a_diverged_training_is_refused(setting: str, value: float) -> None:
     batches = [samples(1, 6, 3, seed) for seed in range(9)]
     view = watch(linear_head(3, 6, 0.1, seed=0), batches, "head_weight_gradients")
-    view.messages[5].payload[0, 0] = value  # a gradient dL/du
+    view._messages[5].payload[0, 0] = value  # a gradient dL/du
     view._grants["head_weight_gradients"][2][0, 0] = value
     with pytest.raises(AttackError, match="NaN or infinite"):
         LabelInference(setting)(view)
@@ -547,7 +547,7 @@ def test_gradients_of_another_network_are_refused(setting: str) -> None:
     batches = [samples(1, 6, 3, seed) for seed in range(3)]
     view = watch(linear_head(3, 6, 0.1, seed=0), batches, "head_weight_gradients")
     other = Architecture.of(linear_head(4, 6, 0.1, seed=0))
-    mixed = View("server", view.messages, None, other, None, view._grants)
+    mixed = View("server", view._messages, None, other, None, view._grants)
     with pytest.raises(AttackError, match=r"\(3, 6\) does not fit the head.*\(4, 6\)"):
         LabelInference(setting)(mixed)
 
@@ -555,7 +555,7 @@ def test_gradients_of_another_network_are_refused(setting: str) -> None:
 def test_extra_batches_have_no_granted_gradient() -> None:
     view = watch(linear_head(3, 6, 0.1, seed=0), [samples(1, 6, 3, 0)] * 3, "head_weight_gradients")
     extra = Message(2, 2, "features", torch.ones(1, 6))
-    longer = View("server", [*view.messages, extra], None, view.head, None, view._grants)
+    longer = View("server", [*view._messages, extra], None, view._head, None, view._grants)
     with pytest.raises(AttackError, match="4 batches of features but 3 gradients"):
         LabelInference("closed-form")(longer)
 
@@ -564,7 +564,7 @@ def test_a_head_without_a_linear_layer_is_refused() -> None:
     view = watch(linear_head(3, 3, 0.1, seed=0), [samples(4, 3, 3, seed=0)])
     odd = Architecture.of(nn.Sequential(nn.ReLU()))
     with pytest.raises(AttackError, match="no linear layer"):
-        LabelInference("wire")(View("server", view.messages, None, odd))
+        LabelInference("wire")(View("server", view._messages, None, odd))
 
 
 @pytest.mark.gpu

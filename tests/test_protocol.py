@@ -925,3 +925,39 @@ def test_on_a_gpu_the_split_run_is_close_to_the_whole_training(at):
     assert session.losses == pytest.approx(losses, rel=1e-3)
     for one_weight, other in zip(net.parameters(), twin.parameters(), strict=True):
         torch.testing.assert_close(one_weight, other, rtol=1e-2, atol=1e-4)
+
+
+class Misshaping(Server):
+    """Returns a gradient with a row too many."""
+
+    def reply(self, message):
+        answer = super().reply(message)
+        if answer is None or answer.kind != "cut_gradient":
+            return answer
+        payload = torch.cat([answer.payload, answer.payload[:1]])
+        return Message(answer.step, answer.batch, answer.kind, payload)
+
+
+@pytest.mark.parametrize("at", ["pool1", U_CUT])
+def test_a_gradient_of_another_shape_is_refused(at):
+    with pytest.raises(ProtocolError, match=r"cut_gradient .* does not fit"):
+        run(at, server=Misshaping)
+
+
+def test_images_that_do_not_fit_the_client_are_refused_in_one_sentence():
+    session = run()
+    with pytest.raises(ProtocolError, match=r"client cannot process .*\(2, 3, 28, 28\)"):
+        session.observe(torch.rand(2, 3, 28, 28))
+    with pytest.raises(ProtocolError, match=r"server cannot process"):
+        session.observe(torch.rand(2, 1, 20, 20))
+
+
+def test_the_head_answers_once_for_each_batch():
+    class Insisting(Server):
+        def reply(self, message):
+            if message.kind == "feature_gradient":
+                return Message(message.step, message.batch, "features", self._features)
+            return super().reply(message)
+
+    with pytest.raises(ProtocolError, match="answers once for each batch"):
+        run(U_CUT, server=Insisting)

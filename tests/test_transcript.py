@@ -165,7 +165,7 @@ def test_the_record_cannot_be_rewritten_by_a_party():
     message.payload.zero_()
     view = transcript.view("server")
     view.payloads("smashed")[0].zero_()
-    view.messages[0].payload.zero_()
+    view._messages[0].payload.zero_()
     assert torch.equal(transcript.messages[0].payload, torch.ones(3))
 
 

@@ -1,9 +1,11 @@
 """UnSplit and its search: the paper's own figures, what it may know, and how it fails."""
 
+import math
 import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -126,7 +128,7 @@ def test_known_weights_need_the_grant_and_do_not_move_the_network() -> None:
     view = _view(front, images)
     with pytest.raises(NotObservable, match="grant"):
         KnownWeightsInversion(steps=5)(view)
-    granted = View("server", view.messages, view.client, grants={"client_model": front})
+    granted = View("server", view._messages, view._client, grants={"client_model": front})
     found = KnownWeightsInversion(steps=300)(granted)
     torch.testing.assert_close(found.clone.state_dict(), front.state_dict())
     assert (found.inputs - images).square().mean() < 0.05 * images.square().mean()
@@ -229,13 +231,13 @@ def test_bad_observations_and_settings_are_refused() -> None:
     view = _view(_front(), _images(2))
     poisoned = Message(0, 0, "smashed", torch.full((2, 8, 12, 12), float("nan")), "inference")
     with pytest.raises(AttackError, match="NaN"):
-        SHORT(View("server", [poisoned], view.client))
+        SHORT(View("server", [poisoned], view._client))
     with pytest.raises(NotObservable, match="smashed"):
-        SHORT(View("server", [], view.client))
+        SHORT(View("server", [], view._client))
     with pytest.raises(NotObservable, match="architecture"):
-        SHORT(View("server", view.messages))
+        SHORT(View("server", view._messages))
     with pytest.raises(AttackError, match="does not fit"):
-        SHORT(View("server", view.messages, Architecture.of(_front("pool2"), (1, 28, 28))))
+        SHORT(View("server", view._messages, Architecture.of(_front("pool2"), (1, 28, 28))))
     for settings in ({"steps": 0}, {"group": 0}, {"restarts": 0}, {"alternate": (0, 0)}):
         with pytest.raises(AttackError):
             UnSplit(**settings)  # type: ignore[arg-type]
@@ -278,3 +280,28 @@ def _spy(started: list[list[nn.Sequential]]):  # type: ignore[no-untyped-def]
         return []
 
     return search
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"steps": 2.5}, {"steps": True}, {"steps": 0}, {"steps": None}, {"snapshots": None},
+        {"group": 0}, {"patience": 1.5}, {"input_lr": float("nan")}, {"tv": float("inf")},
+        {"l1": -0.1}, {"l2": "much"}, {"clone_lr": -1e-3}, {"restarts": 1.5},
+        {"alternate": (1, 2, 3)}, {"alternate": (0.5, 1)}, {"alternate": (0, 0)}, {"alternate": 3},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_cannot_be_are_refused_by_name(settings: dict[str, Any]) -> None:
+    with pytest.raises(AttackError, match=next(iter(settings))):
+        UnSplit(**settings)
+
+
+def test_constant_smashed_data_are_attacked_without_dividing_by_their_variance() -> None:
+    front = _front()
+    for weight in front.parameters():
+        weight.data.zero_()
+    view = _view(front, _images(2))
+    assert view.smashed.var() == 0
+    found = UnSplit(steps=20)(view)
+    assert found.inputs.isfinite().all() and math.isfinite(found.feature_loss)

@@ -318,7 +318,7 @@ def test_reading_a_window_is_noted_in_the_whole_view(private):
 def test_a_window_is_a_part_by_steps(private):
     whole = private.transcript.view("server", grants=ALL)
     part = whole.window(1, 3)
-    assert [message.step for message in part.messages] == [1] * 4 + [2] * 4
+    assert [message.step for message in part._messages] == [1] * 4 + [2] * 4
     assert torch.equal(part.smashed, whole.smashed[4:11])
     assert torch.equal(part.anchor_labels, whole.anchor_labels[4:11])
     assert same(part.head_weight_gradients, whole.head_weight_gradients[1:3])
@@ -328,8 +328,8 @@ def test_a_window_is_a_part_by_steps(private):
     assert (part.party, part.architecture) == ("server", whole.architecture)
     assert part.head_architecture == whole.head_architecture
     assert same(weights(part.model), weights(whole.model))
-    assert [m.digest() for m in whole.window(0, 99).messages] == [
-        m.digest() for m in whole.messages
+    assert [m.digest() for m in whole.window(0, 99)._messages] == [
+        m.digest() for m in whole._messages
     ]
 
 
@@ -351,7 +351,7 @@ def test_a_view_is_opened_as_it_was_saved(private, tmp_path, grants):
     assert again.party == "server"
     assert again.granted == tuple(sorted(grants))
     assert again.knowledge == ()
-    assert [m.digest() for m in again.messages] == [m.digest() for m in seen.messages]
+    assert [m.digest() for m in again._messages] == [m.digest() for m in seen._messages]
     assert again.architecture == seen.architecture
     assert again.architecture.input_shape == (1, 28, 28)
     assert again.head_architecture == seen.head_architecture
@@ -373,7 +373,7 @@ def test_a_view_is_opened_as_it_was_saved(private, tmp_path, grants):
 def test_an_inference_is_opened_as_it_was_saved(vanilla, tmp_path):
     seen = vanilla.observe(noise_split().images, grants=["client_model"])
     again = View.open(str(seen.save(str(tmp_path / "view"))))
-    assert [m.digest() for m in again.messages] == [m.digest() for m in seen.messages]
+    assert [m.digest() for m in again._messages] == [m.digest() for m in seen._messages]
     assert torch.equal(again.client_model(noise_split().images), seen.smashed)
     with pytest.raises(NotObservable, match="says nothing of the head architecture"):
         _ = again.head_architecture

@@ -599,8 +599,8 @@ except AttackError as refusal:
 #   regulariser to its loss, or clips or noises this gradient, sends another $G$.
 # * **Confident clients.** Late in training $p$ at the label may round to 1 in float32, and the
 #   negative entry to 0. It still is the smallest, unless others underflow too.
-# * **The ledger counts what goes through it.** Code that takes `view.messages` apart by hand is not
-#   noted. As with the type: it guards against mistakes.
+# * **The ledger counts what goes through it.** Python has no locks: code that reaches past
+#   the properties, for a name with an underscore, is not noted. It guards against mistakes.
 # * **A view is honest about the wire, not about the world.** Timing, message sizes, a second
 #   service that the client uses, an employee: none of that is in a transcript.
 #

@@ -1,7 +1,6 @@
 """What inversion attacks share: priors on images, one search, one kind of result."""
 
 import math
-import platform
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -68,9 +67,7 @@ class InversionResult:
     seconds: float
     feature_loss: float
     interrupted: bool = False
-    versions: dict[str, str] = field(
-        default_factory=lambda: {"torch": torch.__version__, "python": platform.python_version()}
-    )
+    versions: dict[str, str] = field(default_factory=devices.versions)
 
     def save(self, folder: str | Path) -> Path:
         """Write the result into a new `folder` (safetensors and JSON)."""
@@ -134,13 +131,15 @@ class InputSearch:
     def __post_init__(self) -> None:
         for name in ("steps", "group", "patience", "snapshots"):
             value = getattr(self, name)
-            if value is not None and value < 1:
-                raise AttackError(f"{name} must be at least 1, not {value}")
+            if name in ("steps", "snapshots") or value is not None:
+                check_count(name, value)
+        for name in ("tv", "l2", "l1", "input_lr"):
+            check_amount(name, getattr(self, name))
 
     def search(self, view: View, networks: Ensemble) -> list[InversionResult]:
         """Explain the smashed data of `view` with each of `networks`; return a result for each."""
         start = time.perf_counter()
-        targets = _checked(view.smashed).to(devices.find(self.device or view.smashed.device))
+        targets = _explainable(view.smashed).to(devices.find(self.device or view.smashed.device))
         shape = view.architecture.input_shape
         inputs = torch.full((networks.size, len(targets), *shape), 0.5, device=targets.device)
         _check_fit(networks, inputs, targets)
@@ -186,7 +185,7 @@ class InputSearch:
 
     def _optimizers(self, inputs: Tensor, networks: Ensemble) -> list[Adam]:
         """Make the optimiser of the inputs, and after it those of a subclass."""
-        return [Adam([inputs], lr=self.input_lr, amsgrad=self.amsgrad)]
+        return [Adam([inputs], lr=self.input_lr, amsgrad=self.amsgrad, fused=True)]
 
     def _search_group(
         self, found: Tensor, wanted: Tensor, networks: Ensemble
@@ -225,7 +224,19 @@ class InputSearch:
         return (1 + math.cos(math.pi * step / self.steps)) / 2 if self.cosine else 1.0
 
 
-def _checked(smashed: Tensor) -> Tensor:
+def check_count(name: str, value: Any) -> None:
+    """Raise AttackError unless `value` is a whole number of at least 1."""
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise AttackError(f"{name} must be a whole number of at least 1, not {value!r}")
+
+
+def check_amount(name: str, value: Any) -> None:
+    """Raise AttackError unless `value` is a finite number of at least 0."""
+    if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
+        raise AttackError(f"{name} must be a finite number of at least 0, not {value!r}")
+
+
+def _explainable(smashed: Tensor) -> Tensor:
     if len(smashed) == 0:
         raise AttackError("there are no targets: observe at least one image")
     if not smashed.isfinite().all():

@@ -1,13 +1,11 @@
 """Label inference: what the server of label-private split learning can tell of the labels."""
 
-import platform
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import sklearn
 import torch
 from scipy.optimize import linear_sum_assignment
 from sklearn.cluster import KMeans
@@ -48,13 +46,7 @@ class LabelResult:
     scores: Tensor | None = None
     counts: Tensor | None = None
     counts_at_least: Tensor | None = None
-    versions: dict[str, str] = field(
-        default_factory=lambda: {
-            "torch": torch.__version__,
-            "scikit-learn": sklearn.__version__,
-            "python": platform.python_version(),
-        }
-    )
+    versions: dict[str, str] = field(default_factory=lambda: devices.versions("scikit-learn"))
 
     def save(self, folder: str | Path) -> Path:
         """Write the result into a new `folder` (safetensors and JSON)."""
@@ -94,9 +86,9 @@ class LabelInference:
 
     "wire": nothing granted. The directions of dL/du = W^T (p - e_y) / B form one cluster per label
     while the client is unsure; the deeper the head, the sooner they blur. Every class must occur.
-    Granted anchor labels name the clusters: the assignment with the least sum of distances. (The
-    rules of Liu and Lyu, arXiv 2203.05222, the nearest anchor or k-means started at the anchors,
-    did worse with one-layer heads until the clusters blur, and better from then on.)
+    Granted anchor labels name the clusters: the assignment with the least sum of distances. (Liu
+    and Lyu, arXiv 2203.05222, take the nearest anchor, or start k-means at the anchors.) Anchors
+    are among the `labels`: leave them out of a score, they were given.
 
     Raises AttackError for observations that the rule cannot use, NotObservable for missing ones.
     """
@@ -134,7 +126,7 @@ class LabelInference:
         return self._run(self._count, view)
 
     def _run(self, rule: Callable[[View], dict[str, Any]], view: View) -> LabelResult:
-        if any(message.kind == "labels" for message in view.messages):
+        if "labels" in view.kinds:
             raise AttackError(
                 "a vanilla client simply sends its labels, so there is nothing to infer: read "
                 "view.labels, or train with a label-private client"
@@ -154,7 +146,7 @@ class LabelInference:
             )
         device = devices.find(self.device or features[0].device)
         head = view.head_architecture.build(self.seed, "clone").to(device).eval()
-        pairs = _paired(features, gradients, _last(head).weight.shape)
+        pairs = _by_batch(features, gradients, _last(head).weight.shape)
         optimizer = Adam(head.parameters(), lr=self.lr, amsgrad=True)
         labels = torch.full((len(pairs),), -1)
         scores = torch.full((len(pairs), _last(head).out_features), torch.nan)
@@ -176,11 +168,11 @@ class LabelInference:
         features, head = view.payloads("features"), view.head_architecture.build(self.seed).eval()
         device, shape = devices.find(self.device or features[0].device), _last(head).weight.shape
         if "head_bias_gradients" in view.granted and all(len(u) == 1 for u in features):
-            pairs = _paired(features, view.head_bias_gradients, shape[:1])
+            pairs = _by_batch(features, view.head_bias_gradients, shape[:1])
             systems = [(u.new_ones(1, 1), gradient[:, None]) for u, gradient in pairs]
         else:
             before = _before_last(head)
-            pairs = _paired(features, view.head_weight_gradients, shape)
+            pairs = _by_batch(features, view.head_weight_gradients, shape)
             systems = [(before(u), gradient) for u, gradient in pairs]
         solved = [residuals(inputs.to(device), gradient.to(device)) for inputs, gradient in systems]
         rows, noise = (torch.cat(parts).cpu() for parts in zip(*solved, strict=True))
@@ -211,7 +203,7 @@ class LabelInference:
 
     def _count(self, view: View) -> dict[str, Any]:
         classes = _last(view.head_architecture.build(self.seed)).out_features
-        pairs = _paired(view.payloads("features"), view.head_bias_gradients, [classes])
+        pairs = _by_batch(view.payloads("features"), view.head_bias_gradients, [classes])
         batch = torch.tensor([[len(u)] for u, _ in pairs]).double()
         excess = -batch * torch.stack([gradient.double().cpu() for _, gradient in pairs])
         rounding = batch * torch.finfo(pairs[0][1].dtype).eps
@@ -253,7 +245,7 @@ def residuals(inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     a mean cross-entropy. Each row of P - Y is p - e_y: its one negative entry tells the label. Once
     a client is so sure that float32 rounds p_y to 1, the entry is 0: still the least, unless noise
     hides the other p_c. The noise is an estimate: one eps of what was added up in G, magnified by
-    the solution (none of 60,000 labels that stood out from it was wrong).
+    the solution.
     Raises AttackError if A has not rank B in float32, because then many answers fit.
     """
     batch, eps = len(inputs), torch.finfo(gradient.dtype).eps
@@ -312,7 +304,7 @@ def _before_last(head: nn.Sequential) -> nn.Module:
     return before
 
 
-def _paired(
+def _by_batch(
     features: Sequence[Tensor], gradients: Sequence[Tensor], shape: Sequence[int]
 ) -> list[tuple[Tensor, Tensor]]:
     """Put side by side the features of each batch and its granted gradient, once checked."""

@@ -1,13 +1,19 @@
 """Attack 1 of the paper: recover the inputs and a copy of the client from smashed data alone."""
 
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Adam
 
 from sltools import devices
 from sltools.attacks.ensemble import Ensemble
-from sltools.attacks.inversion import InputSearch, InversionResult
+from sltools.attacks.inversion import (
+    InputSearch,
+    InversionResult,
+    check_amount,
+    check_count,
+)
 from sltools.errors import AttackError
 from sltools.view import View
 
@@ -31,12 +37,10 @@ class UnSplit(InputSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.restarts < 1:
-            raise AttackError(f"restarts must be at least 1, not {self.restarts}")
-        if self.alternate is not None and (min(self.alternate) < 0 or sum(self.alternate) < 1):
-            raise AttackError(
-                f"alternate=(input steps, clone steps) needs a step to take, not {self.alternate}"
-            )
+        check_count("restarts", self.restarts)
+        check_amount("clone_lr", self.clone_lr)
+        if self.alternate is not None:
+            _check_alternate(self.alternate)
 
     @classmethod
     def published(
@@ -92,5 +96,15 @@ class UnSplit(InputSearch):
         return (inputs_turn, not inputs_turn)
 
     def _optimizers(self, inputs: Tensor, networks: Ensemble) -> list[Adam]:
-        clone = Adam(networks.weights, lr=self.clone_lr, amsgrad=self.amsgrad)
+        clone = Adam(networks.weights, lr=self.clone_lr, amsgrad=self.amsgrad, fused=True)
         return [*super()._optimizers(inputs, networks), clone]
+
+
+def _check_alternate(alternate: Any) -> None:
+    pair = isinstance(alternate, (tuple, list)) and len(alternate) == 2
+    counts = pair and all(isinstance(steps, int) and steps >= 0 for steps in alternate)
+    if not counts or sum(alternate) < 1:
+        raise AttackError(
+            "alternate=(input steps, clone steps) takes two whole numbers, one of them at least 1, "
+            f"not {alternate!r}"
+        )
