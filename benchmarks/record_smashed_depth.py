@@ -5,14 +5,13 @@ lesson 03 shows: 3 victims, 10 targets, 6 cuts, a few minutes on one core.
 """
 
 import json
-import platform
 import time
 from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
-from sltools import data, lessons, metrics, models, protocol
+from sltools import data, devices, lessons, metrics, models, protocol
 from sltools.attacks import KnownWeightsInversion
 from sltools.data import Dataset
 
@@ -48,7 +47,7 @@ def main() -> None:
             "blank image": _medians(torch.zeros_like(targets), targets),
             "mean image": _medians(mnist.train.images.mean(0).expand_as(targets), targets),
         },
-        "versions": {"torch": torch.__version__, "python": platform.python_version()},
+        "versions": devices.versions(),
         "device": "cpu, 1 thread",
         "seconds": round(time.perf_counter() - start),
         "cpu_seconds": round(time.process_time()),

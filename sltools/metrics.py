@@ -372,9 +372,15 @@ class LabelReport:
 
 
 def score_labels(
-    truth: Labels, classes: int, guess: Labels | None = None, clusters: Labels | None = None
+    truth: Labels,
+    classes: int,
+    guess: Labels | None = None,
+    clusters: Labels | None = None,
+    given: Tensor | None = None,
 ) -> LabelReport:
     """Score guessed labels (N,), or clusters (N,) without names, or both, beside blind guesses.
+
+    `given` (N,) marks samples whose labels the attacker was given: they do not count as guessed.
 
     `random_partition` is the median `cluster_accuracy` of the same clusters dealt out at random:
     naming clusters with the truth at hand helps them too. Raises DataError if there is nothing to
@@ -386,12 +392,20 @@ def score_labels(
     if len(truth) == 0 or truth.min() < 0 or truth.max() >= classes:
         raise DataError(f"the true labels must be 0 to {classes - 1}, one for each image.")
     return LabelReport(
-        label_accuracy=None if guess is None else label_accuracy(guess, truth),
+        label_accuracy=None if guess is None else _guessed(guess, truth, given),
         cluster_accuracy=None if clusters is None else cluster_accuracy(clusters, truth),
         chance=1 / classes,
         majority=truth.bincount().max().item() / len(truth),
         random_partition=None if clusters is None else _random_partition(clusters, truth),
     )
+
+
+def _guessed(guess: Labels, truth: Tensor, given: Tensor | None) -> float:
+    guess, truth = _paired(guess, truth)
+    sought = torch.ones(len(truth), dtype=torch.bool) if given is None else ~given.cpu()
+    if sought.shape != truth.shape or not sought.any():
+        raise DataError("`given` marks one of N samples each, and must leave one to be guessed.")
+    return label_accuracy(guess[sought], truth[sought])
 
 
 def _random_partition(clusters: Labels, truth: Tensor) -> float:

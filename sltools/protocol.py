@@ -254,7 +254,7 @@ class Session:
     def accuracy(self, split: Split) -> float:
         """Share of `split` that the two parties classify correctly, 0 to 1."""
         guess = self.predict(split.images).argmax(1).cpu()
-        return (guess == split.labels.cpu()).float().mean().item()
+        return (guess == split.labels.cpu()).double().mean().item()
 
     def _predict(self, images: Tensor, size: int, transcript: Transcript | None) -> Tensor:
         predictions = []

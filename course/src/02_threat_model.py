@@ -203,7 +203,7 @@ assert answer(views["private training"], "labels") == "-"
 
 # %%
 labels, smashed, gradient = (
-    message for message in views["vanilla training"].messages if message.step == 0
+    message for message in vanilla.transcript.messages if message.step == 0
 )
 print(labels)
 print("the first ten:", [source.classes[label] for label in labels.payload[:10].tolist()])
@@ -241,7 +241,7 @@ plots.bars(dict(zip(source.classes, counts.tolist(), strict=True)), "images seen
 # was computed *from* the labels. [Lesson 07](07_label_inference.ipynb) is about it.
 
 # %%
-for message in views["private training"].messages[:4]:
+for message in private.transcript.messages[:4]:
     print(message)
 
 # %% [markdown]

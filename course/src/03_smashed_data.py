@@ -181,7 +181,7 @@ print("more than half are named right by eye when cut after:", ", ".join(readabl
 # agree:
 #
 # $$\hat x = \arg\min_{0 \le x \le 1}\
-# \underbrace{\frac{\operatorname{mean}\,\bigl(f(x) - z\bigr)^2}{\operatorname{var}\,z}}_{
+# \underbrace{\frac{\operatorname{mean}\Bigl[\bigl(f(x) - z\bigr)^2\Bigr]}{\operatorname{var} z}}_{
 # \text{feature loss}} \;+\; \lambda\,\mathrm{TV}(x) .$$
 #
 # The feature loss asks for the right smashed data. Dividing by their variance makes it mean the

@@ -443,7 +443,6 @@ for before, epoch in zip(epochs, epochs[1:], strict=False):
     moments |= {(epoch, layers): recorded_at_rest(trained, layers) for layers in HEADS}
 
 test_accuracy = session.accuracy(source.test)
-assert 0 <= test_accuracy <= 1
 if as_shown:
     print("accuracy on test images above 93 %:", test_accuracy > 0.93)
     assert test_accuracy > 0.93
@@ -480,8 +479,8 @@ sure = p.gather(1, labels[:, None]).median().item()
 late_accuracy = {name: hits.double().mean().item() for name, hits in late_hits.items()}
 if as_shown:
     print("the client's probability of the label, median, above 0.99:", sure > 0.99)
-    print("both clones below 40 %:", max(late_accuracy.values()) < 0.4)
-    assert sure > 0.99 and max(late_accuracy.values()) < 0.4
+    print("both clones below 20 %:", max(late_accuracy.values()) < 0.2)
+    assert sure > 0.99 and max(late_accuracy.values()) < 0.2
 
 # %% tags=["nbval-ignore-output"]
 # not compared: which of the last labels are found depends on rounding
@@ -677,8 +676,8 @@ by_layer = {
 print("the last layer's is the better one:", by_layer["last layer"] > by_layer["first layer"])
 if as_shown:
     print("last layer's above 90 %:", by_layer["last layer"] > 0.9)
-    print("first layer's below 40 %:", by_layer["first layer"] < 0.4)
-    assert by_layer["last layer"] > 0.9 and by_layer["first layer"] < 0.4
+    print("first layer's below 20 %:", by_layer["first layer"] < 0.2)
+    assert by_layer["last layer"] > 0.9 and by_layer["first layer"] < 0.2
 
 # %% tags=["nbval-ignore-output"]
 # not compared: few samples, so one of them is several per cent
@@ -809,11 +808,10 @@ def consistency(guesses, truth):
 runs = [match_on_the_wire(number) for number in range(25)]
 shares = sorted(metrics.label_accuracy(guesses, wire_truth) for guesses in runs)
 same_name = statistics.median(consistency(guesses, wire_truth) for guesses in runs)
-print("matching on the wire, median below three times chance:", shares[12] < 3 * blind.chance)
-assert 0 <= shares[0] <= shares[-1] <= 1
 if as_shown:
+    print("matching on the wire, median below 20 %:", shares[12] < 0.2)
     print("samples of one class get one and the same guess, above 70 %:", same_name > 0.7)
-    assert shares[12] < 0.3 and same_name > 0.7
+    assert shares[12] < 0.2 and same_name > 0.7
 
 # %% tags=["nbval-ignore-output"]
 # not compared: accuracies depend on rounding in the victim's training
@@ -895,21 +893,44 @@ widgets.show(draw, start={"epochs": epochs[-1], "layers": HEADS[-1]}, epochs=epo
 # possible way, with the truth at hand. That helps even a senseless partition; so its baseline is
 # not chance but the same clusters, **dealt out at random** and then named in the best way.
 #
+# And the names? The labels of the anchors were given, so they do not count as found. Whoever has
+# anchors needs no gradient to do better than chance: give each sample the label of the anchor whose
+# *smashed data* are nearest. That is the baseline the gradients have to beat.
+#
 # We begin where a real attacker would: in the first epoch, as it happens, while the client changes
 # with every batch.
 
+
 # %%
-reports = []
+def nearest_anchor(view):
+    """Name each sample like the anchor of nearest z; return the guesses and a mask of anchors."""
+    z, anchors = view.smashed.flatten(1).cpu(), view.anchor_labels.cpu()
+    given = anchors >= 0
+    return anchors[given][torch.cdist(z, z[given]).argmin(1)], given
+
+
+def score_on_the_wire(result, view, truth):
+    """Score clusters, their names, and what the anchors tell without gradients."""
+    guesses, given = nearest_anchor(view)
+    report = metrics.score_labels(truth, classes, result.labels, result.clusters, given)
+    return report, metrics.label_accuracy(guesses[~given], truth[~given])
+
+
+reports, by_anchor = [], []
 for victim in seeds:
     transcript, truth = record(
         models.for_images(shape, victim), train[:watched], batch_size=64, seed=victim
     )
-    result = LabelInference("wire", seed=victim)(transcript.view("server", ["anchor_labels"]))
-    reports.append(metrics.score_labels(truth, classes, result.labels, result.clusters))
+    view = transcript.view("server", ["anchor_labels"])
+    result = LabelInference("wire", seed=victim)(view)
+    report, without_gradients = score_on_the_wire(result, view, truth)
+    reports.append(report)
+    by_anchor.append(without_gradients)
 
 scored = {
     "clusters, best names": statistics.median(r.cluster_accuracy for r in reports),
     "named by anchors": statistics.median(r.label_accuracy for r in reports),
+    "nearest anchor, no gradient": statistics.median(by_anchor),
     "random clusters, best names": statistics.median(r.random_partition for r in reports),
     "majority": statistics.median(r.majority for r in reports),
     "chance": blind.chance,
@@ -920,6 +941,8 @@ print("clusters far better than random clusters:", better)
 if as_shown:
     print("clusters and names above 98 %:", min(list(scored.values())[:2]) > 0.98)
     assert min(list(scored.values())[:2]) > 0.98
+    print("both better than the nearest anchor:", scored["nearest anchor, no gradient"] < 0.9)
+    assert scored["nearest anchor, no gradient"] < 0.9
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digit may differ between machines
@@ -940,15 +963,16 @@ plots.bars({name: round(share, 3) for name, share in scored.items()}, "share of 
 # The same attack at each of our moments, for both heads.
 
 # %%
-at_moment = {}
+at_moment, without = {}, {}
 for key, (view, truth) in moments.items():
     found_here = LabelInference("wire", seed=seeds[0])(view)
-    at_moment[key] = metrics.score_labels(truth, classes, found_here.labels, found_here.clusters)
+    at_moment[key], without[key] = score_on_the_wire(found_here, view, truth)
 fading = {}
 for layers in HEADS:
     name = f"{layers} layer{'s' if layers > 1 else ''}"
     fading[f"{name}, clusters"] = [at_moment[e, layers].cluster_accuracy for e in epochs]
     fading[f"{name}, anchors"] = [at_moment[e, layers].label_accuracy for e in epochs]
+fading["nearest anchor"] = [without[e, 1] for e in epochs]
 fading["random clusters"] = [at_moment[e, 1].random_partition for e in epochs]
 plots.lines(epochs, fading, "epochs", "share of labels found")
 
@@ -979,6 +1003,9 @@ def faded(dataset, shown):
     series = {layers_of(number): medians(runs) for number, runs in result[shown].items()}
     blindly = statistics.median(result["random_partition"])
     series["random clusters"] = torch.full((len(result["epochs"]),), blindly)
+    if shown == "anchors":
+        by_anchor = statistics.median(result["nearest_anchor"])
+        series["nearest anchor"] = torch.full((len(result["epochs"]),), by_anchor)
     series["accuracy on test images"] = medians(result["test_accuracy"])
     ylabel = f"share found, {shown} (recorded, {dataset})"
     return plots.lines(result["epochs"], series, "epochs", ylabel)
@@ -997,9 +1024,17 @@ for name in data_sets[::-1]:
         print(f"clusters {clusters:6.1%}, named by anchors {anchors:6.1%}")
     random_clusters = statistics.median(result["random_partition"])
     print(f"{name:8}random clusters, best names {random_clusters:6.1%}")
+    by_anchor = statistics.median(result["nearest_anchor"])
+    print(f"{name:8}nearest anchor, no gradient {by_anchor:6.1%}")
+    lost = [
+        number for number in result["anchors"] if medians(result["anchors"][number])[-1] < by_anchor
+    ]
+    print(f"{name:8}heads whose names end below it:", ", ".join(map(layers_of, lost)) or "none")
 
 # %% [markdown]
-# Without the widget: the printed lines are the ends of the curves.
+# Without the widget: the printed lines are the ends of the curves. Mind the baseline of the nearest
+# anchor: where the names end below it, the gradients have come to mislead an attacker who would do
+# better without them.
 #
 # A deeper head blurs sooner, because between the logits and $u$ now stand further weights *and* the
 # pattern of ReLU units that are on, which differs from sample to sample. But it does not begin
@@ -1098,7 +1133,8 @@ print(f"{'always the majority':42}{blind.majority:8.1%}")
 # * **K-means likes groups of equal size**, and our classes are nearly so. Rare classes, for a
 #   clinic the interesting ones, are not studied here.
 # * **Anchors are the first sample of each class.** One anchor that lies in a foreign cluster costs
-#   two names.
+#   two names. Liu and Lyu name by the nearest anchor, or start k-means at the anchors; we did not
+#   compare.
 # * **Exact numbers.** Our messages are float32, neither clipped nor noised. Defences begin there.
 #
 # ## Try it

@@ -17,6 +17,7 @@ class Ensemble:
     def __init__(self, networks: Sequence[nn.Sequential]) -> None:
         self.size = len(networks)
         self._skeleton = copy.deepcopy(networks[0]).eval()
+        self._running = _with_leaks(copy.deepcopy(self._skeleton))
         stacked, self._buffers = stack_module_state([network.eval() for network in networks])
         self._weights = {name: weight.detach().requires_grad_() for name, weight in stacked.items()}
 
@@ -29,7 +30,22 @@ class Ensemble:
         return vmap(self._apply)(self._weights, self._buffers, inputs)
 
     def _apply(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], one: Tensor) -> Tensor:
-        return functional_call(self._skeleton, (weights, buffers), (one,))
+        return functional_call(self._running, (weights, buffers), (one,))
+
+    def leak(self, slope: float) -> None:
+        """Let each ReLU pass its negative inputs times `slope`, so that a dead one can recover."""
+        for layer in self._running.modules():
+            if isinstance(layer, _Leak):
+                layer.negative_slope = slope
+
+    def first_weights(self) -> Tensor | None:
+        """The stacked weights that the inputs meet first; None unless the first layer is linear."""
+        for name, layer in self._skeleton.named_children():
+            if isinstance(layer, (nn.Conv2d, nn.Linear)):
+                return self._weights[f"{name}.weight"]
+            if not isinstance(layer, nn.Flatten):
+                break
+        return None
 
     def member(self, index: int) -> nn.Sequential:
         """Return a copy of one network."""
@@ -38,3 +54,15 @@ class Ensemble:
         state |= {name: value[index] for name, value in self._buffers.items()}
         network.load_state_dict(state)
         return network
+
+
+class _Leak(nn.LeakyReLU):
+    """Stands where a network has a ReLU. With slope 0 it is one."""
+
+
+def _with_leaks(network: nn.Sequential) -> nn.Sequential:
+    for parent in list(network.modules()):
+        for name, layer in parent.named_children():
+            if type(layer) is nn.ReLU:
+                setattr(parent, name, _Leak(0.0))
+    return network

@@ -50,7 +50,8 @@ class InversionResult:
     `losses` maps a name to values (R,) at `loss_steps` (R,); `snapshots` (S, N, C, H, W) are the
     reconstructions at `snapshot_steps` (S,). `knowledge` names all that was read from the view.
     `feature_loss` says how well the clone and the inputs, as returned, explain all smashed data:
-    the mean squared error, divided by their variance if the attack was `scaled`.
+    the mean squared error, divided by their variance if the attack was `scaled`; `objective` adds
+    the weighted priors to it. Both are known to the attacker.
     """
 
     inputs: Tensor
@@ -66,6 +67,7 @@ class InversionResult:
     device: str
     seconds: float
     feature_loss: float
+    objective: float
     interrupted: bool = False
     versions: dict[str, str] = field(default_factory=devices.versions)
 
@@ -95,8 +97,8 @@ class InversionResult:
 
 _TENSORS = ("inputs", "loss_steps", "snapshots", "snapshot_steps")
 _FACTS = (
-    "attack", "settings", "knowledge", "seed", "device", "seconds", "feature_loss", "interrupted",
-    "versions",
+    "attack", "settings", "knowledge", "seed", "device", "seconds", "feature_loss", "objective",
+    "interrupted", "versions",
 )  # fmt: skip
 
 
@@ -157,7 +159,7 @@ class InputSearch:
                 interrupted = True
         trace.snapshot(inputs)
         with torch.no_grad():
-            explained = self._losses(inputs, targets, self._scale(targets), networks)["feature"]
+            explained = self._losses(inputs, targets, self._scale(targets), networks)
         common: dict[str, Any] = {
             "attack": type(self).__name__,
             "settings": asdict(self),
@@ -169,9 +171,14 @@ class InputSearch:
         }
         return [
             InversionResult(
-                inputs[i].clone(), networks.member(i), **trace.of(i), **common, feature_loss=loss
+                inputs[i].clone(),
+                networks.member(i),
+                **trace.of(i),
+                **common,
+                feature_loss=explained["feature"][i].item(),
+                objective=explained["total"][i].item(),
             )
-            for i, loss in enumerate(explained.tolist())
+            for i in range(networks.size)
         ]
 
     def _scale(self, targets: Tensor) -> Tensor:
@@ -182,6 +189,9 @@ class InputSearch:
     def _turn(self, step: int) -> tuple[bool, ...]:
         """Say which optimisers move at step number `step`."""
         return (True,)
+
+    def _prepare(self, step: int, inputs: Tensor, networks: Ensemble) -> None:
+        """Change inputs and networks in place before step number `step`."""
 
     def _optimizers(self, inputs: Tensor, networks: Ensemble) -> list[Adam]:
         """Make the optimiser of the inputs, and after it those of a subclass."""
@@ -196,6 +206,7 @@ class InputSearch:
         optimizers = self._optimizers(inputs, networks)
         stall = _Stall(self.patience)
         for step in range(self.steps):
+            self._prepare(step, inputs.detach(), networks)
             losses = self._losses(inputs, wanted, scale, networks)
             yield losses
             active = [opt for opt, turn in zip(optimizers, self._turn(step), strict=True) if turn]

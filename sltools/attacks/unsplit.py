@@ -17,6 +17,9 @@ from sltools.attacks.inversion import (
 from sltools.errors import AttackError
 from sltools.view import View
 
+EXPOSE_EVERY = 25  # steps between two rescalings
+EXPOSE_UNTIL = 0.95  # of the steps: the rest settles
+
 
 @dataclass(frozen=True)
 class UnSplit(InputSearch):
@@ -28,17 +31,32 @@ class UnSplit(InputSearch):
     By default all targets share one clone and both move at every step (`alternate` None); with
     `alternate=(a, b)` the inputs move for a steps, then the clone for b, and so on. Clone number r
     of `restarts` starts from the stream (`seed`, "clone r"); calling the attack returns the run
-    with the least feature loss, which the attacker can see; `runs` returns all of them.
+    with the least objective, which the attacker can see; `runs` returns all of them.
+
+    Two traps are sprung on the way. Darker images and a clone of larger weights explain the smashed
+    data just as well and please the priors more, so that contrast would fade for ever: now and then
+    the images are rescaled until the share `exposure` of all pixels is below 1, and the clone's
+    first weights to match (None: never). And a unit of the clone that is off for all images has no
+    gradient to switch it on again: its ReLUs pass negative inputs times `leak`, which falls to zero
+    by half-time.
     """
 
+    l1: float = 0.05
     alternate: tuple[int, int] | None = None
     clone_lr: float = 1e-3
+    exposure: float | None = 0.99
+    leak: float = 0.1
     restarts: int = 1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("restarts", self.restarts)
         check_amount("clone_lr", self.clone_lr)
+        check_amount("leak", self.leak)
+        if self.exposure is not None and not 0 < self.exposure <= 1:
+            raise AttackError(
+                f"exposure, a share of pixels, must be in (0, 1], not {self.exposure}"
+            )
         if self.alternate is not None:
             _check_alternate(self.alternate)
 
@@ -70,13 +88,15 @@ class UnSplit(InputSearch):
             cosine=False,
             bounded=False,
             scaled=False,
+            exposure=None,
+            leak=0.0,
             seed=seed,
             device=device,
         )
 
     def __call__(self, view: View) -> InversionResult:
         """Attack what `view` shows. Ctrl-C returns the partial result, marked `interrupted`."""
-        return min(self.runs(view), key=lambda result: result.feature_loss)
+        return min(self.runs(view), key=lambda result: result.objective)
 
     def runs(self, view: View) -> list[InversionResult]:
         """Attack what `view` shows and return the result of every restart."""
@@ -95,9 +115,29 @@ class UnSplit(InputSearch):
         inputs_turn = step % (input_steps + clone_steps) < input_steps
         return (inputs_turn, not inputs_turn)
 
+    def _prepare(self, step: int, inputs: Tensor, networks: Ensemble) -> None:
+        if step % EXPOSE_EVERY == 0:
+            networks.leak(self.leak * max(0.0, 1 - 2 * step / self.steps))
+            if self.exposure is not None and 0 < step < EXPOSE_UNTIL * self.steps:
+                _expose(inputs, networks, self.exposure)
+
     def _optimizers(self, inputs: Tensor, networks: Ensemble) -> list[Adam]:
         clone = Adam(networks.weights, lr=self.clone_lr, amsgrad=self.amsgrad, fused=True)
         return [*super()._optimizers(inputs, networks), clone]
+
+
+def _expose(inputs: Tensor, networks: Ensemble, share: float) -> None:
+    """Rescale the images of each network (E, N, C, H, W) to use [0, 1], and its weights to match.
+
+    What the first layer computes stays the same. Images that are all but black are left alone.
+    """
+    weights = networks.first_weights()
+    if weights is None:
+        return
+    ordered = inputs.flatten(1).sort(dim=1).values  # torch.quantile takes no more than 16 million
+    white = ordered[:, int(share * (ordered.shape[1] - 1))].clamp(min=0.2)
+    inputs.div_(white.view(-1, 1, 1, 1, 1))
+    weights.detach().mul_(white.view(-1, *[1] * (weights.ndim - 1)))
 
 
 def _check_alternate(alternate: Any) -> None:
