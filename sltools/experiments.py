@@ -23,7 +23,7 @@ from sltools.progress import bar
 from sltools.view import View
 
 BUDGETS = ("tiny", "quick", "full", "published")
-STEPS = {"tiny": 100, "quick": 1500, "full": 6000}  # of an inversion
+STEPS = {"tiny": 100, "quick": 1000, "full": 4000}  # of an inversion
 _TRAINING: dict[
     str, dict[str, tuple[int, int | None]]
 ] = {  # epochs, and how many training images they use (None: all)
@@ -198,7 +198,7 @@ def _attack_victim(
     found = replace(attack, seed=seed).runs(session.observe(truth))
     ceiling = None
     if not found[0].interrupted:
-        steps = max(500, STEPS.get(settings.budget, 2000) // 2)
+        steps = max(500, STEPS.get(settings.budget, 1000) // 2)
         granted = session.observe(truth, grants=["client_model"])
         ceiling = KnownWeightsInversion(steps=steps)(granted)
     runs = []
@@ -274,6 +274,7 @@ def _clone_metrics(runs: list[_Run]) -> dict[str, dict[str, float]]:
 def _run_facts(run: _Run) -> dict[str, Any]:
     numbers = {
         "victim": run.victim,
+        "objective": run.result.objective,
         "feature_loss": run.result.feature_loss,
         "seconds": round(run.result.seconds, 2),
         **run.images.summary(),

@@ -10,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim import Adam
 
 from sltools import data, models
-from sltools.attacks import InversionResult, KnownWeightsInversion, UnSplit, inversion
+from sltools.attacks import InversionResult, KnownWeightsInversion, UnSplit, inversion, unsplit
 from sltools.attacks.ensemble import Ensemble
-from sltools.attacks.inversion import energy, total_variation
+from sltools.attacks.inversion import brightness, energy, total_variation
 from sltools.errors import AttackError, NotObservable, SltoolsError
 from sltools.messages import Message
 from sltools.models import Architecture
@@ -288,6 +289,7 @@ def _spy(started: list[list[nn.Sequential]]):  # type: ignore[no-untyped-def]
         {"steps": 2.5}, {"steps": True}, {"steps": 0}, {"steps": None}, {"snapshots": None},
         {"group": 0}, {"patience": 1.5}, {"input_lr": float("nan")}, {"tv": float("inf")},
         {"l1": -0.1}, {"l2": "much"}, {"clone_lr": -1e-3}, {"restarts": 1.5},
+        {"leak": -1}, {"exposure": 0}, {"exposure": 1.5},
         {"alternate": (1, 2, 3)}, {"alternate": (0.5, 1)}, {"alternate": (0, 0)}, {"alternate": 3},
     ],
     ids=str,
@@ -305,3 +307,91 @@ def test_constant_smashed_data_are_attacked_without_dividing_by_their_variance()
     assert view.smashed.var() == 0
     found = UnSplit(steps=20)(view)
     assert found.inputs.isfinite().all() and math.isfinite(found.feature_loss)
+
+
+def _by_hand(view: View, attack: UnSplit, clone: nn.Sequential, rows: slice) -> Tensor:
+    """The joint search, written out with the ordinary Adam."""
+    z = view.smashed[rows]
+    x = torch.full((len(z), 1, 28, 28), 0.5, requires_grad=True)
+    optimizers = [Adam([x], attack.input_lr), Adam(clone.parameters(), attack.clone_lr)]
+    for step in range(attack.steps):
+        loss = (clone(x) - z).square().mean() / z.var(correction=0)
+        loss = loss + attack.tv * total_variation(x) + attack.l1 * brightness(x)
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        loss.backward()
+        for optimizer in optimizers:
+            rate = (1 + math.cos(math.pi * step / attack.steps)) / 2
+            optimizer.param_groups[0]["lr"] = optimizer.defaults["lr"] * rate
+            optimizer.step()
+        x.data.clamp_(0, 1)
+    return x.detach()
+
+
+@pytest.mark.parametrize("at", ["pool1", "pool2", "fc1"])  # gradients come in several layouts
+def test_the_search_is_the_plain_loop_for_every_clone_and_group(at: str) -> None:
+    view = _view(_front(at), _images(4))
+    attack = UnSplit(steps=12, group=2, restarts=2, exposure=None, leak=0.0)
+    for number, found in enumerate(attack.runs(view)):
+        clone = view.architecture.build(0, f"clone {number}")
+        parts = [_by_hand(view, attack, clone, rows) for rows in (slice(2), slice(2, 4))]
+        apart = (found.inputs - torch.cat(parts)).abs()
+        # Early steps of Adam are signs: a gradient near 0 turns rounding into a step of a pixel.
+        assert apart.median() < 1e-4 and apart.max() < 0.1
+
+
+def test_exposure_keeps_what_the_first_layer_computes() -> None:
+    clones = Ensemble([_front("conv1"), _front("conv1")])
+    images = torch.stack([0.3 * _images(3), 0.6 * _images(3)])
+    before = clones(images)
+    unsplit._expose(images, clones, 0.99)
+    torch.testing.assert_close(clones(images), before)
+    for found in images:
+        assert (found > 1).float().mean() < 0.011 and found.max() >= 1
+
+
+def test_exposure_leaves_black_images_and_other_first_layers_alone() -> None:
+    clones = Ensemble([_front("conv1")])
+    black = torch.zeros(1, 2, 1, 28, 28)
+    unsplit._expose(black, clones, 0.99)
+    assert not black.any() and all(weight.isfinite().all() for weight in clones.weights)
+    dim = 0.5 * _images(2)[None]
+    unsplit._expose(dim, Ensemble([nn.Sequential(nn.Tanh(), nn.Conv2d(1, 2, 3))]), 0.99)
+    assert torch.equal(dim, 0.5 * _images(2)[None])
+
+
+def test_exposure_restores_the_contrast_that_priors_take() -> None:
+    view = _view(_front(), _images(3))
+    strong = UnSplit(steps=400, tv=3.0)
+    held, fading = strong(view), replace(strong, exposure=None)(view)
+    assert fading.inputs.max() < 0.9 < held.inputs.max()
+
+
+def test_a_leak_wakes_units_that_are_off_for_every_image() -> None:
+    front = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    front[0].bias.data[1] = -50.0  # the second unit is off whatever it sees
+    clones = Ensemble([front])
+    images = _images(2)[None]
+
+    def reached() -> Tensor:
+        (gradient,) = torch.autograd.grad(clones(images).sum(), [clones.weights[1]])
+        return gradient[0, 1].abs()
+
+    assert reached() == 0
+    clones.leak(0.1)
+    assert reached() > 0
+    clones.leak(0.0)
+    assert torch.equal(clones(images)[0], front(images[0]))
+    assert isinstance(clones.member(0)[1], nn.ReLU)
+
+
+def test_of_several_restarts_the_least_objective_is_returned() -> None:
+    attack = UnSplit(steps=60, restarts=4)
+    view = _view(_front(), _images(2))
+    runs = attack.runs(view)
+    assert attack(view).objective == min(run.objective for run in runs)
+    assert len({run.objective for run in runs}) == 4
+    for run in runs:
+        x, settings = run.inputs, run.settings
+        prior = settings["tv"] * total_variation(x) + settings["l1"] * brightness(x)
+        assert run.objective == pytest.approx(run.feature_loss + prior.item(), rel=1e-4)

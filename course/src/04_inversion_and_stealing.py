@@ -209,10 +209,11 @@ print(attack)
 
 # %% [markdown]
 # The library does the same, and besides records losses, keeps snapshots and can run several clones
-# at once. A few steps of both:
+# at once. It also springs two traps, `exposure` and `leak`, which we come to; without them, a few
+# steps of both:
 
 # %%
-short = replace(attack, steps=20)
+short = replace(attack, steps=6, exposure=None, leak=0.0)
 by_hand, _ = invert(view, short)
 by_library = short(view).inputs
 difference = (by_hand - by_library).abs().max().item()
@@ -403,6 +404,7 @@ plots.lines(
 # %%
 half = max(1, STEPS // 2)
 as_published = {"tv": 0.1, "l2": 1.0, "l1": 0.0, "bounded": False, "scaled": False}
+as_published |= {"exposure": None, "leak": 0.0}
 few_view = session.observe(private.images[:5])  # five images, to save time
 shrunk = replace(attack, steps=half, **as_published)(few_view)
 on_the_way = [
@@ -437,11 +439,12 @@ for step, s in zip(shrunk.snapshot_steps.tolist(), on_the_way, strict=True):
 
 # %% [markdown]
 # With the settings as shown, the raw error turns round on the way: the attack goes on learning the
-# shape, and forgets the scale. More steps make the raw number *worse*.
+# shape, and forgets the scale. More steps make the raw number *worse*. Whoever then stops at the
+# best moment has looked at the truth: such a number is luck, or cheating.
 # What helps:
 #
 # * **Weak priors.** The pull towards black is the priors' alone. The default settings, printed
-#   above, keep it weak. This does most.
+#   above, keep it weak.
 # * **A scaled feature loss.** Divided by $\operatorname{Var} z$, it weighs the same against the
 #   priors at every cut and for every client, so that "weak" means something.
 # * **Bounded pixels.** They start at 0.5 in [0, 1] and cannot leave. This stops the sign and what
@@ -449,18 +452,72 @@ for step, s in zip(shrunk.snapshot_steps.tolist(), on_the_way, strict=True):
 # * **One clone for all images.** The images then share one scale, and their unknowns share the
 #   weights' equations: the count above.
 #
-# None of these *identifies* the scale. They start near it and pull only gently away.
+# None of these *identifies* the scale; they delay its loss. It takes one thing more that an
+# attacker may know of images: they are **exposed** to use the whole range from black to white. So
+# every 25 steps the search multiplies all images by one number, such that one pixel in a hundred
+# reaches 1, and divides the first layer by it. By the first ambiguity the smashed data stay as they
+# were, and the priors never win. That is `exposure=0.99`. Here is the default attack without it and
+# with it, at a deeper cut, where fading is quicker.
+
+# %%
+behind = models.stages(net)[models.stages(net).index(cut) + 1]
+behind_session = protocol.recut(session, behind)
+behind_view = behind_session.observe(private.images[:5])
+gains = {}
+for name, exposure in {"without exposure": None, "with exposure": 0.99}.items():
+    found = replace(attack, exposure=exposure)(behind_view)
+    gains[name] = [
+        metrics.score_images(images, private.images[:5].cpu()).summary()["gain_median"]
+        for images in found.snapshots[1:]
+    ]
+    gain_steps = found.snapshot_steps[1:]
+plots.lines(gain_steps, gains, "step", f"gain needed at {behind}, median")
+
+# %%
+final_gains = {name: values[-1] for name, values in gains.items()}
+assert np.isfinite(list(final_gains.values())).all()
+if as_shown:
+    print("without it the images fade, gain above 1.5:", final_gains["without exposure"] > 1.5)
+    print("with it the gain is right to 10 %:", abs(final_gains["with exposure"] - 1) < 0.1)
+    assert final_gains["without exposure"] > 1.5 and abs(final_gains["with exposure"] - 1) < 0.1
+
+# %% [markdown]
+# ## Units that never wake
+#
+# The last trap. A unit of the clone that happens to be off for all guesses, behind a ReLU, passes
+# no gradient: nothing will ever switch it on, and its share of the smashed data stays unexplained.
+# One such unit of six is a feature loss that stops near 0.1. The remedy is to let the clone's ReLUs
+# **leak** at first: $\max(x, 0) + s \min(x, 0)$, where $s$ falls from 0.1 to nothing by half-time.
+# Nobody is asked: it is the attacker's own network.
+
+# %%
+woken = {
+    f"leak {leak}": [run.feature_loss for run in replace(quarter, restarts=6, leak=leak).runs(view)]
+    for leak in (0.0, 0.1)
+}
+print(
+    "worst of six clones, feature loss lower with a leak:",
+    max(woken["leak 0.1"]) < max(woken["leak 0.0"]),
+)
+if as_shown:
+    assert max(woken["leak 0.1"]) < 0.07 < max(woken["leak 0.0"])
+    print("without a leak one stays above 0.07, with it none does: True")
+
+# %% tags=["nbval-ignore-output"]
+# not compared: the last digits depend on the machine
+for name, losses in woken.items():
+    print(name, " ".join(f"{loss:.3f}" for loss in losses))
 
 # %% [markdown]
 # ## The attack
 #
 # Now with the default settings, and with three clones of different random weights at once. All
-# three are runs that the attacker could have made. It keeps the one with the **least feature
-# loss**, because it can see that.
+# three are runs that the attacker could have made. It keeps the one with the **least objective**,
+# feature loss and priors together, because it can see that.
 
 # %%
 runs = replace(attack, restarts=3).runs(view)
-result = min(runs, key=lambda run: run.feature_loss)
+result = min(runs, key=lambda run: run.objective)
 ceiling = KnownWeightsInversion(steps=max(1, STEPS // 4))(
     session.observe(private.images, grants=["client_model"])
 )
@@ -602,24 +659,24 @@ plots.reconstructions(
 
 # %%
 def table(session, runs, truth):
-    """Print what the attacker sees of each run, its feature loss, beside what we see (medians)."""
+    """Print what the attacker sees of each run beside what we see (medians)."""
     client, rest = session.client.front, session.server.model
     untrained = Architecture.of(client, shape).build(seed, "random clone").to(device)
     errors = []
-    print("         feature loss   raw MSE   aligned    SSIM  accuracy  agreement")
+    print("         objective  feature loss   raw MSE   aligned    SSIM  accuracy  agreement")
     for number, run in enumerate(runs):
         s = metrics.score_images(run.inputs.cpu(), truth).summary()
         c = metrics.score_clone(run.clone, client, rest, test, untrained)
         errors.append(s["mse_median"])
         print(
-            f"clone {number}{run.feature_loss:14.4f}{s['mse_median']:10.4f}"
+            f"clone {number}{run.objective:11.4f}{run.feature_loss:14.4f}{s['mse_median']:10.4f}"
             f"{s['aligned_mse_median']:10.4f}{s['ssim_median']:8.3f}"
             f"{c.clone_accuracy:10.1%}{c.clone_agreement:11.1%}"
         )
     print(f"raw MSE: median {sorted(errors)[len(errors) // 2]:.4f}, worst {max(errors):.4f}")
-    chosen = min(range(len(runs)), key=lambda i: runs[i].feature_loss)
+    chosen = min(range(len(runs)), key=lambda i: runs[i].objective)
     best = min(range(len(runs)), key=lambda i: errors[i])
-    print(f"least feature loss: clone {chosen}; least raw MSE: clone {best}")
+    print(f"least objective: clone {chosen}; least raw MSE: clone {best}")
 
 
 # %% tags=["nbval-ignore-output"]
@@ -631,14 +688,13 @@ errors = [median_mse(run.inputs, originals) for run in runs]
 picked = median_mse(result.inputs, originals)
 assert np.isfinite(errors).all()
 if as_shown:
-    assert max(errors) < 0.02 and picked < max(errors)
-    print("even the worst clone's median MSE is below 0.02:", max(errors) < 0.02)
-    print("choosing by the feature loss avoided the worst:", picked < max(errors))
+    assert max(errors) < 0.01
+    print("even the worst clone's median MSE is below 0.01:", max(errors) < 0.01)
+print("the run that is kept is within a factor of 2 of the best:", picked < 2 * min(errors))
 
 # %% [markdown]
-# With the settings as shown the feature loss kept the attacker from a bad run: the clone that
-# explains the smashed data worst has the worst images. That is not the same as finding the best
-# one, and further down it will mislead.
+# With the settings as shown no clone is a bad one, so it hardly matters which is kept. At deeper
+# cuts they differ, and choosing by the objective matters more; further down it will also mislead.
 #
 # Three clones against one victim are not many either. Here are **recorded** runs with the default
 # settings: three victims, and three clones against each, on the digits and on MNIST.
@@ -651,7 +707,7 @@ for facts, _, _ in studies.values():
     agreed = 0
     for victim in range(victims):
         of_victim = [run for run in facts["runs"] if run["victim"] == victim]
-        chosen = min(of_victim, key=lambda run: run["feature_loss"])
+        chosen = min(of_victim, key=lambda run: run["objective"])
         agreed += chosen["mse_median"] == min(run["mse_median"] for run in of_victim)
     print(f"recorded with: {facts['command']}")
     print(
@@ -663,7 +719,7 @@ for facts, _, _ in studies.values():
         f"  accuracy of the clones: median {clone['median']:.1%}, worst {clone['worst']:.1%}; "
         f"of the victims: median {victim['median']:.1%}"
     )
-    print(f"  the least feature loss had the least raw MSE for {agreed} of {victims} victims")
+    print(f"  the least objective had the least raw MSE for {agreed} of {victims} victims")
 
 # %%
 facts, truth, inputs = studies["mnist"]
@@ -674,8 +730,7 @@ plots.reconstructions(truth, {"MNIST, median run": middle, "MNIST, worst run": l
 # %% [markdown]
 # MNIST is harder than the digits: its strokes are thin and its pixels are real. Still every stroke
 # is where it belongs, in the median run and, with more noise, in the worst of the nine. And read
-# the last lines of the two studies together: the feature loss keeps an attacker away from bad runs.
-# It does not rank good ones.
+# the last lines of the two studies together: the objective does not rank good runs.
 
 # %% [markdown]
 # ## Inside the training
@@ -808,8 +863,7 @@ assert start == 2
 # ## Where it fails: deeper cuts
 #
 # The same trained network, cut further back. Nothing is trained again: we only move the cut, and
-# let the client send what it would have sent there. Each run has a quarter of the steps, so
-# compare the rows with each other and with the mean image.
+# let the client send what it would have sent there. Each run has half the steps.
 
 # %%
 after = models.stages(net)[models.stages(net).index(cut) + 1 : -1]
@@ -821,11 +875,11 @@ deep_sessions, deep_runs = {}, {}
 for stage in deeper:
     deep_sessions[stage] = protocol.recut(session, stage)
     deep_view = deep_sessions[stage].observe(private.images)
-    deep_runs[stage] = replace(quarter, restarts=3).runs(deep_view)
+    deep_runs[stage] = replace(attack, steps=half, restarts=3).runs(deep_view)
 
-pictures = {cut: joint.inputs.cpu()}
+pictures = {cut: result.inputs.cpu()}
 for stage, several in deep_runs.items():
-    pictures[stage] = min(several, key=lambda run: run.feature_loss).inputs.cpu()
+    pictures[stage] = min(several, key=lambda run: run.objective).inputs.cpu()
 plots.reconstructions(originals, pictures | {"mean image": mean_image.expand_as(originals)}, names)
 
 # %% tags=["nbval-ignore-output"]
@@ -837,24 +891,25 @@ for stage, several in deep_runs.items():
 
 # %%
 for stage, several in deep_runs.items():
-    losses = [run.feature_loss for run in several]
+    losses = [run.objective for run in several]
     errors = [median_mse(run.inputs, originals) for run in several]
     assert np.isfinite(losses + errors).all()
-    worse = min(errors) > median_mse(joint.inputs, originals)
+    worse = min(errors) > median_mse(result.inputs, originals)
     print(f"cut after {stage}: worse than at {cut} with every clone: {worse}")
 if as_shown:
-    assert min(errors) > median["mean image"] and max(losses) < 0.05
-    beaten = min(errors) > median["mean image"]
-    print(f"at {stage} every run is worse than the mean image: {beaten}")
-    print(f"and yet its feature loss is below 0.05: {max(losses) < 0.05}")
+    pooled = [median_mse(run.inputs, originals) for run in deep_runs[pools[-1]]]
+    assert max(pooled) < median["mean image"] < min(errors) and max(losses) < result.objective
+    print(f"at {pools[-1]} every run beats the mean image: {max(pooled) < median['mean image']}")
+    print(f"at {stage} every run is worse than it: {min(errors) > median['mean image']}")
+    print(f"and yet its objective is lower than at {cut}: {max(losses) < result.objective}")
 
 # %% [markdown]
 # Read the tables with the count of equations in mind. With the settings as shown, behind the last
-# pooling it depends on the clone: some runs recover much of each image, others less than the mean
-# image has. Behind a dense layer nothing is left in any of them, **while the feature loss is the
-# best of all**: there are so many unknowns that almost any image can be explained. A feature loss
-# near zero is no evidence of success. Before you choose clones by it, show on data of your own that
-# it can be trusted at that cut.
+# pooling every clone still recovers much of each image, though fewer of its details. Behind a dense
+# layer nothing is left in any of them, **while the objective is the least of all**: there are so
+# many unknowns that almost any image can be explained. A low objective is no evidence of success,
+# and objectives of two cuts cannot be compared. Before you choose clones by it, show on data of
+# your own that it can be trusted at that cut.
 
 # %% [markdown]
 # ## Frank notes
@@ -910,8 +965,8 @@ if as_shown:
 #
 # </details>
 #
-# **3.** At a deep cut an attacker runs a hundred clones and keeps the one with the least feature
-# loss, which is almost zero. Should the client be worried?
+# **3.** At a deep cut an attacker runs a hundred clones and keeps the one with the least objective:
+# its feature loss is almost zero. Should the client be worried?
 #
 # <details><summary>Answer</summary>
 #

@@ -117,10 +117,10 @@ class InputSearch:
 
     steps: int = 2000
     group: int | None = None
-    tv: float = 0.3
+    tv: float = 0.5
     l2: float = 0.0
-    l1: float = 0.01
-    input_lr: float = 3e-2
+    l1: float = 0.05
+    input_lr: float = 5e-2
     amsgrad: bool = False
     cosine: bool = True
     bounded: bool = True
@@ -195,7 +195,8 @@ class InputSearch:
 
     def _optimizers(self, inputs: Tensor, networks: Ensemble) -> list[Adam]:
         """Make the optimiser of the inputs, and after it those of a subclass."""
-        return [Adam([inputs], lr=self.input_lr, amsgrad=self.amsgrad, fused=True)]
+        fused = inputs.is_contiguous()  # it is wrong, and silent, for any other layout
+        return [Adam([inputs], lr=self.input_lr, amsgrad=self.amsgrad, fused=fused)]
 
     def _search_group(
         self, found: Tensor, wanted: Tensor, networks: Ensemble
@@ -277,7 +278,7 @@ def _step(loss: Tensor, optimizers: Sequence[Adam], rate: float) -> None:
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     moving = [tensor for group in groups for tensor in group["params"]]
     for tensor, gradient in zip(moving, torch.autograd.grad(loss, moving), strict=True):
-        tensor.grad = gradient
+        tensor.grad = gradient.contiguous()  # fused Adam takes it for granted
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = optimizer.defaults["lr"] * rate

@@ -41,9 +41,8 @@ class UnSplit(InputSearch):
     by half-time.
     """
 
-    l1: float = 0.05
     alternate: tuple[int, int] | None = None
-    clone_lr: float = 1e-3
+    clone_lr: float = 2e-3
     exposure: float | None = 0.99
     leak: float = 0.1
     restarts: int = 1
