@@ -3,6 +3,7 @@
 # make test-newest    the same with the newest versions of all packages
 # make test-browser   drive a real browser through a lesson
 # make notebooks      build and run the lessons whose sources changed
+# make reproduce      run what is missing in course/results/depth.csv: hours
 #
 # make lab ARGS="--no-browser --port=8899"    pass options to JupyterLab
 # make lab GPU=1                              torch with CUDA, from the default index
@@ -27,7 +28,7 @@ NBVAL = --nbval --nbval-current-env --nbval-cell-timeout=120 \
 # One kernel per notebook: its cells must stay together.
 TWO_AT_ONCE = -n 2 --dist loadfile
 
-.PHONY: lab test test-newest test-browser notebooks
+.PHONY: lab test test-newest test-browser reproduce notebooks
 
 lab: $(VENV)/.lab
 	$(BIN)/sltools lab my-course $(ARGS)
@@ -56,6 +57,9 @@ test-newest:
 test-browser: $(VENV)/.torch
 	$(PIP) $(CONSTRAIN) --editable ".[dev,browser]"
 	$(BIN)/python -m pytest -m browser -rs -s tests/browser
+
+reproduce: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.reproduce $(ARGS)
 
 notebooks: $(VENV)/.dev
 	$(BIN)/python -m tools.notebooks $(ARGS)

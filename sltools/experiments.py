@@ -131,7 +131,7 @@ def run_inversion(settings: InversionSettings) -> Outcome:
     start = time.perf_counter()
     devices.find(settings.device)
     dataset = data.load(settings.dataset)
-    targets = _first_targets(dataset, settings.targets)
+    targets = first_targets(dataset, settings.targets)
     truth = targets.images.to(settings.device)
     attack = _unsplit(settings)
     attacked: list[_Attacked] = []
@@ -211,7 +211,7 @@ def _attack_victim(
     return _Attacked(runs, metrics.score_images(ceiling.inputs, truth))
 
 
-def _first_targets(dataset: data.Dataset, count: int) -> data.Split:
+def first_targets(dataset: data.Dataset, count: int) -> data.Split:
     """The first test image of each class, then the second of each, up to `count`."""
     if not 1 <= count <= len(dataset.test):
         raise SltoolsError(

@@ -151,7 +151,7 @@ def test_predictions_follow_the_calibration() -> None:
 
 def test_targets_are_the_first_image_of_each_class_then_the_second() -> None:
     dataset = experiments.data.load("digits")
-    images = experiments._first_targets(dataset, 12).images
+    images = experiments.first_targets(dataset, 12).images
     assert torch.equal(images[:10], dataset.test.first_per_class().images)
     second = dataset.test.first_per_class(2).images
     assert torch.equal(images[10], second[1]) and torch.equal(images[11], second[3])

@@ -1,0 +1,275 @@
+"""How far attack 1 reaches: every data set, every stage of its network, several victims and clones.
+
+    make reproduce                                        # digits, MNIST, CIFAR-10, on the CPU
+    python -m benchmarks.reproduce --datasets mnist --stages pool1,conv2 --device cuda
+
+Each row of course/results/depth.csv is one restart of one attack; `chosen` marks the restart that
+the attacker keeps, the one of least objective. An attack that is in the file already is not run
+again, so the command can be interrupted and goes on where it was. `python -m benchmarks.reproduce
+--summary` prints the table of the README.
+"""
+
+import csv
+import json
+import statistics
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch import Tensor
+
+from sltools import data, devices, experiments, lessons, metrics, models, protocol
+from sltools.attacks import InversionResult, KnownWeightsInversion, UnSplit
+from sltools.errors import SltoolsError
+from sltools.models import Architecture
+from sltools.progress import bar
+
+DATASETS = ("digits", "mnist", "cifar10")
+VICTIMS, CLONES, TARGETS = 3, 3, 10
+ATTACK = UnSplit(steps=1000, restarts=6)
+PRIORS: dict[str, dict[str, Any]] = {"cifar10": {"l1": 0.0}}  # photographs have no black background
+CEILING = KnownWeightsInversion(steps=500)
+SAME = {"flatten"}  # stages that send what the one before sends
+FILE = "depth.csv"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One restart of one attack, scored; image scores are medians over the targets."""
+
+    dataset: str
+    stage: str
+    victim: int
+    clone: int
+    restart: int
+    chosen: bool
+    objective: float
+    feature_loss: float
+    raw_mse: float
+    worst_mse: float
+    aligned_mse: float
+    ssim: float
+    negatives: float
+    clone_accuracy: float
+    agreement: float
+    victim_accuracy: float
+    random_accuracy: float
+    known_weights_mse: float
+    mean_image_mse: float
+    blank_mse: float
+    cpu_seconds: float
+
+
+def main(
+    datasets: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(DATASETS),
+    stages: Annotated[str, typer.Option(help="Comma-separated; default: all.")] = "",
+    device: str = "cpu",
+    summary: Annotated[bool, typer.Option("--summary", help="Only print the table.")] = False,
+    path: Annotated[Path | None, typer.Option(help="The CSV file.")] = None,
+) -> None:
+    """Run what is missing in the CSV file, then print the table."""
+    path = path or lessons.course() / "results" / FILE
+    if not summary:
+        torch.set_num_threads(1)  # these networks gain little from more; run data sets side by side
+        _note_settings(path.with_suffix(".json"))
+        for name in datasets.split(","):
+            try:
+                dataset = data.load(name)
+            except SltoolsError as error:
+                print(f"{name} is left out: {error}")
+                continue
+            reproduce(dataset, [stage for stage in stages.split(",") if stage], device, path)
+    print(table(read(path)))
+
+
+def _note_settings(path: Path) -> None:
+    """Keep the settings beside the rows; refuse to add rows of other settings to a file."""
+    settings = {
+        "command": "make reproduce",
+        "victims": VICTIMS,
+        "clones": CLONES,
+        "targets": f"{TARGETS}: the first test image of each class",
+        "attack": asdict(ATTACK),
+        "priors": PRIORS,
+        "ceiling": asdict(CEILING),
+    }
+    if path.exists():
+        noted = json.loads(path.read_text(encoding="utf-8"))
+        if json.loads(json.dumps(settings)) != {name: noted.get(name) for name in settings}:
+            raise SystemExit(
+                f"the rows beside {path} were made with other settings: give another --path, or "
+                "move them away"
+            )
+    else:
+        facts = settings | {"versions": devices.versions()}
+        path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def reproduce(dataset: data.Dataset, stages: list[str], device: str, path: Path) -> None:
+    """Attack every victim at every stage with every clone seed that is not in `path` yet."""
+    shape = dataset.train.images.shape
+    known = [stage for stage in models.stages(models.for_images(shape)) if stage not in SAME]
+    done = {(row.dataset, row.stage, row.victim, row.clone) for row in read(path)}
+    jobs = [
+        (victim, stage, clone)
+        for victim in range(VICTIMS)
+        for stage in (stages or known[:-1])
+        for clone in range(CLONES)
+        if (dataset.name, stage, victim, clone) not in done
+    ]
+    sessions: dict[int, protocol.Session] = {}
+    for victim, stage, clone in bar(jobs, dataset.name):
+        if victim not in sessions:
+            sessions = {victim: experiments.train_victim(dataset, seed=victim, device=device)}
+        session = protocol.recut(sessions[victim], stage)
+        _append(path, attack(dataset, session, stage, victim, clone))
+
+
+def attack(
+    dataset: data.Dataset, session: protocol.Session, stage: str, victim: int, clone: int
+) -> list[Row]:
+    """Attack one victim with all restarts of one clone seed and score each of them."""
+    targets = experiments.first_targets(dataset, TARGETS)
+    truth = targets.images.to(session.predict(targets.images[:1]).device)
+    start = time.process_time()
+    settings = PRIORS.get(dataset.name, {}) | {"seed": CLONES * victim + clone}
+    runs = replace(ATTACK, **settings).runs(session.observe(truth))
+    seconds = time.process_time() - start
+    granted = session.observe(truth, grants=["client_model"])
+    ceiling = metrics.mse(CEILING(granted).inputs, truth)
+    floor = {
+        "mean_image_mse": metrics.mse(
+            dataset.train.images.mean(0).to(truth.device).expand_as(truth), truth
+        ),
+        "blank_mse": metrics.mse(torch.zeros_like(truth), truth),
+        "known_weights_mse": ceiling,
+    }
+    best = min(run.objective for run in runs)
+    return [
+        Row(
+            dataset=dataset.name,
+            stage=stage,
+            victim=victim,
+            clone=clone,
+            restart=number,
+            chosen=run.objective == best,
+            objective=run.objective,
+            feature_loss=run.feature_loss,
+            **_image_scores(run.inputs, truth),
+            **_clone_scores(run, session, dataset, number),
+            **{name: statistics.median(values.tolist()) for name, values in floor.items()},
+            cpu_seconds=round(seconds, 1),
+        )
+        for number, run in enumerate(runs)
+    ]
+
+
+def _image_scores(inputs: Tensor, truth: Tensor) -> dict[str, float]:
+    scores = metrics.score_images(inputs, truth).summary()
+    names = {
+        "raw_mse": "mse_median",
+        "worst_mse": "mse_worst",
+        "aligned_mse": "aligned_mse_median",
+        "ssim": "ssim_median",
+        "negatives": "negatives",
+    }
+    return {name: scores[key] for name, key in names.items()}
+
+
+def _clone_scores(
+    run: InversionResult, session: protocol.Session, dataset: data.Dataset, restart: int
+) -> dict[str, float]:
+    front, shape = session.client.front, dataset.train.images.shape[1:]
+    random = Architecture.of(front, shape).build(run.seed, f"random clone {restart}")
+    report = metrics.score_clone(
+        run.clone, front, session.server.model, dataset.test, random.to(run.inputs.device)
+    )
+    return {
+        "clone_accuracy": report.clone_accuracy,
+        "agreement": report.clone_agreement,
+        "victim_accuracy": report.victim_accuracy,
+        "random_accuracy": report.random_accuracy,
+    }
+
+
+def read(path: Path) -> list[Row]:
+    """Read the rows of a CSV file; none if there is no file yet."""
+    if not path.exists():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            Row(**{field.name: _PARSE[field.type](line[field.name]) for field in fields(Row)})
+            for line in csv.DictReader(file)
+        ]
+
+
+_PARSE: dict[Any, Callable[[str], Any]] = {
+    str: str,
+    int: int,
+    float: float,
+    bool: lambda text: text == "True",
+}
+
+
+def _append(path: Path, rows: list[Row]) -> None:
+    """Add the rows of one attack at once, so that an interruption leaves whole attacks."""
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        if new:
+            writer.writeheader()
+        for row in rows:
+            values = asdict(row)
+            writer.writerow(
+                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
+            )
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The Markdown table: median [worst] of the attacks, each by the restart it chose."""
+    lines = [
+        "| data, cut after | raw MSE | aligned | SSIM | known weights | mean image "
+        "| clone | agrees | victim | random clone, best |",
+        "|---|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (dataset, stage), group in _grouped(rows):
+        chosen = [row for row in group if row.chosen]
+        cells = [
+            f"{dataset}, {stage}",
+            f"{_middle(chosen, 'raw_mse'):.2g} [{max(row.raw_mse for row in chosen):.2g}]",
+            f"{_middle(chosen, 'aligned_mse'):.2g}",
+            f"{_middle(chosen, 'ssim'):.2f}",
+            f"{_middle(chosen, 'known_weights_mse'):.2g}",
+            f"{_middle(chosen, 'mean_image_mse'):.2g}",
+            f"{_middle(chosen, 'clone_accuracy'):.1%} "
+            f"[{min(row.clone_accuracy for row in chosen):.1%}]",
+            f"{_middle(chosen, 'agreement'):.1%}",
+            f"{_middle(chosen, 'victim_accuracy'):.1%}",
+            f"{max(row.random_accuracy for row in group):.1%}",
+        ]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _middle(rows: list[Row], name: str) -> float:
+    return statistics.median(getattr(row, name) for row in rows)
+
+
+def _grouped(rows: Iterable[Row]) -> Iterator[tuple[tuple[str, str], list[Row]]]:
+    groups: dict[tuple[str, str], list[Row]] = {}
+    for row in rows:
+        groups.setdefault((row.dataset, row.stage), []).append(row)
+    yield from sorted(groups.items(), key=lambda item: _depth(*item[0]))
+
+
+def _depth(dataset: str, stage: str) -> tuple[int, int]:
+    shape = (1, 3, 32, 32) if dataset == "cifar10" else (1, 1, 28, 28)
+    return DATASETS.index(dataset), models.stages(models.for_images(shape)).index(stage)
+
+
+if __name__ == "__main__":
+    typer.run(main)
