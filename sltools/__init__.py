@@ -1,0 +1,9 @@
+"""Attacks on split learning, for a course: the protocol, both attacks of UnSplit, honest scores.
+
+Data flow: `data` -> `models.cut` -> `protocol.train` -> transcript -> `view` -> `attacks` ->
+`metrics`. An attack is given a view of what one party may look at, never the victim.
+"""
+
+from importlib.metadata import version
+
+__version__ = version("sltools")
