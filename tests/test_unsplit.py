@@ -395,3 +395,17 @@ def test_of_several_restarts_the_least_objective_is_returned() -> None:
         x, settings = run.inputs, run.settings
         prior = settings["tv"] * total_variation(x) + settings["l1"] * brightness(x)
         assert run.objective == pytest.approx(run.feature_loss + prior.item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("turns", [None, (1, 1)])
+def test_chunks_change_nothing_but_the_memory(
+    monkeypatch: pytest.MonkeyPatch, turns: tuple[int, int] | None
+) -> None:
+    view = _view(_front("pool2"), _images(7))
+    attack = UnSplit(steps=8, restarts=2, alternate=turns)
+    whole = attack.runs(view)
+    monkeypatch.setattr(inversion, "CHUNK", 5)  # 2 images for each of 2 networks
+    for found, expected in zip(attack.runs(view), whole, strict=True):
+        apart = (found.inputs - expected.inputs).abs()
+        assert apart.median() < 1e-5 and apart.max() < 0.1
+        assert found.objective == pytest.approx(expected.objective, rel=1e-3)

@@ -19,6 +19,7 @@ from sltools.progress import bar
 from sltools.view import View
 
 READ_EVERY = 50  # steps between two looks at the loss: each look waits for the device
+CHUNK = 1024  # images times networks that are differentiated at once: bounds the memory
 RECORDS = 200  # points of a loss curve
 
 
@@ -115,7 +116,7 @@ class InputSearch:
     never). About `snapshots` copies of the reconstructions are kept on the way.
     """
 
-    steps: int = 2000
+    steps: int = 1000
     group: int | None = None
     tv: float = 0.5
     l2: float = 0.0
@@ -158,8 +159,7 @@ class InputSearch:
             except KeyboardInterrupt:
                 interrupted = True
         trace.snapshot(inputs)
-        with torch.no_grad():
-            explained = self._losses(inputs, targets, self._scale(targets), networks)
+        explained = self._differentiate(inputs, targets, self._scale(targets), networks, [])
         common: dict[str, Any] = {
             "attack": type(self).__name__,
             "settings": asdict(self),
@@ -195,7 +195,7 @@ class InputSearch:
 
     def _optimizers(self, inputs: Tensor, networks: Ensemble) -> list[Adam]:
         """Make the optimiser of the inputs, and after it those of a subclass."""
-        fused = inputs.is_contiguous()  # it is wrong, and silent, for any other layout
+        fused = inputs.is_contiguous()  # torch's is wrong, and silent, for any other layout
         return [Adam([inputs], lr=self.input_lr, amsgrad=self.amsgrad, fused=fused)]
 
     def _search_group(
@@ -208,14 +208,44 @@ class InputSearch:
         stall = _Stall(self.patience)
         for step in range(self.steps):
             self._prepare(step, inputs.detach(), networks)
-            losses = self._losses(inputs, wanted, scale, networks)
-            yield losses
             active = [opt for opt, turn in zip(optimizers, self._turn(step), strict=True) if turn]
-            _step(losses["total"].sum(), active, self._rate(step))
+            losses = self._differentiate(inputs, wanted, scale, networks, _held(active))
+            yield losses
+            _step(active, self._rate(step))
             if self.bounded:
                 inputs.data.clamp_(0, 1)
             if step % READ_EVERY == 0 and stall.noticed(step, losses["feature"]):
                 break
+
+    def _differentiate(
+        self,
+        inputs: Tensor,
+        targets: Tensor,
+        scale: Tensor,
+        networks: Ensemble,
+        moving: Sequence[Tensor],
+    ) -> dict[str, Tensor]:
+        """Set the gradients of `moving`, and of nothing else, and return the losses.
+
+        All losses are means over the targets, so they are added up chunk by chunk.
+        """
+        for tensor in moving:
+            tensor.grad = torch.zeros_like(tensor)
+        sums: dict[str, Tensor] = {}
+        for rows in torch.arange(len(targets)).split(max(1, CHUNK // networks.size)):
+            chunk, share = slice(rows[0], rows[-1] + 1), len(rows) / len(targets)
+            part = inputs.detach()[:, chunk].requires_grad_()
+            with torch.set_grad_enabled(bool(moving)):
+                losses = self._losses(part, targets[chunk], scale, networks)
+            if moving:
+                sought = [part if tensor is inputs else tensor for tensor in moving]
+                found = torch.autograd.grad(share * losses["total"].sum(), sought)
+                for tensor, gradient in zip(moving, found, strict=True):
+                    assert tensor.grad is not None
+                    (tensor.grad[:, chunk] if tensor is inputs else tensor.grad).add_(gradient)
+            for name, value in losses.items():
+                sums[name] = sums.get(name, 0) + share * value.detach()
+        return sums
 
     def _losses(
         self, inputs: Tensor, targets: Tensor, scale: Tensor, networks: Ensemble
@@ -273,12 +303,14 @@ def _check_fit(networks: Ensemble, inputs: Tensor, targets: Tensor) -> None:
         )
 
 
-def _step(loss: Tensor, optimizers: Sequence[Adam], rate: float) -> None:
-    """Move what `optimizers` hold down the gradient of `loss`; no other gradient is computed."""
+def _held(optimizers: Sequence[Adam]) -> list[Tensor]:
+    """What the optimisers move."""
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
-    moving = [tensor for group in groups for tensor in group["params"]]
-    for tensor, gradient in zip(moving, torch.autograd.grad(loss, moving), strict=True):
-        tensor.grad = gradient.contiguous()  # fused Adam takes it for granted
+    return [tensor for group in groups for tensor in group["params"]]
+
+
+def _step(optimizers: Sequence[Adam], rate: float) -> None:
+    """Move what `optimizers` hold down its gradients."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
             group["lr"] = optimizer.defaults["lr"] * rate

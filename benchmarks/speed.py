@@ -1,0 +1,131 @@
+"""How much sooner does the default attack reach what the published schedule reaches?
+
+    python -m benchmarks.speed --dataset mnist
+
+Time to quality: the seconds until the median affine-aligned MSE *and* the accuracy with the stolen
+client are at least as good as those of a recorded run of the published schedule
+(course/results/published_DATASET.json), against the same victim, on the same targets, with as many
+threads. The published schedule is timed in the same run on its first rounds and extrapolated to its
+200,000 steps per image; every step costs the same. The default attack is run with more and more
+steps, from several clones, until the median of its clones is good enough: the number of steps is
+chosen with the truth at hand, as time to quality must be. Prints JSON with the ratio and its spread
+and writes it to course/results/speed_DATASET.json.
+"""
+
+import json
+import statistics
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor, nn
+
+from sltools import data, devices, experiments, lessons, metrics
+from sltools.attacks import InversionResult, UnSplit
+from sltools.errors import SltoolsError
+from sltools.protocol import Session
+
+STEPS = (50, 75, 100, 150, 200, 300, 400, 600, 800, 1000, 1500, 2000)
+CLONES = 5
+TIMED_ROUNDS = 5  # of 1,000
+
+
+def main(
+    dataset: str = "mnist",
+    threads: Annotated[int, typer.Option(help="Of torch, for both sides.")] = 1,
+) -> None:
+    """Compare on one data set and write the result."""
+    torch.set_num_threads(threads)
+    recorded, truth = _recorded(lessons.course() / "results" / f"published_{dataset}")
+    source = data.load(dataset)
+    settings = recorded["settings"]
+    session = experiments.train_victim(
+        source, settings["cut"], budget="published", seed=settings["seed"]
+    )
+    goal = {name: recorded["metrics"][name]["median"] for name in ("aligned_mse", "clone_accuracy")}
+    victim = session.accuracy(source.test)
+    if abs(victim - recorded["metrics"]["victim_accuracy"]["median"]) > 0.002:
+        raise SltoolsError(
+            f"this victim scores {victim:.2%}, the recorded one "
+            f"{recorded['metrics']['victim_accuracy']['median']:.2%}: record that run again"
+        )
+    published = _published_seconds(session, truth)
+    steps, runs = _first_good_enough(session, truth, source.test, goal)
+    ratios = sorted(published / run["seconds"] for run in runs)
+    facts = {
+        "command": f"python -m benchmarks.speed --dataset {dataset} --threads {threads}",
+        "targets": len(truth),
+        "goal": goal,
+        "victim_accuracy": victim,
+        "published_seconds": round(published, 1),
+        "published_timed_rounds": TIMED_ROUNDS,
+        "steps": steps,
+        "settings": asdict(UnSplit()),
+        "runs": runs,
+        "reached": steps is not None,
+        "ratio": {"median": statistics.median(ratios), "least": ratios[0], "greatest": ratios[-1]},
+        "versions": devices.versions(),
+    }
+    text = json.dumps(facts, indent=1)
+    (lessons.course() / "results" / f"speed_{dataset}.json").write_text(
+        text + "\n", encoding="utf-8"
+    )
+    print(text)
+
+
+def _recorded(path: Path) -> tuple[dict[str, Any], Tensor]:
+    facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    with np.load(path.with_suffix(".npz"), allow_pickle=False) as arrays:
+        return facts, torch.from_numpy(arrays["truth"])
+
+
+def _published_seconds(session: Session, truth: Tensor) -> float:
+    """Seconds of the whole published schedule on `truth`, from its first rounds."""
+    view = session.observe(truth)
+    UnSplit.published(rounds=1)(view)  # warms up
+    timed = UnSplit.published(rounds=TIMED_ROUNDS)(view)
+    return timed.seconds * UnSplit.published().steps / timed.settings["steps"]
+
+
+def _first_good_enough(
+    session: Session, truth: Tensor, test: data.Split, goal: dict[str, float]
+) -> tuple[int | None, list[dict[str, float]]]:
+    """The least number of steps whose median clone meets `goal` (None: none does), and its runs."""
+    view = session.observe(truth)
+    attack = UnSplit()
+    replace(attack, steps=20)(view)  # warms up
+    for steps in STEPS:
+        runs = [
+            _scored(replace(attack, steps=steps, seed=seed)(view), session, truth, test)
+            for seed in range(CLONES)
+        ]
+        median = {name: statistics.median(run[name] for run in runs) for name in goal}
+        good = (
+            median["aligned_mse"] <= goal["aligned_mse"]
+            and median["clone_accuracy"] >= goal["clone_accuracy"]
+        )
+        print(f"{steps} steps: {median} {'reached' if good else ''}", flush=True)
+        if good:
+            return steps, runs
+    return None, runs
+
+
+def _scored(
+    result: InversionResult, session: Session, truth: Tensor, test: data.Split
+) -> dict[str, float]:
+    stolen = nn.Sequential(result.clone, session.server.model)
+    aligned = metrics.affine_align(result.inputs, truth).mse
+    return {
+        "seed": result.seed,
+        "seconds": round(result.seconds, 3),
+        "aligned_mse": aligned.median().item(),
+        "raw_mse": metrics.mse(result.inputs, truth).median().item(),
+        "clone_accuracy": metrics.accuracy(stolen, test),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)
