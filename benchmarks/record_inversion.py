@@ -29,6 +29,8 @@ def main(name: str, options: list[str]) -> None:
         command = typer.main.get_command(cli.app)
         command.main(["attack", "inversion", *options, "--save", str(saved)], standalone_mode=False)
         arrays, facts = storage.read(saved)
+    if facts["interrupted"]:
+        raise SystemExit("interrupted: nothing is recorded")
     facts |= {
         "command": f"python -m benchmarks.record_inversion {' '.join([name, *options])}",
         "cpu_seconds": round(time.process_time() - start),

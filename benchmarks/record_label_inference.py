@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 from sltools import data, devices, lessons, metrics, models, protocol
-from sltools.attacks import LabelInference
+from sltools.attacks import LabelInference, LabelResult
 from sltools.data import Dataset, Split
 from sltools.transcript import Transcript
 
@@ -73,12 +73,15 @@ def _matching(dataset: Dataset, depth: int) -> dict[str, list[list[float]]]:
     for seed in SEEDS:
         net = models.for_images(dataset.train.images.shape, seed)
         client, server = _parties(net, depth)
-        transcript = protocol.train(
+        session = protocol.train(
             client, server, dataset.train[:ONLINE], epochs=1, batch_size=1, seed=seed, record=True
-        ).transcript
+        )
+        transcript = session.transcript
         view, truth = transcript.view("server", ["head_weight_gradients"]), _truth(transcript)
         for clone, runs in found.items():
-            right = LabelInference(clone=clone, seed=seed)(view).labels == truth
+            found_here = LabelInference(clone=clone, seed=seed)(view)
+            _whole(session, found_here)
+            right = found_here.labels == truth
             runs.append([round(part.double().mean().item(), 4) for part in right.split(WINDOW)])
             print(dataset.name, depth, clone, runs[-1], flush=True)
     return found
@@ -129,6 +132,7 @@ def _trained(
             session = protocol.train(
                 client, server, dataset.train, epochs=epoch - done, batch_size=64, seed=seed
             )
+            _whole(session)
             done = epoch
         yield net, session.accuracy(dataset.test)
 
@@ -157,6 +161,7 @@ def _matched(net: nn.Sequential, depth: int, dataset: Dataset, seed: int) -> flo
     transcript = _at_rest(net, depth, dataset.train[:MATCHED], 1, seed)
     view = transcript.view("server", ["head_weight_gradients"])
     found = LabelInference(clone="frozen", seed=seed)(view)
+    _whole(found)
     return metrics.label_accuracy(found.labels, _truth(transcript))
 
 
@@ -164,9 +169,17 @@ def _at_rest(
     net: nn.Sequential, depth: int, split: Split, batch_size: int, seed: int
 ) -> Transcript:
     client, server = _parties(net, depth, optimizer=stand_still)
-    return protocol.train(
+    session = protocol.train(
         client, server, split, epochs=1, batch_size=batch_size, seed=seed, record=True
-    ).transcript
+    )
+    _whole(session)
+    return session.transcript
+
+
+def _whole(*parts: protocol.Session | LabelResult) -> None:
+    """Pass an interruption on: half a run is nothing to record."""
+    if any(part.interrupted for part in parts):
+        raise KeyboardInterrupt
 
 
 def _parties(

@@ -11,6 +11,7 @@ again, so the command can be interrupted and goes on where it was. `python -m be
 
 import csv
 import json
+import math
 import statistics
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -77,6 +78,8 @@ def main(
         torch.set_num_threads(1)  # these networks gain little from more; run data sets side by side
         _note_settings(path.with_suffix(".json"))
         for name in datasets.split(","):
+            if name not in DATASETS:
+                raise SystemExit(f"{name!r} is not among {', '.join(DATASETS)}")
             try:
                 dataset = data.load(name)
             except SltoolsError as error:
@@ -125,6 +128,8 @@ def reproduce(dataset: data.Dataset, stages: list[str], device: str, path: Path)
     for victim, stage, clone in bar(jobs, dataset.name):
         if victim not in sessions:
             sessions = {victim: experiments.train_victim(dataset, seed=victim, device=device)}
+        if sessions[victim].interrupted:
+            raise KeyboardInterrupt  # before a row: half a training is no victim
         session = protocol.recut(sessions[victim], stage)
         _append(path, attack(dataset, session, stage, victim, clone))
 
@@ -140,15 +145,18 @@ def attack(
     runs = replace(ATTACK, **settings).runs(session.observe(truth))
     seconds = time.process_time() - start
     granted = session.observe(truth, grants=["client_model"])
-    ceiling = metrics.mse(CEILING(granted).inputs, truth)
+    known = CEILING(granted)
+    if known.interrupted or any(run.interrupted for run in runs):
+        raise KeyboardInterrupt  # half an attack is no row
     floor = {
         "mean_image_mse": metrics.mse(
             dataset.train.images.mean(0).to(truth.device).expand_as(truth), truth
         ),
         "blank_mse": metrics.mse(torch.zeros_like(truth), truth),
-        "known_weights_mse": ceiling,
+        "known_weights_mse": metrics.mse(known.inputs, truth),
     }
-    best = min(run.objective for run in runs)
+    objectives = [math.inf if math.isnan(run.objective) else run.objective for run in runs]
+    best = objectives.index(min(objectives))
     return [
         Row(
             dataset=dataset.name,
@@ -156,7 +164,7 @@ def attack(
             victim=victim,
             clone=clone,
             restart=number,
-            chosen=run.objective == best,
+            chosen=number == best,
             objective=run.objective,
             feature_loss=run.feature_loss,
             **_image_scores(run.inputs, truth),

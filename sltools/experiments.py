@@ -80,7 +80,10 @@ class Outcome:
         return folder
 
     def __str__(self) -> str:
-        lines = [f"{self.facts['attack']}: {self.facts['seconds']:.0f} s"]
+        lines = [f"{self.facts['attack']}: {len(self.facts['runs'])} runs, "]
+        lines[0] += f"{self.facts['seconds']:.0f} s"
+        if self.facts["interrupted"]:
+            lines.append("  INTERRUPTED: only what was done is reported")
         lines += [f"  knows  {name}" for name in self.facts["knowledge"]]
         lines += [_row(name, values) for name, values in self.facts["metrics"].items()]
         for name, values in self.facts["baselines"].items():

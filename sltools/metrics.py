@@ -289,7 +289,7 @@ def score_inversion(
 
     The blank image is all zeros; `mean_image`, (C, H, W) or (1, C, H, W), is the mean of public
     data; `known_weights` (N, C, H, W), if given, is what inversion reaches when the client's
-    weights are known: the most an attack that must also steal them could hope for.
+    weights are known: what the same search reaches when nothing has to be stolen.
     """
     candidates = {
         "attack": inputs,
@@ -402,7 +402,8 @@ def score_labels(
 
 def _guessed(guess: Labels, truth: Tensor, given: Tensor | None) -> float:
     guess, truth = _paired(guess, truth)
-    sought = torch.ones(len(truth), dtype=torch.bool) if given is None else ~given.cpu()
+    known = torch.zeros(len(truth)) if given is None else torch.as_tensor(given)
+    sought = ~known.cpu().bool()
     if sought.shape != truth.shape or not sought.any():
         raise DataError("`given` marks one of N samples each, and must leave one to be guessed.")
     return label_accuracy(guess[sought], truth[sought])

@@ -188,7 +188,8 @@ class Server:
         if self.label_private:
             self._features = output
             return Message(message.step, message.batch, "features", output)
-        self.loss = self.criterion(output, _expected(self._labels, message))
+        labels, self._labels = _expected(self._labels, message), None
+        self.loss = self.criterion(output, labels)
         return self._answer(message, self.loss, None)
 
     def _answer(self, message: Message, output: Tensor, gradient: Tensor | None) -> Message:

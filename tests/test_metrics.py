@@ -1,5 +1,6 @@
 import json
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -408,3 +409,18 @@ def test_scores_on_the_gpu_equal_those_on_the_cpu():
     split = Split(truth, torch.arange(3))
     model = nn.Sequential(nn.Flatten(), nn.Linear(768, 3)).cuda()
     assert metrics.accuracy(model, split) == metrics.accuracy(model, split.to("cuda"))
+
+
+@pytest.mark.parametrize("mask", [torch.tensor([True, False, False, False]), [1, 0, 0, 0]])
+def test_labels_that_were_given_do_not_count_as_guessed(mask: Any) -> None:
+    truth, guess = torch.tensor([0, 1, 1, 0]), torch.tensor([0, 1, 0, 0])
+    assert metrics.score_labels(truth, 2, guess, given=mask).label_accuracy == pytest.approx(2 / 3)
+    assert metrics.score_labels(truth, 2, guess, given=torch.as_tensor(mask)).label_accuracy == (
+        pytest.approx(2 / 3)
+    )
+
+
+@pytest.mark.parametrize("mask", [torch.ones(4), torch.zeros(3)])
+def test_a_mask_that_leaves_nothing_or_does_not_fit_is_refused(mask: torch.Tensor) -> None:
+    with pytest.raises(DataError, match="given"):
+        metrics.score_labels(torch.tensor([0, 1, 1, 0]), 2, torch.zeros(4), given=mask)

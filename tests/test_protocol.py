@@ -961,3 +961,14 @@ def test_the_head_answers_once_for_each_batch():
 
     with pytest.raises(ProtocolError, match="answers once for each batch"):
         run(U_CUT, server=Insisting)
+
+
+def test_labels_serve_one_batch_only():
+    front, rest = models.cut(models.mnist_net(0), "pool1")
+    client, server = Client(front), Server(rest)
+    split = noise_split(4)
+    for message in client.open(split.images, split.labels):
+        server.reply(message)
+    _, smashed = client.open(split.images, split.labels, step=1)
+    with pytest.raises(ProtocolError, match="out of turn"):
+        server.reply(smashed)

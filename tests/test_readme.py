@@ -24,9 +24,11 @@ def test_the_lesson_table_is_true() -> None:
 def test_the_results_are_the_recorded_ones(column: int, dataset: str) -> None:
     record = lessons.course() / "results" / f"inversion_{dataset}.json"
     facts = json.loads(record.read_text(encoding="utf-8"))
+    assert not facts["interrupted"]
     scores, baselines = facts["metrics"], facts["baselines"]
     expected = {
         "raw MSE": (scores["raw_mse"], "{:.4f}"),
+        "aligned MSE": (scores["aligned_mse"], "{:.4f}"),
         "SSIM": (scores["ssim"], "{:.3f}"),
         "accuracy with the stolen client": (scores["clone_accuracy"], "{:.1%}"),
         "accuracy with the victim": (scores["victim_accuracy"], "{:.1%}"),

@@ -3,13 +3,15 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from benchmarks import reproduce
 from benchmarks.reproduce import Row
-from sltools import data
+from sltools import data, protocol
+from sltools.attacks import inversion
 
 ROW = Row(
     dataset="digits", stage="pool1", victim=0, clone=0, restart=0, chosen=True, objective=0.5,
@@ -29,7 +31,9 @@ def attacked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
         return [replace(ROW, dataset=dataset.name, stage=stage, victim=victim, clone=clone)]
 
     monkeypatch.setattr(reproduce, "attack", attack)
-    monkeypatch.setattr(reproduce.experiments, "train_victim", lambda *a, **k: None)
+    monkeypatch.setattr(
+        reproduce.experiments, "train_victim", lambda *a, **k: SimpleNamespace(interrupted=False)
+    )
     monkeypatch.setattr(reproduce.protocol, "recut", lambda session, stage: None)
     return done
 
@@ -85,3 +89,24 @@ def test_the_table_sums_up_the_chosen_restarts_only() -> None:
     last = reproduce.table([*rows, replace(ROW, dataset="mnist")]).splitlines()[2]
     assert last.startswith("| digits, pool1 | 0.2 [0.3] |")
     assert "| 80.0% [70.0%] |" in last and last.endswith("| 60.0% |")
+
+
+def test_an_interrupted_attack_leaves_no_row(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(inversion, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.reproduce(data.load("digits"), ["pool1"], "cpu", tmp_path / "rows.csv")
+    assert reproduce.read(tmp_path / "rows.csv") == []
+    monkeypatch.setattr(protocol, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        reproduce.reproduce(data.load("digits"), ["pool1"], "cpu", tmp_path / "rows.csv")
+    assert not (tmp_path / "rows.csv").exists()
+
+
+def test_an_unknown_data_set_is_refused_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(SystemExit, match="fashion_mnist"):
+        reproduce.main("fashion_mnist", "", "cpu", path=tmp_path / "rows.csv")

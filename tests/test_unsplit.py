@@ -95,13 +95,93 @@ def test_no_clone_starts_at_the_victims_weights(cut: str, monkeypatch: pytest.Mo
     assert not torch.equal(*(next(clone.parameters()) for clone in started[0][:2]))
 
 
-def test_restarts_are_independent_runs_and_the_least_feature_loss_wins() -> None:
-    view = _view(_front(), _images(3))
-    attack = replace(SHORT, restarts=3, seed=2)
-    runs = attack.runs(view)
-    best = attack(view)
-    assert best.feature_loss == min(run.feature_loss for run in runs)
+def test_restarts_are_independent_runs() -> None:
+    runs = replace(SHORT, restarts=3, seed=2).runs(_view(_front(), _images(3)))
     assert not torch.allclose(runs[0].inputs, runs[1].inputs, atol=1e-3)
+    assert len({run.objective for run in runs}) == 3
+
+
+def test_the_least_objective_is_kept_and_never_one_that_diverged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    view = _view(_front(), _images(2))
+    run = SHORT(view)
+    pairs = [(math.nan, 0.0), (0.5, 0.1), (0.4, 0.3)]  # objective, feature loss
+    runs = [replace(run, objective=total, feature_loss=feature) for total, feature in pairs]
+    monkeypatch.setattr(UnSplit, "runs", lambda self, view: runs)
+    assert UnSplit()(view) is runs[2]
+
+
+def _explained(found: InversionResult, view: View) -> float:
+    """The feature loss, recomputed from what the result holds."""
+    z = view.smashed
+    with torch.no_grad():
+        return ((found.clone(found.inputs) - z).square().mean() / z.var(correction=0)).item()
+
+
+@pytest.mark.parametrize("interrupted_at", [None, 5])
+def test_losses_are_those_of_the_network_and_images_as_returned(
+    monkeypatch: pytest.MonkeyPatch, interrupted_at: int | None
+) -> None:
+    view = _view(_front(), _images(3))
+    if interrupted_at:
+        step, calls = inversion._step, 0
+
+        def interrupted(*arguments: Any) -> None:
+            nonlocal calls
+            calls += 1
+            if calls == interrupted_at:
+                raise KeyboardInterrupt
+            step(*arguments)
+
+        monkeypatch.setattr(inversion, "_step", interrupted)
+    found = UnSplit(steps=24, leak=0.5)(view)  # shorter than the time between two looks at the leak
+    assert found.interrupted == bool(interrupted_at)
+    assert found.feature_loss == pytest.approx(_explained(found, view), rel=1e-4)
+    x, settings = found.inputs, found.settings
+    prior = settings["tv"] * total_variation(x) + settings["l1"] * brightness(x)
+    assert found.objective == pytest.approx(_explained(found, view) + prior.item(), rel=1e-4)
+    assert x.min() >= 0 and x.max() <= 1
+    assert found.snapshots.min() >= 0 and found.snapshots.max() <= 1
+
+
+def test_the_last_steps_settle_without_leak_or_rescaling(monkeypatch: pytest.MonkeyPatch) -> None:
+    slopes: list[float] = []
+    rescaled: list[int] = []
+    leak, expose = Ensemble.leak, unsplit._expose
+
+    def watched_leak(self: Ensemble, slope: float) -> None:
+        slopes.append(slope)
+        leak(self, slope)
+
+    def watched_expose(*arguments: Any) -> None:
+        rescaled.append(len(slopes))
+        expose(*arguments)
+
+    monkeypatch.setattr(Ensemble, "leak", watched_leak)
+    monkeypatch.setattr(unsplit, "_expose", watched_expose)
+    UnSplit(steps=200)(_view(_front(), _images(2)))
+    assert slopes == pytest.approx([0.1, 0.075, 0.05, 0.025, 0, 0, 0, 0, 0])  # each 25 steps, end
+    assert rescaled == [2, 3, 4, 5, 6, 7, 8]  # not at the start; step 175 is before 95%
+    rescaled.clear()
+    slopes.clear()
+    monkeypatch.setattr(unsplit, "EXPOSE_UNTIL", 0.5)
+    UnSplit(steps=200)(_view(_front(), _images(2)))
+    assert rescaled == [2, 3, 4]
+
+
+def test_restarts_stall_one_by_one_and_the_search_waits_for_the_last() -> None:
+    stall = inversion._Stall(100)
+    assert not stall.noticed(0, torch.tensor([1.0, 1.0]))
+    assert not stall.noticed(100, torch.tensor([1.0, 0.5]))
+    assert not stall.noticed(150, torch.tensor([math.nan, 0.4]))
+    assert not stall.noticed(200, torch.tensor([1.0, 0.4]))
+    assert stall.noticed(250, torch.tensor([1.0, 0.4]))
+
+
+def test_groups_and_exposure_exclude_each_other() -> None:
+    with pytest.raises(AttackError, match="exposure=None"):
+        UnSplit(group=2)
 
 
 def test_the_attack_is_deterministic_and_leaves_global_randomness_alone() -> None:
@@ -138,7 +218,7 @@ def test_known_weights_need_the_grant_and_do_not_move_the_network() -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_any_number_of_targets_and_groups(count: int) -> None:
-    found = replace(SHORT, group=2, steps=4)(_view(_front(), _images(count)))
+    found = replace(SHORT, group=2, steps=4, exposure=None)(_view(_front(), _images(count)))
     assert found.inputs.shape == (count, 1, 28, 28)
     assert found.inputs.amin() >= 0 and found.inputs.amax() <= 1
     assert (found.inputs != 0.5).flatten(1).any(1).all(), "a target was forgotten"
@@ -352,9 +432,12 @@ def test_exposure_keeps_what_the_first_layer_computes() -> None:
 
 def test_exposure_leaves_black_images_and_other_first_layers_alone() -> None:
     clones = Ensemble([_front("conv1")])
-    black = torch.zeros(1, 2, 1, 28, 28)
-    unsplit._expose(black, clones, 0.99)
-    assert not black.any() and all(weight.isfinite().all() for weight in clones.weights)
+    before = [weight.clone() for weight in clones.weights]
+    for dark in (torch.zeros(1, 2, 1, 28, 28), -0.5 * _images(2)[None]):
+        kept = dark.clone()
+        unsplit._expose(dark, clones, 0.99)
+        assert torch.equal(dark, kept)
+        assert all(map(torch.equal, clones.weights, before))
     dim = 0.5 * _images(2)[None]
     unsplit._expose(dim, Ensemble([nn.Sequential(nn.Tanh(), nn.Conv2d(1, 2, 3))]), 0.99)
     assert torch.equal(dim, 0.5 * _images(2)[None])
@@ -383,18 +466,6 @@ def test_a_leak_wakes_units_that_are_off_for_every_image() -> None:
     clones.leak(0.0)
     assert torch.equal(clones(images)[0], front(images[0]))
     assert isinstance(clones.member(0)[1], nn.ReLU)
-
-
-def test_of_several_restarts_the_least_objective_is_returned() -> None:
-    attack = UnSplit(steps=60, restarts=4)
-    view = _view(_front(), _images(2))
-    runs = attack.runs(view)
-    assert attack(view).objective == min(run.objective for run in runs)
-    assert len({run.objective for run in runs}) == 4
-    for run in runs:
-        x, settings = run.inputs, run.settings
-        prior = settings["tv"] * total_variation(x) + settings["l1"] * brightness(x)
-        assert run.objective == pytest.approx(run.feature_loss + prior.item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("turns", [None, (1, 1)])

@@ -37,6 +37,7 @@
 # | **may change** | nothing: it follows the protocol to the letter |
 # | **wants** | the images behind $z$ (inversion), and a copy of the client's layers (stealing) |
 # | **knows before** | the architecture of the client's layers: their kinds and sizes, no weights |
+# | **assumes** | that images are smooth, on black, and so exposed that 1% of pixels are white |
 # | **does not need** | any image of its own, labels, gradients, questions to the client |
 # | **simulated here** | both parties in one process; the attack gets the server's view |
 # | **stops working** | when the cut is deep: too few numbers, too many unknown weights |
@@ -88,6 +89,7 @@ device: str = "cpu"  # one of: cpu, cuda
 import copy
 import json
 from dataclasses import replace
+from itertools import combinations
 
 import numpy as np
 import torch
@@ -456,7 +458,8 @@ for step, s in zip(shrunk.snapshot_steps.tolist(), on_the_way, strict=True):
 # attacker may know of images: they are **exposed** to use the whole range from black to white. So
 # every 25 steps the search multiplies all images by one number, such that one pixel in a hundred
 # reaches 1, and divides the first layer by it. By the first ambiguity the smashed data stay as they
-# were, and the priors never win. That is `exposure=0.99`. Here is the default attack without it and
+# were, and the priors never win. That is `exposure=0.99`, a number taken from experience with
+# images, not from these. Here is the default attack without it and
 # with it, at a deeper cut, where fading is quicker.
 
 # %%
@@ -482,11 +485,40 @@ if as_shown:
     assert final_gains["without exposure"] > 1.5 and abs(final_gains["with exposure"] - 1) < 0.1
 
 # %% [markdown]
+# An assumption can be wrong. Let the client photograph in bad light: the same images at **half**
+# the contrast. No pixel is white now, and the attack, at the cut above, does not know it.
+
+# %%
+dim = 0.5 * private.images[:5]
+dim_view = session.observe(dim)
+in_bad_light = {
+    name: metrics.score_images(replace(attack, exposure=exposure)(dim_view).inputs, dim).summary()
+    for name, exposure in {"without exposure": None, "with exposure": 0.99}.items()
+}
+wrong = in_bad_light["with exposure"]
+assert all(np.isfinite(s["mse_median"]) for s in in_bad_light.values())
+print(
+    "in bad light exposure makes the raw MSE worse:",
+    wrong["mse_median"] > in_bad_light["without exposure"]["mse_median"],
+)
+if as_shown:
+    print("the images come out too bright, gain below 0.7:", wrong["gain_median"] < 0.7)
+    print(
+        "their shape is found all the same, aligned MSE below 0.005:",
+        wrong["aligned_mse_median"] < 0.005,
+    )
+    assert wrong["gain_median"] < 0.7 and wrong["aligned_mse_median"] < 0.005
+
+# %% [markdown]
+# The *shape* comes from the smashed data. The *contrast* comes from the assumption. So read a raw
+# MSE as "if images are exposed as assumed", and the aligned MSE for what holds in any light.
+
+# %% [markdown]
 # ## Units that never wake
 #
 # The last trap. A unit of the clone that happens to be off for all guesses, behind a ReLU, passes
 # no gradient: nothing will ever switch it on, and its share of the smashed data stays unexplained.
-# One such unit of six is a feature loss that stops near 0.1. The remedy is to let the clone's ReLUs
+# Its feature loss then stops far above that of other clones. The remedy is to let the clone's ReLUs
 # **leak** at first: $\max(x, 0) + s \min(x, 0)$, where $s$ falls from 0.1 to nothing by half-time.
 # Nobody is asked: it is the attacker's own network.
 
@@ -538,7 +570,7 @@ plots.reconstructions(
 #
 # * the **blank image** and the **mean image**: what somebody scores who saw no smashed data;
 # * **known weights**: the same search with the client's true weights *granted*. What even this
-#   cannot recover was lost in the layers, and not hidden by the weights.
+#   cannot recover is not for want of weights: it was lost in the layers, or takes a better prior.
 #
 # The fourth, the random clone, belongs to stealing and comes below.
 
@@ -606,22 +638,27 @@ for step, images in zip(steps, result.snapshots, strict=True):
 #   says*, mistakes included. A thief wants this one.
 #
 # And two baselines: the victim, and a **random clone** that nobody trained. The server's layers get
-# something right even then.
+# something right even then, now little, now much. So we draw twenty.
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digits depend on the machine
-random_clone = Architecture.of(front, shape).build(seed, "random clone").to(device)
-stolen = metrics.score_clone(result.clone, front, rest, test, random_clone)
+random_clones = [
+    Architecture.of(front, shape).build(seed, f"random clone {number}").to(device)
+    for number in range(20)
+]
+untrained = sorted(metrics.accuracy(nn.Sequential(clone, rest), test) for clone in random_clones)
+stolen = metrics.score_clone(result.clone, front, rest, test, random_clones[0])
 print(stolen)
+print(f"twenty random clones: median {np.median(untrained):.1%}, best {untrained[-1]:.1%}")
 
 # %%
 assert stolen.victim_accuracy == session.accuracy(test)  # the parties themselves say the same
 if as_shown:
     assert stolen.clone_accuracy > 0.9 and stolen.clone_agreement > 0.9
-    assert stolen.random_accuracy < 0.6
+    assert stolen.clone_accuracy > untrained[-1]
     print("clone's accuracy above 90 %:", stolen.clone_accuracy > 0.9)
     print("it agrees with the victim on more than 90 %:", stolen.clone_agreement > 0.9)
-    print("a random clone's accuracy is below 60 %:", stolen.random_accuracy < 0.6)
+    print("better than the best of twenty random clones:", stolen.clone_accuracy > untrained[-1])
 
 # %% [markdown]
 # **A trap.** The published code scores the clone with its operands swapped: it puts the *victim's
@@ -704,11 +741,14 @@ studies = {name: recording(f"inversion_{name}") for name in ("digits", "mnist")}
 for facts, _, _ in studies.values():
     scores, mean_scores = facts["metrics"], facts["baselines"]["mean_image"]
     victims = facts["settings"]["victims"]
-    agreed = 0
+    agreed = in_order = pairs = 0
     for victim in range(victims):
         of_victim = [run for run in facts["runs"] if run["victim"] == victim]
         chosen = min(of_victim, key=lambda run: run["objective"])
         agreed += chosen["mse_median"] == min(run["mse_median"] for run in of_victim)
+        for one, two in combinations(of_victim, 2):
+            apart = (one["objective"] - two["objective"]) * (one["mse_median"] - two["mse_median"])
+            in_order, pairs = in_order + (apart > 0), pairs + 1
     print(f"recorded with: {facts['command']}")
     print(
         f"  raw MSE: median {scores['raw_mse']['median']:.4f}, worst image "
@@ -717,9 +757,12 @@ for facts, _, _ in studies.values():
     clone, victim = scores["clone_accuracy"], scores["victim_accuracy"]
     print(
         f"  accuracy of the clones: median {clone['median']:.1%}, worst {clone['worst']:.1%}; "
-        f"of the victims: median {victim['median']:.1%}"
+        f"of the victims: median {victim['median']:.1%}; "
+        f"of random clients: median {scores['random_accuracy']['median']:.1%}, "
+        f"best {scores['random_accuracy']['best']:.1%}"
     )
     print(f"  the least objective had the least raw MSE for {agreed} of {victims} victims")
+    print(f"  pairs of clones that objective and raw MSE put in one order: {in_order} of {pairs}")
 
 # %%
 facts, truth, inputs = studies["mnist"]
@@ -730,7 +773,8 @@ plots.reconstructions(truth, {"MNIST, median run": middle, "MNIST, worst run": l
 # %% [markdown]
 # MNIST is harder than the digits: its strokes are thin and its pixels are real. Still every stroke
 # is where it belongs, in the median run and, with more noise, in the worst of the nine. And read
-# the last lines of the two studies together: the objective does not rank good runs.
+# the last lines of the two studies together: where runs differ, as on MNIST, the objective ranks
+# them fairly well; among equals its choice says little.
 
 # %% [markdown]
 # ## Inside the training
@@ -827,7 +871,7 @@ for step, (truth, run) in loot.items():
 
 # %% [markdown]
 # The client need not even be trained: at the first batch its weights are random, and the attack
-# works as well. It inverts *layers*, not knowledge.
+# works, too. It inverts *layers*, not knowledge.
 #
 # Could the client have noticed? All that a client ever receives is messages. So compare them: a
 # **digest** (SHA-256) of each message to the client, in order. Equal digests mean equal messages in
@@ -919,6 +963,8 @@ if as_shown:
 # * **The digits are easy.** They are 8 by 8 pixels, enlarged: 64 true unknowns, not as many as
 #   there are pixels. The failure at depth is milder on them than on other images. Run the lesson
 #   with `dataset="mnist"` before you quote any number from here.
+# * **Contrast is assumed.** Raw MSE and SSIM owe their last factor to `exposure`: on images without
+#   white pixels they are as wrong as that. The digits and MNIST meet the assumption well.
 # * **The priors suit white on black.** The default prefers black backgrounds. On images with light
 #   backgrounds it may find negatives (the column in the report shows them), and a different prior
 #   is needed.

@@ -148,7 +148,7 @@ class InputSearch:
         _check_fit(networks, inputs, targets)
         size = self.group or len(targets)
         groups = list(zip(inputs.split(size, dim=1), targets.split(size), strict=True))
-        trace = _Trace(self.steps * len(groups), self.snapshots)
+        trace = _Trace(self.steps * len(groups), self.snapshots, self.bounded)
         interrupted = False
         with bar(None, "inverting", total=trace.total) as progress:
             try:
@@ -158,6 +158,9 @@ class InputSearch:
                         progress.update()
             except KeyboardInterrupt:
                 interrupted = True
+        if self.bounded:
+            inputs.clamp_(0, 1)
+        networks.leak(0.0)
         trace.snapshot(inputs)
         explained = self._differentiate(inputs, targets, self._scale(targets), networks, [])
         common: dict[str, Any] = {
@@ -318,27 +321,31 @@ def _step(optimizers: Sequence[Adam], rate: float) -> None:
 
 
 class _Stall:
-    """Notices when the feature loss has not improved by 1% for `patience` steps."""
+    """Notices when no network's feature loss has improved by 1% for `patience` steps."""
 
     def __init__(self, patience: int | None) -> None:
         self.patience = patience
-        self.best = math.inf
-        self.since = 0
+        self.best: list[float] = []
+        self.since: list[int] = []
 
     def noticed(self, step: int, feature_losses: Tensor) -> bool:
         if self.patience is None:
             return False
-        feature_loss = feature_losses.mean().item()
-        if feature_loss < 0.99 * self.best:
-            self.best, self.since = feature_loss, step
-        return step - self.since >= self.patience
+        losses = feature_losses.tolist()
+        self.best = self.best or [math.inf] * len(losses)
+        self.since = self.since or [step] * len(losses)
+        for member, loss in enumerate(losses):
+            if loss < 0.99 * self.best[member]:
+                self.best[member], self.since[member] = loss, step
+        return all(step - since >= self.patience for since in self.since)
 
 
 class _Trace:
     """Losses and snapshots on the way. They stay on the device until the search is over."""
 
-    def __init__(self, total: int, snapshots: int) -> None:
+    def __init__(self, total: int, snapshots: int, bounded: bool) -> None:
         self.total = total
+        self._bounded = bounded
         self._record_every = max(1, total // RECORDS)
         self._snapshot_every = max(1, total // snapshots)
         self.step = 0
@@ -357,7 +364,8 @@ class _Trace:
         self.step += 1
 
     def snapshot(self, inputs: Tensor) -> None:
-        self._snapshots.append(inputs.detach().clone())
+        images = inputs.detach()
+        self._snapshots.append(images.clamp(0, 1) if self._bounded else images.clone())
         self._snapshot_steps.append(self.step)
 
     def of(self, member: int) -> dict[str, Any]:

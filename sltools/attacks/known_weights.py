@@ -12,9 +12,9 @@ from sltools.view import View
 class KnownWeightsInversion(InputSearch):
     """Search the inputs under the client's true network, which the view must grant.
 
-    What it cannot recover even with many steps was lost by the layers, not hidden by the weights.
-    True weights leave little to the priors, so they are weak. Needs the grant "client_model";
-    raises NotObservable without it.
+    What it cannot recover even with many steps, these priors cannot recover from these layers; a
+    better prior may. True weights leave little to the priors, so they are weak. Needs the grant
+    "client_model"; raises NotObservable without it.
     """
 
     tv: float = 0.01

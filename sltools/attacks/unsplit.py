@@ -1,8 +1,10 @@
 """Attack 1 of the paper: recover the inputs and a copy of the client from smashed data alone."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.optim import Adam
 
@@ -19,6 +21,7 @@ from sltools.view import View
 
 EXPOSE_EVERY = 25  # steps between two rescalings
 EXPOSE_UNTIL = 0.95  # of the steps: the rest settles
+DARK = 0.2
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,9 @@ class UnSplit(InputSearch):
     Two traps are sprung on the way. Darker images and a clone of larger weights explain the smashed
     data just as well and please the priors more, so that contrast would fade for ever: now and then
     the images are rescaled until the share `exposure` of all pixels is below 1, and the clone's
-    first weights to match (None: never). And a unit of the clone that is off for all images has no
+    first weights to match (None: never). That is an assumption on how images are exposed: where it
+    is wrong, so is the contrast. It needs a first layer that is a Conv2d or Linear, or does
+    nothing. And a unit of the clone that is off for all images has no
     gradient to switch it on again: its ReLUs pass negative inputs times `leak`, which falls to zero
     by half-time.
     """
@@ -55,6 +60,11 @@ class UnSplit(InputSearch):
         if self.exposure is not None and not 0 < self.exposure <= 1:
             raise AttackError(
                 f"exposure, a share of pixels, must be in (0, 1], not {self.exposure}"
+            )
+        if self.group is not None and self.exposure is not None:
+            raise AttackError(
+                "groups share a clone, and rescaling it for one spoils the others: give "
+                "exposure=None with a group"
             )
         if self.alternate is not None:
             _check_alternate(self.alternate)
@@ -95,7 +105,7 @@ class UnSplit(InputSearch):
 
     def __call__(self, view: View) -> InversionResult:
         """Attack what `view` shows. Ctrl-C returns the partial result, marked `interrupted`."""
-        return min(self.runs(view), key=lambda result: result.objective)
+        return min(self.runs(view), key=_objective)
 
     def runs(self, view: View) -> list[InversionResult]:
         """Attack what `view` shows and return the result of every restart."""
@@ -125,16 +135,23 @@ class UnSplit(InputSearch):
         return [*super()._optimizers(inputs, networks), clone]
 
 
+def _objective(result: InversionResult) -> float:
+    """What the attacker ranks runs by; one that diverged comes last."""
+    return math.inf if math.isnan(result.objective) else result.objective
+
+
 def _expose(inputs: Tensor, networks: Ensemble, share: float) -> None:
     """Rescale the images of each network (E, N, C, H, W) to use [0, 1], and its weights to match.
 
-    What the first layer computes stays the same. Images that are all but black are left alone.
+    What the first layer computes stays the same. Images that are all but black, as a negative
+    may be, are left alone: there is no contrast to restore.
     """
     weights = networks.first_weights()
     if weights is None:
         return
     ordered = inputs.flatten(1).sort(dim=1).values  # torch.quantile takes no more than 16 million
-    white = ordered[:, int(share * (ordered.shape[1] - 1))].clamp(min=0.2)
+    white = ordered[:, int(share * (ordered.shape[1] - 1))]
+    white = torch.where(white < DARK, 1.0, white)
     inputs.div_(white.view(-1, 1, 1, 1, 1))
     weights.detach().mul_(white.view(-1, *[1] * (weights.ndim - 1)))
 
