@@ -1034,4 +1034,4 @@ if as_shown:
 #   Learning*, CCS 2021. [arXiv 2012.02670](https://arxiv.org/abs/2012.02670). The best known attack
 #   by a malicious server.
 #
-# **Next:** [lesson 07](07_label_inference.ipynb), on the labels that a client keeps to itself.
+# **Next:** [lesson 05](05_how_deep.ipynb), on what a deeper cut protects, and what it does not.
