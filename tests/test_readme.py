@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmarks import reproduce
 from sltools import lessons
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,3 +50,8 @@ def test_the_results_are_the_recorded_ones(column: int, dataset: str) -> None:
 def test_linked_files_exist() -> None:
     for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", README):
         assert (ROOT / target).exists(), target
+
+
+def test_the_table_of_depths_is_that_of_the_record() -> None:
+    rows = reproduce.read(lessons.course() / "results" / reproduce.FILE)
+    assert reproduce.table(rows) in README

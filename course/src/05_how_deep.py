@@ -36,6 +36,7 @@
 # | **may change** | nothing: it follows the protocol |
 # | **wants** | the images behind $z$, and a working copy of the client's layers |
 # | **knows before** | the architecture of the client's layers, so also where the cut is |
+# | **assumes** | that images are smooth, on black, and so exposed that 1% of pixels are white |
 # | **does not need** | the weights, any image of its own, labels, gradients |
 # | **simulated here** | both parties in one process; the attack gets the server's view |
 # | **stops working** | behind dense layers, as the study below shows; we ask why |
