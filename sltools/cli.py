@@ -1,4 +1,4 @@
-"""The command line: `sltools lab`, `doctor`, `run` and `attack`. It only calls the rest."""
+"""The command line, `sltools lab`, `check`, `doctor`, `run`, `attack`: it only calls the rest."""
 
 import json
 import sys
@@ -52,12 +52,28 @@ def lab(
     folder: Annotated[Path, typer.Argument(help="Where your copy of the course lives.")] = Path(
         "my-course"
     ),
+    solutions: Annotated[
+        bool, typer.Option("--with-solutions", help="Copy the solved exercises too.")
+    ] = False,
 ) -> None:
     """Copy the course into FOLDER and open JupyterLab on it; more options go to JupyterLab."""
     from sltools import lessons
 
-    print(lessons.copy_course(folder))
+    print(lessons.copy_course(folder, solutions))
     lessons.open_lab(folder, context.args)
+
+
+@app.command()
+def check(
+    topic: Annotated[str | None, typer.Argument(help="A topic, for example 04.")] = None,
+    folder: Annotated[Path, typer.Option(help="Your copy, unless you are in it.")] = Path(
+        "my-course"
+    ),
+) -> None:
+    """Show how far you are with the exercises; the file is kept on this machine only."""
+    from sltools.exercises import record
+
+    print(record.table(topic, record.file() or folder / record.NAME))
 
 
 @app.command()

@@ -27,3 +27,7 @@ class AttackError(SltoolsError):
 
 class LessonError(SltoolsError):
     """A lesson or one of its parameters does not exist, or a lesson failed to run."""
+
+
+class ExerciseError(SltoolsError):
+    """A task or a submission does not exist or cannot be handled as asked."""

@@ -19,9 +19,9 @@ CELL_TIMEOUT = 3600.0  # seconds; a headless run always has a limit, for a widge
 START = "course/00_start_here.ipynb"
 
 _PACKAGE = Path(__file__).resolve().parent
-_SHIPPED = ("course",)  # the folders a learner gets a copy of
+_SHIPPED = ("course", "exercises")  # the folders a learner gets a copy of
 _PRIVATE = {"src", "__pycache__", ".ipynb_checkpoints"}
-_MANIFEST = ".sltools-course.json"
+MANIFEST = ".sltools-course.json"
 _TYPES: dict[str, tuple[type, ...]] = {
     "str": (str,),
     "int": (int,),
@@ -322,12 +322,12 @@ class CopyReport:
         return "\n".join(lines)
 
 
-def copy_course(destination: Path) -> CopyReport:
+def copy_course(destination: Path, solutions: bool = False) -> CopyReport:
     """Copy the course into `destination`, or bring an earlier copy there up to date.
 
-    An edited file is never overwritten. What was copied is remembered by its hash in a manifest, so
-    that an untouched file can be told from an edited one. Raises LessonError if `destination`
-    cannot be written.
+    Lessons and exercises, and the `solutions` if asked for. An edited file is never overwritten.
+    What was copied is remembered by its hash in a manifest, so that an untouched file can be told
+    from an edited one. Raises LessonError if `destination` cannot be written.
     """
     root = _material()
     folder = destination.expanduser().absolute()
@@ -338,11 +338,11 @@ def copy_course(destination: Path) -> CopyReport:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         manifest = _read_manifest(folder)
-        for source in _shipped(root):
+        for source in _shipped(root, (*_SHIPPED, "solutions") if solutions else _SHIPPED):
             outcome, name = _bring(source, source.relative_to(root).as_posix(), folder, manifest)
             if outcome:
                 report[outcome].append(name)
-        _write(folder / _MANIFEST, json.dumps(manifest, indent=1).encode())
+        _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
     except OSError as error:
         raise LessonError(
             f"cannot copy the course to {folder} ({error.strerror}: {error.filename}); "
@@ -351,8 +351,8 @@ def copy_course(destination: Path) -> CopyReport:
     return CopyReport(folder, **{outcome: tuple(names) for outcome, names in report.items()})
 
 
-def _shipped(root: Path) -> Iterator[Path]:
-    for part in _SHIPPED:
+def _shipped(root: Path, parts: Sequence[str]) -> Iterator[Path]:
+    for part in parts:
         for path in sorted((root / part).rglob("*")):
             names = path.relative_to(root).parts
             if path.is_file() and not _PRIVATE & set(names) and not path.name.startswith("."):
@@ -389,7 +389,7 @@ def _name_beside(name: str) -> str:
 def _read_manifest(folder: Path) -> dict[str, str]:
     """Return the hash of each file as shipped; if unreadable, every file counts as edited."""
     try:
-        manifest = json.loads((folder / _MANIFEST).read_text(encoding="utf-8"))
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
     except (FileNotFoundError, ValueError):
         return {}
     return manifest if isinstance(manifest, dict) else {}

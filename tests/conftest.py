@@ -53,7 +53,7 @@ def _built_course(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "src").mkdir(parents=True)
     (folder / "src" / "03_little.py").write_text(LESSON, encoding="utf-8")
     (folder / "src" / "04_next.py").write_text("# %% [markdown]\n# # Next", encoding="utf-8")
-    assert notebooks.main(["--course", str(folder)]) == 0
+    assert notebooks.main(["--folder", str(folder)]) == 0
     (folder / "written.txt").unlink()
     return folder
 

@@ -36,7 +36,7 @@ def test_a_notebook_keeps_its_tags_and_facts_and_no_pairing(little_course: Path)
 
 
 def test_check_accepts_what_build_made(little_course: Path) -> None:
-    assert notebooks.main(["--course", str(little_course), "--check"]) == 0
+    assert notebooks.main(["--folder", str(little_course), "--check"]) == 0
 
 
 @pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def test_check_says_what_differs(
     text = script.read_text()
     assert old in text
     script.write_text(text.replace(old, new))
-    assert notebooks.main(["--course", str(little_course), "--check"]) == 1
+    assert notebooks.main(["--folder", str(little_course), "--check"]) == 1
     printed = capsys.readouterr().out
     assert difference in printed
     assert printed.count("03_little.ipynb: ") == printed.count("\n")
@@ -79,7 +79,7 @@ def test_new_prose_keeps_the_outputs(
     before = nbformat.read(path, as_version=4)
     script = little_course / "src" / "03_little.py"
     script.write_text(script.read_text().replace("# # A little lesson", "# # A better title"))
-    assert notebooks.main(["--course", str(little_course)]) == 0
+    assert notebooks.main(["--folder", str(little_course)]) == 0
     after = nbformat.read(path, as_version=4)
     assert after.cells[2] == before.cells[2] and after.cells[2].outputs
     assert after.metadata.sltools.title == "A better title"
@@ -90,7 +90,7 @@ def test_new_prose_keeps_the_outputs(
 def test_new_code_is_executed(little_course: Path) -> None:
     script = little_course / "src" / "03_little.py"
     script.write_text(script.read_text().replace("seed + 1", "seed + 40"))
-    assert notebooks.main(["--course", str(little_course)]) == 0
+    assert notebooks.main(["--folder", str(little_course)]) == 0
     notebook = nbformat.read(little_course / "03_little.ipynb", as_version=4)
     assert notebook.cells[2].outputs[0].text == "digits quick 40 0.5 False\n"
     assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2, 3]
@@ -102,7 +102,7 @@ def test_a_failing_lesson_is_not_written(
     before = (little_course / "03_little.ipynb").read_bytes()
     script = little_course / "src" / "03_little.py"
     script.write_text(script.read_text().replace("seed: int = 0", "seed: int = 7"))
-    assert notebooks.main(["--course", str(little_course)]) == 1
+    assert notebooks.main(["--folder", str(little_course)]) == 1
     assert "seven is too much" in capsys.readouterr().out
     assert (little_course / "03_little.ipynb").read_bytes() == before
 
@@ -115,7 +115,7 @@ def test_a_script_without_a_title_is_refused(tmp_path: Path) -> None:
 
 def test_an_unknown_name_is_refused(little_course: Path) -> None:
     with pytest.raises(SystemExit):
-        notebooks.main(["--course", str(little_course), "05_none"])
+        notebooks.main(["--folder", str(little_course), "05_none"])
 
 
 def test_clean_leaves_what_a_reader_can_see() -> None:

@@ -1,12 +1,18 @@
-"""Build the lessons: percent scripts course/src/NN_name.py -> notebooks course/NN_name.ipynb.
+"""Build the notebooks from percent scripts.
 
-    python -m tools.notebooks              build what changed; run a lesson only if its code changed
-    python -m tools.notebooks 04_name ...  build and run these lessons
-    python -m tools.notebooks --all        build and run every lesson, as after a change in sltools
+    course/src/NN_name.py     -> course/NN_name.ipynb, executed
+    solutions/src/NN_name.py  -> solutions/NN_name.ipynb, executed, and exercises/NN_name.ipynb,
+                                 where each solution is a stub and nothing was run
+
+    python -m tools.notebooks              build what changed; run a notebook if its code changed
+    python -m tools.notebooks 04_name ...  build and run the lessons and solutions of these names
+    python -m tools.notebooks --all        build and run everything, as after a change in sltools
     python -m tools.notebooks --check      run nothing; say where notebooks and sources disagree
 
 A script's header may hold `jupyter: sltools: {minutes: 40}`; number and title are read off the file
-name and the first heading.
+name and the first heading. What stands between `### BEGIN SOLUTION` and `### END SOLUTION` becomes
+`raise NotImplementedError` in the exercise, or, if the first line between them is
+`# stub: answer = ...`, that text. `{{task 04.tv}}` becomes the heading of that task.
 """
 
 import argparse
@@ -26,14 +32,22 @@ from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from nbformat import NotebookNode
 
 from sltools.doctor import calibrate
+from sltools.exercises import find
 from sltools.lessons import headless_kernel
 
-COURSE = Path(__file__).resolve().parents[1] / "course"
+ROOT = Path(__file__).resolve().parents[1]
+COURSE, SOLUTIONS = ROOT / "course", ROOT / "solutions"
 CELL_TIMEOUT = 600  # seconds
 MEASURED = ("seconds", "calibration")  # facts of a notebook that its source does not give
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PRIVATE_PATH = re.compile(r"(?<![\w.:/])/(home|Users|root|tmp|opt|usr|var)/|[A-Z]:\\\\")
 KERNELSPEC = {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"}
+TASK = re.compile(r"\{\{task ([\w.]+)\}\}")
+SOLUTION = re.compile(
+    r"^(?P<indent>[ ]*)### BEGIN SOLUTION\n(?:[ ]*# stub: (?P<stub>.*)\n)?.*?### END SOLUTION$",
+    re.M | re.S,
+)
+STUB = 'raise NotImplementedError("your code here")'
 LANGUAGE = {"file_extension": ".py", "mimetype": "text/x-python", "name": "python"}
 
 
@@ -41,11 +55,18 @@ class BuildError(Exception):
     """A notebook cannot be built from its source."""
 
 
-def generate(script: Path) -> NotebookNode:
-    """Turn a percent script into a notebook without outputs, always the same one."""
+def generate(script: Path, exercise: bool = False) -> NotebookNode:
+    """Turn a percent script into a notebook without outputs, always the same one.
+
+    With `exercise`, every solution in it is replaced by its stub.
+    """
     notebook = jupytext.read(script)
     seen: Counter[str] = Counter()
     for cell in notebook.cells:
+        if cell.cell_type == "markdown":
+            cell.source = TASK.sub(_heading, cell.source)
+        else:
+            cell.source = _stubbed(cell.source) if exercise else _solved(cell.source)
         key = f"{script.stem}/{cell.cell_type}/{cell.source}"
         seen[key] += 1
         cell.id = hashlib.sha256(f"{key}/{seen[key]}".encode()).hexdigest()[:12]
@@ -61,6 +82,20 @@ def generate(script: Path) -> NotebookNode:
     )
     notebook.nbformat, notebook.nbformat_minor = 4, 5
     return nbformat.from_dict(notebook)
+
+
+def _heading(match: re.Match[str]) -> str:
+    """Return what stands above a task: its title, and what it takes and gives."""
+    task = find(match[1])
+    return f"## Task {task.key}: {task.title}\n\n*{task.header()}*"
+
+
+def _stubbed(source: str) -> str:
+    return SOLUTION.sub(lambda found: found["indent"] + (found["stub"] or STUB), source)
+
+
+def _solved(source: str) -> str:
+    return re.sub(r"^ *# stub: .*\n", "", source, flags=re.M)
 
 
 def execute(notebook: NotebookNode, folder: Path) -> None:
@@ -97,7 +132,7 @@ def clean(notebook: NotebookNode) -> None:
             texts = [output.get("text", ""), *output.get("traceback", [])]
             texts += [value for kind, value in data.items() if not kind.startswith("image/")]
             found = PRIVATE_PATH.search(json.dumps(texts))
-            if found or str(COURSE.parent) in json.dumps(texts):
+            if found or str(ROOT) in json.dumps(texts):
                 raise BuildError(f"an absolute path is printed by the cell\n{cell.source}")
 
 
@@ -114,8 +149,11 @@ def merge_streams(outputs: list[NotebookNode]) -> list[NotebookNode]:
 
 
 def build(script: Path, force: bool) -> str:
-    """Build one notebook beside the folder of its script and return what was done."""
-    target = notebook_of(script)
+    """Build the notebooks of one script and return what was done."""
+    target, *stubs = notebooks_of(script)
+    for path in stubs:
+        path.parent.mkdir(exist_ok=True)
+        nbformat.write(generate(script, exercise=True), path)
     notebook = generate(script)
     old = nbformat.read(target, as_version=4) if target.exists() else None
     if old and not force and same_code(old, notebook):
@@ -134,32 +172,43 @@ def build(script: Path, force: bool) -> str:
     return done
 
 
-def differences(course: Path) -> list[str]:
-    """List where the notebooks of `course` and their scripts disagree, outputs left aside."""
-    scripts = {script.stem: script for script in course.glob("src/*.py")}
-    notebooks = {path.stem: path for path in course.glob("*.ipynb")}
-    found = [f"{name}.ipynb has no source in src/" for name in notebooks if name not in scripts]
-    for name, script in sorted(scripts.items()):
-        if name not in notebooks:
-            found.append(f"src/{name}.py has not been built")
-            continue
-        new, old = generate(script), nbformat.read(notebooks[name], as_version=4)
-        for fact in MEASURED:
-            old.metadata.get("sltools", {}).pop(fact, None)
-        if new.metadata != old.metadata:
-            found.append(f"{name}.ipynb: its metadata differ from its source")
-        if len(new.cells) != len(old.cells):
-            found.append(f"{name}.ipynb: {len(old.cells)} cells, its source {len(new.cells)}")
-        for position, (cell, built) in enumerate(zip(new.cells, old.cells, strict=False)):
-            for field in ("cell_type", "source", "metadata", "id"):
-                if cell[field] != built.get(field):
-                    found.append(f"{name}.ipynb: cell {position} differs in its {field}")
+def differences(folder: Path) -> list[str]:
+    """List where the notebooks of a folder and their scripts disagree, outputs left aside."""
+    scripts = sorted(folder.glob("src/*.py"))
+    wanted = {path: script for script in scripts for path in notebooks_of(script)}
+    there = {
+        path for known in {folder, *(p.parent for p in wanted)} for path in known.glob("*.ipynb")
+    }
+    found = [f"{path.name} has no source in src/" for path in sorted(there - set(wanted))]
+    for path, script in wanted.items():
+        if path in there:
+            found += _disagreements(path, generate(script, exercise=path.parent != folder))
+        else:
+            found.append(f"src/{script.name} has not been built")
     return found
 
 
-def notebook_of(script: Path) -> Path:
-    """Return the path of the notebook that `script` is the source of."""
-    return script.parents[1] / f"{script.stem}.ipynb"
+def _disagreements(path: Path, new: NotebookNode) -> list[str]:
+    """List where the notebook in `path` is not the `new` one, outputs left aside."""
+    old, found = nbformat.read(path, as_version=4), []
+    for fact in MEASURED:
+        old.metadata.get("sltools", {}).pop(fact, None)
+    if new.metadata != old.metadata:
+        found.append(f"{path.name}: its metadata differ from its source")
+    if len(new.cells) != len(old.cells):
+        found.append(f"{path.name}: {len(old.cells)} cells, its source {len(new.cells)}")
+    for position, (cell, built) in enumerate(zip(new.cells, old.cells, strict=False)):
+        for field in ("cell_type", "source", "metadata", "id"):
+            if cell[field] != built.get(field):
+                found.append(f"{path.name}: cell {position} differs in its {field}")
+    return found
+
+
+def notebooks_of(script: Path) -> list[Path]:
+    """Return the paths of the notebooks that `script` is the source of; the first is executed."""
+    folder = script.parents[1]
+    folders = [folder] if folder.name != SOLUTIONS.name else [folder, folder.parent / "exercises"]
+    return [place / f"{script.stem}.ipynb" for place in folders]
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
@@ -182,22 +231,26 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", help="lessons to build and run, such as 04_name")
     parser.add_argument("--all", action="store_true", help="build and run every lesson")
     parser.add_argument("--check", action="store_true", help="run nothing, compare only")
-    parser.add_argument("--course", type=Path, default=COURSE, help="the folder of the lessons")
+    parser.add_argument("--folder", type=Path, help="only the notebooks of this folder's src/")
     options = parser.parse_args(arguments)
+    folders = [options.folder] if options.folder else [COURSE, SOLUTIONS]
 
     if options.check:
-        found = differences(options.course)
+        found = [difference for folder in folders for difference in differences(folder)]
         print("\n".join(found) or "notebooks and sources agree")
         return 1 if found else 0
 
     names = [Path(name).stem for name in options.names]
-    scripts = {script.stem: script for script in sorted(options.course.glob("src/*.py"))}
-    if unknown := set(names) - set(scripts):
-        parser.error(f"no source for {', '.join(unknown)}; there are: {', '.join(scripts)}")
-    for name in names or scripts:
-        print(f"{name}: ", end="", flush=True)
+    scripts = [script for folder in folders for script in sorted(folder.glob("src/*.py"))]
+    known = {script.stem for script in scripts}
+    if unknown := set(names) - known:
+        parser.error(f"no source for {', '.join(unknown)}; there are: {', '.join(sorted(known))}")
+    for script in scripts:
+        if names and script.stem not in names:
+            continue
+        print(f"{script.parents[1].name}/{script.stem}: ", end="", flush=True)
         try:
-            print(build(scripts[name], force=options.all or name in names))
+            print(build(script, force=options.all or bool(names)))
         except BuildError as error:
             print(f"FAILED\n{error}")
             return 1

@@ -1,0 +1,164 @@
+"""From an answer to a verdict: not attempted, wrong, error or right."""
+
+import copy
+import html
+import linecache
+import traceback
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sltools import seeds
+from sltools.exercises.task import Answer, Task, Wrong
+
+OUTCOMES = ("not attempted", "wrong", "error", "right")
+MARKS = {"not attempted": "○", "wrong": "✗", "error": "!", "right": "✓"}  # never colour alone
+COLOURS = {"not attempted": "#595959", "wrong": "#a34700", "error": "#a34700", "right": "#00603f"}
+HOME_SEEDS = range(1, 1000)
+LIBRARY = Path(seeds.__file__).parent
+PLAIN = (str, bool, int, float, type(None))
+
+
+class NotAttempted(Exception):
+    """The answer is still the stub."""
+
+
+class AnswerFailed(Exception):
+    """The answer itself raised an exception; the text says which, and in what line."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a check found. `share`, 0 to 1, of the task's points is earned."""
+
+    task: Task
+    outcome: str
+    message: str
+    share: float
+
+    @property
+    def points(self) -> float:
+        """The points earned."""
+        return self.share * self.task.points
+
+    def __bool__(self) -> bool:
+        return self.outcome == "right"
+
+    def __repr__(self) -> str:
+        return f"{self._title()}\n{self.message}"
+
+    def _title(self) -> str:
+        earned = f", {self.points:g} of {self.task.points} points" if self.share else ""
+        return f"{MARKS[self.outcome]} {self.task.key}: {self.outcome}{earned}"
+
+    def _repr_html_(self) -> str:
+        style = f"border-left: 4px solid {COLOURS[self.outcome]}; padding: 2px 0 2px 10px"
+        message = html.escape(self.message).replace("\n", "<br>")
+        return f'<div style="{style}"><b>{html.escape(self._title())}</b><br>{message}</div>'
+
+
+def judge(task: Task, answer: Answer, seeds_of_data: Iterable[int] | None = None) -> Verdict:
+    """Judge `answer` on `task.trials` seeds, by default those used at home; the worst counts."""
+    remark = None
+    for seed, _ in zip(seeds_of_data or HOME_SEEDS, range(task.trials), strict=False):
+        try:
+            remark = task.judge(answer, seed)
+        except NotAttempted:
+            return Verdict(task, "not attempted", f"Write `{task.answer}` first.", 0.0)
+        except Wrong as wrong:
+            return Verdict(task, "wrong", wrong.reason, wrong.share)
+        except AnswerFailed as failed:
+            return Verdict(task, "error", str(failed), 0.0)
+    return Verdict(task, "right", "\n".join(filter(None, [task.meaning, remark])), 1.0)
+
+
+class LocalAnswer:
+    """An answer in this process: the object that the learner passed to `check`."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def __call__(self, *arguments: Any) -> Any:
+        if self._answer is ... or self._answer is None:
+            raise NotAttempted
+        if not callable(self._answer):
+            raise Wrong(f"a function is asked for, not {type(self._answer).__name__}.")
+        return call(self._answer, arguments)
+
+    @property
+    def value(self) -> Any:
+        if self._answer is ... or self._answer is None:
+            raise NotAttempted
+        if callable(self._answer):
+            raise Wrong("a value is asked for, not a function: call it.")
+        return plain(self._answer)
+
+
+def call(function: Any, arguments: Iterable[Any]) -> Any:
+    """Call an answer with copies of `arguments` and return what it returns, made plain.
+
+    torch's global random state is fixed for the call and restored after it. Raises NotAttempted if
+    the function is a stub, AnswerFailed if it raises.
+    """
+    with seeds.scope(0, "answer"):
+        try:
+            returned = function(*copy.deepcopy(tuple(arguments)))
+        except NotImplementedError as error:
+            if _is_stub(function, error):
+                raise NotAttempted from None
+            raise AnswerFailed(_explain(error)) from None
+        except Exception as error:
+            raise AnswerFailed(_explain(error)) from None
+    return plain(returned)
+
+
+def plain(value: Any) -> Any:
+    """Return `value` as tensors on the CPU, numbers, texts, lists and dictionaries.
+
+    Raises Wrong for anything else: an object of a class of one's own could equal everything.
+    """
+    if isinstance(value, Tensor):
+        return torch.Tensor.detach(value).cpu().clone()
+    if isinstance(value, np.ndarray | np.generic):
+        return torch.as_tensor(np.array(value))
+    if type(value) in PLAIN:
+        return value
+    if isinstance(value, list | tuple):
+        return [plain(part) for part in value]
+    if isinstance(value, Mapping):
+        return {str(name): plain(part) for name, part in value.items()}
+    raise Wrong(
+        f"the answer holds an object of type {type(value).__name__}; give tensors, numbers, texts, "
+        "and lists or dictionaries of them."
+    )
+
+
+def _is_stub(function: Any, error: NotImplementedError) -> bool:
+    """Say whether `error` was raised by the answer itself, and not in something that it calls."""
+    frames = traceback.extract_tb(error.__traceback__)
+    code = function.__code__ if isinstance(function, FunctionType) else None
+    return code is not None and (frames[-1].filename, frames[-1].name) == (
+        code.co_filename,
+        code.co_name,
+    )
+
+
+def _explain(error: Exception) -> str:
+    """Say what was raised, and at which line of the learner's own code."""
+    text = f"{type(error).__name__}: {error}".strip().rstrip(".")
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if _is_learners(frame.filename) and frame.lineno is not None:
+            line = linecache.getline(frame.filename, frame.lineno).strip()
+            return f"{text}.\nIn line {frame.lineno} of your cell, in {frame.name}: {line}"
+    return f"{text}.\nIs it called with the arguments that the task names?"
+
+
+def _is_learners(filename: str) -> bool:
+    """Say whether a frame is from a notebook's cell (or a test), not from an installed package."""
+    return "site-packages" not in filename and not Path(filename).is_relative_to(LIBRARY)

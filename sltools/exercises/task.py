@@ -1,0 +1,182 @@
+"""What a task is, and how its check says what is wrong with an answer."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from sltools.errors import ExerciseError
+
+KINDS = ("implement", "predict", "flaw", "challenge")
+
+
+class Answer(Protocol):
+    """A learner's answer as a check sees it, at home or through the grader's pipe.
+
+    What comes back is plain: tensors on the CPU, numbers, texts, and lists and dictionaries of
+    them. The arguments are copied, so an answer may write on them.
+    """
+
+    def __call__(self, *arguments: Any) -> Any:
+        """Call the answer, a function."""
+
+    @property
+    def value(self) -> Any:
+        """Return the answer itself, if it is no function."""
+
+
+class Wrong(Exception):
+    """A check's verdict: wrong, for this `reason`; `share` of the points is earned all the same."""
+
+    def __init__(self, reason: str, share: float = 0.0) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.share = share
+
+
+Judge = Callable[[Answer, int], str | None]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task of an exercise.
+
+    `judge(answer, seed)` draws its own data from `seed`, computes what is right, and returns, if it
+    likes with a remark, or raises `Wrong`. It runs on `trials` seeds. `answer` is the name that the
+    answer has in the notebook. `difficulty` goes from 1 to 5, `minutes` are a learner's. `meaning`
+    is told when the answer is right: what it bought the attacker, or saved the evaluator from.
+    """
+
+    key: str
+    answer: str
+    title: str
+    kind: str
+    minutes: int
+    difficulty: int
+    points: int
+    purpose: str
+    hints: tuple[str, ...]
+    meaning: str
+    judge: Judge
+    trials: int = 3
+
+    @property
+    def topic(self) -> str:
+        """The number of its lesson, as "04"."""
+        return self.key.partition(".")[0]
+
+    def header(self) -> str:
+        """The line above the task in the notebook."""
+        return (
+            f"{self.kind} · {self.minutes} minutes · difficulty {self.difficulty} of 5 · "
+            f"{self.points} points · {self.purpose}"
+        )
+
+
+_TASKS: dict[str, Task] = {}
+
+
+def task(key: str, **facts: Any) -> Callable[[Judge], Judge]:
+    """Register the decorated function as the judge of a new task `key`; see `Task`."""
+
+    def register(judge: Judge) -> Judge:
+        made = Task(key=key, judge=judge, **facts)
+        if key in _TASKS or made.kind not in KINDS or not 1 <= made.difficulty <= 5:
+            raise ExerciseError(
+                f"task {key} is there already, or its kind or difficulty is unknown"
+            )
+        _TASKS[key] = made
+        return judge
+
+    return register
+
+
+def tasks(topic: str | None = None) -> list[Task]:
+    """List all tasks, or those of a topic ("04"), in the order of their notebooks."""
+    return [made for made in _TASKS.values() if topic in (None, made.topic)]
+
+
+def find(key: str) -> Task:
+    """Return the task `key`; raise ExerciseError, with the known ones, if there is none."""
+    if key not in _TASKS:
+        raise ExerciseError(f"there is no task {key!r}; there are: {', '.join(_TASKS)}")
+    return _TASKS[key]
+
+
+# ---- what judges say with ------------------------------------------------------------------------
+
+
+def tensor(value: Any, shape: Sequence[int], what: str = "the result") -> Tensor:
+    """Return `value` as a float32 tensor, or raise Wrong if it is none of this shape or not finite.
+
+    A number stands for a tensor of shape ().
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        value = torch.tensor(float(value))
+    if not isinstance(value, Tensor):
+        raise Wrong(f"{what} must be a tensor of shape {tuple(shape)}, not {_name(value)}.")
+    if value.shape != torch.Size(shape):
+        raise Wrong(f"{what} must have shape {tuple(shape)}, yours has {tuple(value.shape)}.")
+    if not value.isfinite().all():
+        raise Wrong(f"{what} contains NaN or infinite values.")
+    return value.float()
+
+
+def number(value: Any, what: str = "the result") -> float:
+    """Return `value` as a finite float, or raise Wrong."""
+    if isinstance(value, Tensor) and value.numel() == 1:
+        value = value.item()
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise Wrong(f"{what} must be a finite number, not {_name(value)}.")
+    return float(value)
+
+
+def close(got: Tensor, right: Tensor, tolerance: float = 1e-3) -> bool:
+    """Say whether two tensors of one shape are equal up to `tolerance` of the larger one's RMS."""
+    size = max(_rms(got), _rms(right), 1e-12)
+    return _rms(got - right) <= tolerance * size
+
+
+def compare(
+    got: Tensor,
+    right: Tensor,
+    mistakes: Mapping[str, Tensor],
+    what: str = "the result",
+    tolerance: float = 1e-3,
+) -> None:
+    """Raise Wrong unless `got` is `right`.
+
+    `mistakes` maps a reason to what one gets by making that mistake: an answer equal to one of
+    these is told that reason. A mistake that happens to give the right result is none.
+    """
+    if close(got, right, tolerance):
+        return
+    for reason, value in mistakes.items():
+        if value.shape == got.shape and close(got, value, tolerance):
+            raise Wrong(reason)
+    raise Wrong(f"{what} is off: {_beside(got, right)}.")
+
+
+def _beside(got: Tensor, right: Tensor) -> str:
+    if right.numel() == 1:
+        return f"yours is {got.item():.4g}, expected {right.item():.4g}"
+    place = int((got - right).abs().flatten().argmax())
+    return (
+        f"at the worst of its {right.numel():,} places yours is {got.flatten()[place]:.4g}, "
+        f"expected {right.flatten()[place]:.4g}"
+    )
+
+
+def _rms(value: Tensor) -> float:
+    return value.double().square().mean().sqrt().item() if value.numel() else 0.0
+
+
+def _name(value: Any) -> str:
+    if value is None:
+        return "None (is there a `return`?)"
+    if isinstance(value, Tensor):
+        return f"a tensor of shape {tuple(value.shape)}"
+    return f"{value!r}" if isinstance(value, (int, float, bool)) else f"a {type(value).__name__}"

@@ -1,0 +1,237 @@
+"""Every check is proven: right answers pass, wrong ones are told why, a stub is not attempted."""
+
+from functools import cache
+from pathlib import Path
+from types import FunctionType
+from typing import Any
+
+import nbformat
+import pytest
+
+from sltools import exercises
+from sltools.exercises import Task, judging
+from sltools.exercises.judging import LocalAnswer
+from sltools.lessons import headless_kernel
+from tests import bank
+from tools import notebooks
+
+PROOFS = bank.proofs()
+ROOT = notebooks.ROOT
+SOLUTIONS = sorted(notebooks.SOLUTIONS.glob("*.ipynb"))
+HIDDEN = range(7000, 7003)
+QUICK = [task for task in exercises.tasks() if task.kind != "challenge"]
+CHALLENGES = [task for task in exercises.tasks() if task.kind == "challenge"]
+every_task = pytest.mark.parametrize("task", QUICK, ids=lambda task: task.key)
+every_challenge = pytest.mark.parametrize("task", CHALLENGES, ids=lambda task: task.key)
+
+
+def test_no_task_is_without_proof() -> None:
+    wanting = {
+        task.key: proof and (len(proof.wrong), len(proof.right))
+        for task in exercises.tasks()
+        if not (proof := PROOFS.get(task.key)) or len(proof.wrong) < 4 or len(proof.right) < 3
+    }
+    assert wanting == {}
+
+
+def _told(task: Task) -> dict[str, str]:
+    """Return what each wrong answer in the bank is told; each must be wrong or fail."""
+    told = {}
+    for name, answer in PROOFS[task.key].wrong.items():
+        verdict = judging.judge(task, LocalAnswer(answer), HIDDEN)
+        assert verdict.outcome in ("wrong", "error"), f"{name}: {verdict}"
+        assert verdict.share < 1
+        told[name] = verdict.message
+    return told
+
+
+def _prove_wrong(task: Task) -> None:
+    told = _told(task)
+    assert len(set(told.values())) == len(told), f"two mistakes are told the same: {told}"
+    assert not [name for name, text in told.items() if " is off: " in text], told
+
+
+@every_task
+def test_every_wrong_answer_is_told_its_own_reason(task: Task) -> None:
+    _prove_wrong(task)
+
+
+@every_task
+def test_right_answers_in_other_words_pass_on_hidden_seeds(task: Task) -> None:
+    proof = PROOFS[task.key]
+    for answer in [*proof.right, _solution(task)]:
+        for seed in proof.seeds:
+            verdict = judging.judge(task, LocalAnswer(answer), [seed])
+            assert verdict, f"seed {seed}: {verdict}"
+
+
+@pytest.mark.slow
+@every_challenge
+def test_a_challenge_is_proven(task: Task) -> None:
+    _prove_wrong(task)
+    proof = PROOFS[task.key]
+    for answer in [*proof.right, _solution(task)]:
+        for seed in proof.seeds:
+            verdict = judging.judge(task, LocalAnswer(answer), [seed])
+            assert verdict, f"seed {seed}: {verdict}"
+
+
+@pytest.mark.notebooks
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_an_untouched_exercise_runs_and_attempts_nothing(path: Path, tmp_path: Path) -> None:
+    from nbclient import NotebookClient
+
+    notebook = nbformat.read(ROOT / "exercises" / path.name, as_version=4)
+    NotebookClient(
+        notebook,
+        timeout=120,
+        kernel_manager_class=headless_kernel(),
+        resources={"metadata": {"path": str(tmp_path)}},
+    ).execute()
+    printed = [
+        output.get("data", {}).get("text/plain", "")
+        for cell in notebook.cells
+        for output in cell.get("outputs", [])
+    ]
+    for task in exercises.tasks(path.name[:2]):
+        assert any(f"○ {task.key}: not attempted" in text for text in printed), task.key
+    assert not list(tmp_path.iterdir()), "running an exercise outside a course copy left a file"
+
+
+@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+def test_a_notebook_asks_for_every_task_of_its_topic_once(path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    code = "\n".join(cell.source for cell in notebook.cells if cell.cell_type == "code")
+    text = "\n".join(cell.source for cell in notebook.cells)
+    topic = exercises.tasks(path.name[:2])
+    assert 4 <= len(topic) <= 7
+    for task in topic:
+        assert code.count(f'check("{task.key}", {task.answer})') == 1
+        assert text.count(f"## Task {task.key}: ") == 1
+        assert text.count(f'hint("{task.key}")') == 1
+    assert f'quiz("{path.name[:2]}")' in code
+
+
+@cache
+def _namespace(path: Path) -> dict[str, Any]:
+    """Run the cells of a solution that define its answers, and nothing that checks them."""
+    namespace: dict[str, Any] = {}
+    for cell in notebooks.code_cells(nbformat.read(path, as_version=4)):
+        lines = cell.source.splitlines()
+        kept = [line for line in lines if not line.startswith(("check(", "quiz(", "progress("))]
+        exec(compile("\n".join(kept), path.name, "exec"), namespace)
+    return namespace
+
+
+def _solution(task: Task) -> Any:
+    path = next(path for path in SOLUTIONS if path.name.startswith(task.topic))
+    return _namespace(path)[task.answer]
+
+
+# ---- verdicts ------------------------------------------------------------------------------------
+
+
+def test_an_error_names_the_line_of_the_learner() -> None:
+    def total_variation(images: Any) -> Any:
+        wrong = images.missing
+        return wrong
+
+    verdict = exercises.check("04.tv", total_variation)
+    assert verdict.outcome == "error"
+    assert "wrong = images.missing" in verdict.message and "AttributeError" in verdict.message
+
+
+@pytest.mark.parametrize("stub", [..., None])
+def test_a_placeholder_is_not_attempted(stub: Any) -> None:
+    assert exercises.check("04.tv", stub).outcome == "not attempted"
+
+
+def test_not_implemented_deeper_down_is_an_error() -> None:
+    def helper() -> None:
+        raise NotImplementedError
+
+    assert exercises.check("04.tv", lambda images: helper()).outcome == "error"
+
+
+def test_an_object_equal_to_everything_is_wrong() -> None:
+    class Equal:
+        def __eq__(self, other: object) -> bool:
+            return True
+
+        __hash__ = None  # type: ignore[assignment]
+
+    verdict = exercises.check("04.tv", lambda images: Equal())
+    assert verdict.outcome == "wrong" and "Equal" in verdict.message
+
+
+def test_an_answer_may_write_on_its_arguments() -> None:
+    def total_variation(images: Any) -> Any:
+        value = images.diff(dim=2).square().mean() + images.diff(dim=3).square().mean()
+        images.zero_()
+        return value
+
+    assert exercises.check("04.tv", total_variation)
+
+
+def test_a_verdict_is_shown_by_more_than_colour() -> None:
+    html = exercises.check("04.tv", ...)._repr_html_()
+    assert "○ 04.tv: not attempted" in html
+    assert isinstance(_solution(exercises.find("04.tv")), FunctionType)
+
+
+def test_an_unknown_task_is_refused() -> None:
+    from sltools.errors import ExerciseError
+
+    for call in (lambda: exercises.check("99.x", 1), lambda: exercises.hint("99.x")):
+        with pytest.raises(ExerciseError, match="there are: "):
+            call()
+    with pytest.raises(ExerciseError, match="no quiz"):
+        exercises.quiz("99")
+
+
+# ---- hints, progress, quiz -----------------------------------------------------------------------
+
+
+def test_hints_come_one_after_another(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("SLTOOLS_PROGRESS", str(tmp_path / "p.json"))
+    texts = exercises.find("04.step").hints
+    for number in (1, 2, 3, 3):
+        exercises.hint("04.step")
+        printed = capsys.readouterr().out
+        assert [text in printed for text in texts] == [place < number for place in range(3)]
+
+
+def test_progress_keeps_the_best_and_counts_attempts(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "p.json"
+    monkeypatch.setenv("SLTOOLS_PROGRESS", str(path))
+    right = PROOFS["04.tv"].right[0]
+    for answer in (lambda images: 0.0, right, lambda images: 0.0):
+        exercises.check("04.tv", answer)
+    exercises.progress("04")
+    printed = capsys.readouterr().out
+    assert "✓ 04.tv" in printed and "3 tries" in printed and "2 of 22 points" in printed
+    assert [p.name for p in tmp_path.iterdir()] == ["p.json"]
+
+
+def test_damaged_progress_is_set_aside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    path = tmp_path / "p.json"
+    path.write_text("{broken")
+    monkeypatch.setenv("SLTOOLS_PROGRESS", str(path))
+    exercises.check("04.tv", lambda images: 0.0)
+    assert sorted(p.read_text() for p in tmp_path.glob("*damaged*")) == ["{broken"]
+    assert '"attempts": 1' in path.read_text()
+
+
+def test_a_quiz_reads_without_a_browser_and_unfolds_in_one() -> None:
+    shown = exercises.quiz("04")
+    html, text = shown._repr_html_(), repr(shown)
+    assert html.count("<details>") == html.count("</details>") == html.count("<summary>")
+    for question in shown.questions:
+        assert sum(right for _, right, _ in question.options) == 1
+        assert question.text in text
+    assert text.index("Answers:") > text.index(shown.questions[-1].text)
+    assert "<script" not in html
