@@ -109,6 +109,36 @@ def run(
     print(lessons.run(found, values, output, timeout, progress=True))
 
 
+@app.command()
+def sweep(
+    lesson: Annotated[str, typer.Argument(help="A lesson's number or name, for example 04.")],
+    parameters: Annotated[
+        list[str], typer.Option("-p", "--parameter", help="NAME=VALUE,VALUE, as often as needed.")
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for sweep.csv and the executed notebooks.")],
+    jobs: Annotated[int, typer.Option(min=1, help="Processes at the same time.")] = 1,
+    scheduler: Annotated[
+        str | None, typer.Option(help="A Dask scheduler, tcp://HOST:PORT, to work on its workers.")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds for each cell.")] = 3600,
+) -> None:
+    """Run LESSON with every combination of values, into one CSV; goes on where it was stopped."""
+    from sltools import lessons
+    from sltools import sweep as sweeping
+
+    found = lessons.find(lesson)
+    grid = {
+        name: [found.parameter(name).parse(value) for value in values.split(",")]
+        for name, values in map(_pair, parameters)
+    }
+    rows = sweeping.sweep(found, grid, out, jobs=jobs, scheduler=scheduler, timeout=timeout)
+    failed = sum(row["status"] != sweeping.DONE for row in rows)
+    print(f"{out / sweeping.FILE}: {len(rows)} runs")
+    if failed:
+        print(f"{failed} of {len(rows)} failed: see the column `error`, and run the command again")
+        raise typer.Exit(1)
+
+
 @attack.command()
 def inversion(
     dataset: DataSet = "digits",

@@ -1,0 +1,181 @@
+"""A grid of a lesson's parameters, each run through papermill in a process of its own, in one CSV.
+
+A lesson offers its numbers in a dictionary called `result`. A sweep can be stopped and goes on
+where it was; what failed is tried again.
+"""
+
+import csv
+import hashlib
+import io
+import itertools
+import json
+import multiprocessing
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import nbformat
+
+from sltools import lessons
+from sltools.errors import LessonError
+from sltools.lessons import Lesson
+from sltools.progress import bar
+
+FILE = "sweep.csv"
+FACTS = ("run", "lesson", "status", "seconds", "error")
+DONE = "done"
+PATIENCE = 10.0  # seconds to wait for a Dask scheduler
+PROBE = """\
+# What the sweep keeps of this run.
+import json
+print(json.dumps({name: float(value) for name, value in globals().get("result", {}).items()}))"""
+
+Row = dict[str, str]
+
+
+def sweep(
+    lesson: Lesson,
+    grid: Mapping[str, Sequence[Any]],
+    folder: Path,
+    *,
+    jobs: int = 1,
+    scheduler: str | None = None,
+    timeout: float = lessons.CELL_TIMEOUT,
+) -> list[Row]:
+    """Run `lesson` with every combination of `grid` and return the rows of `folder`/sweep.csv.
+
+    `jobs` processes work at the same time, or the workers of a Dask `scheduler` (its address); they
+    must see `folder`. The executed notebooks are kept there. `timeout` is in seconds for each cell.
+    Ctrl-C keeps the rows of all runs that ended. Raises LessonError for a parameter or value that
+    the lesson does not take, a folder of another sweep, and a scheduler that cannot be reached.
+    """
+    folder = folder.expanduser().absolute()
+    settings = [_all_parameters(lesson, values) for values in _combinations(lesson, grid)]
+    table = _Table(folder, lesson)
+    missing = [values for values in settings if not table.has(values)]
+    probed = _with_probe(lesson, folder)
+    with _executor(jobs, scheduler) as executor:
+        futures = {
+            executor.submit(_run, probed, values, folder, table.name(values), timeout): values
+            for values in missing
+        }
+        try:
+            for future in bar(as_completed(futures), "sweeping", total=len(futures)):
+                table.add(futures[future], future.result())
+        except KeyboardInterrupt:
+            executor.shutdown(wait=False, cancel_futures=True)
+            raise
+    return table.rows()
+
+
+def _combinations(lesson: Lesson, grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
+    checked = [[lesson.parameter(name).check(v) for v in values] for name, values in grid.items()]
+    for values in itertools.product(*checked):
+        yield dict(zip(grid, values, strict=True))
+
+
+def _all_parameters(lesson: Lesson, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `values` with the defaults of the others, so that every row tells all its settings."""
+    return {parameter.name: parameter.default for parameter in lesson.parameters} | dict(values)
+
+
+def _with_probe(lesson: Lesson, folder: Path) -> Lesson:
+    """Copy the lesson to `folder`, with a last cell that prints what the sweep wants to know."""
+    notebook = nbformat.read(lesson.path, as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell(PROBE))
+    nbformat.write(notebook, folder / lesson.path.name)
+    return replace(lesson, path=folder / lesson.path.name)
+
+
+def _run(lesson: Lesson, values: dict[str, Any], folder: Path, name: str, timeout: float) -> Row:
+    """Run one combination and return what the CSV says of it; a lesson that fails is a row too."""
+    start = time.monotonic()
+    output = folder / f"{name}.ipynb"
+    output.unlink(missing_ok=True)  # of an earlier attempt, which failed or was interrupted
+    facts = {"status": DONE, "error": ""}
+    numbers: dict[str, float] = {}
+    try:
+        lessons.run(lesson, values, output, timeout)
+        numbers = _printed(output)
+    except LessonError as error:
+        facts = {"status": "failed", "error": str(error)}
+    facts["seconds"] = f"{time.monotonic() - start:.1f}"
+    return facts | {key: f"{value:.6g}" for key, value in numbers.items()}
+
+
+def _printed(executed: Path) -> dict[str, float]:
+    """Read what the probe printed."""
+    last = json.loads(executed.read_text(encoding="utf-8"))["cells"][-1]
+    text = "".join("".join(output.get("text", "")) for output in last["outputs"])
+    numbers: dict[str, float] = json.loads(text.splitlines()[-1])
+    return numbers
+
+
+class _Table:
+    """The rows of a sweep, by the name of their run; written anew, in one step, at every change."""
+
+    def __init__(self, folder: Path, lesson: Lesson) -> None:
+        self._path = folder / FILE
+        self._release = hashlib.sha256(lesson.path.read_bytes()).hexdigest()
+        self._lesson = lesson
+        self._rows: dict[str, Row] = {}
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if self._path.exists():
+                text = self._path.read_text(encoding="utf-8")
+                self._rows = {row["run"]: row for row in csv.DictReader(io.StringIO(text))}
+        except (OSError, KeyError) as error:
+            raise LessonError(
+                f"{self._path} is no sweep that can be continued ({error!r}); name another folder"
+            ) from None
+        if other := {row["lesson"] for row in self._rows.values()} - {lesson.name}:
+            raise LessonError(f"{folder} holds a sweep of {other.pop()}; name another folder")
+
+    def name(self, values: Mapping[str, Any]) -> str:
+        """Name a run by its settings and by the lesson's content: a new release runs anew."""
+        text = json.dumps([self._release, values], sort_keys=True)
+        return f"{self._lesson.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+    def has(self, values: Mapping[str, Any]) -> bool:
+        return self._rows.get(self.name(values), {}).get("status") == DONE
+
+    def add(self, values: Mapping[str, Any], facts: Row) -> None:
+        run = self.name(values)
+        row = {"run": run, "lesson": self._lesson.name} | {k: str(v) for k, v in values.items()}
+        self._rows[run] = row | facts
+        rows = self.rows()
+        found = {column for row in rows for column in row}
+        settings = [parameter.name for parameter in self._lesson.parameters]
+        columns = [*FACTS[:2], *settings, *FACTS[2:]]
+        part = self._path.with_suffix(".part")
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, [*columns, *sorted(found - set(columns))], restval="")
+            writer.writeheader()
+            writer.writerows(rows)
+        part.replace(self._path)
+
+    def rows(self) -> list[Row]:
+        return list(self._rows.values())
+
+
+@contextmanager
+def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
+    if scheduler is None:
+        # Not forked: a fork of a process with threads, as torch's are, can hang.
+        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
+            yield pool
+        return
+    try:
+        from distributed import Client
+    except ImportError:
+        raise LessonError('a scheduler needs Dask: pip install "sltools[sweep]"') from None
+    try:
+        client = Client(scheduler, timeout=PATIENCE)
+    except (OSError, ValueError) as error:
+        raise LessonError(f"there is no Dask scheduler at {scheduler}: {error}") from None
+    with client:
+        yield client.get_executor()
