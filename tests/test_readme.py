@@ -55,3 +55,17 @@ def test_linked_files_exist() -> None:
 def test_the_table_of_depths_is_that_of_the_record() -> None:
     rows = reproduce.read(lessons.course() / "results" / reproduce.FILE)
     assert reproduce.table(rows) in README
+
+
+def test_the_time_to_quality_is_the_recorded_one() -> None:
+    record = lessons.course() / "results" / "speed_mnist.json"
+    facts = json.loads(record.read_text(encoding="utf-8"))
+    assert facts["reached"]
+    prose = " ".join(README.split())
+    ratio = {name: f"{value:,.0f}" for name, value in facts["ratio"].items()}
+    assert f"**{ratio['median']} times sooner** [{ratio['least']}, {ratio['greatest']}]" in prose
+    assert f"would take {facts['published_seconds']:.0f} s" in prose
+    assert f"an aligned MSE of {facts['goal']['aligned_mse']:.4f}" in prose
+    assert f"a clone of {facts['goal']['clone_accuracy']:.1%}" in prose
+    assert f"in the median of nine clones, after {facts['steps']} steps" in prose
+    assert len(facts["runs"]) == 9 and facts["targets"] == 3

@@ -208,7 +208,7 @@ from sltools.attacks import UnSplit
 
 def attack(view) -> Tensor:
     ### BEGIN SOLUTION
-    return UnSplit(steps=1500, restarts=3)(view).inputs
+    return UnSplit(steps=700, restarts=4)(view).inputs
     ### END SOLUTION
 
 

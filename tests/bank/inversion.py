@@ -154,19 +154,17 @@ def _stretched(inputs):
     return (inputs - low) / (high - low)
 
 
-def longer(view):
-    return UnSplit(steps=3000, seed=4)(view).inputs
+def many_short(view):
+    return UnSplit(steps=500, restarts=6, seed=1)(view).inputs
 
 
-def restarted(view):
-    runs = UnSplit(steps=1200, restarts=5, seed=9).runs(view)
+def chosen_by_hand(view):
+    runs = UnSplit(steps=700, restarts=4, seed=9).runs(view)
     return min(runs, key=lambda run: run.objective).inputs
 
 
-def averaged(view):
-    runs = UnSplit(steps=1500, restarts=4, seed=2, tv=0.7).runs(view)
-    best = sorted(runs, key=lambda run: run.feature_loss + run.objective)[0]
-    return best.inputs
+def smoother(view):
+    return UnSplit(steps=700, restarts=4, seed=2, tv=0.7)(view).inputs
 
 
 def mean_image(view):
@@ -271,7 +269,7 @@ PROOFS = {
             "runs the default for a moment": lambda view: UnSplit(steps=100)(view).inputs,
             "returns one image": lambda view: UnSplit(steps=50)(view).inputs[0],
         },
-        right=[longer, restarted, averaged],
-        seeds=range(5000, 5002),  # each takes half a minute
+        right=[many_short, chosen_by_hand, smoother],
+        seeds=range(5000, 5001),  # each takes a quarter of a minute
     ),
 }
