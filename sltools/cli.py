@@ -11,6 +11,8 @@ import typer
 from sltools import storage
 from sltools.errors import SltoolsError
 
+INTERRUPTED = 130  # as shells have it for Ctrl-C
+
 app = typer.Typer(
     help="Attack split learning: the course and its tools.",
     no_args_is_help=True,
@@ -38,6 +40,8 @@ class Setting(StrEnum):
     wire = "wire"
 
 
+Salt = Annotated[Path, typer.Option(help="File of the course's secret; keep it to yourself.")]
+Topic = Annotated[str, typer.Option(help="A topic, for example 04.")]
 Seed = Annotated[int, typer.Option(help="Changes victims, clones and data order together.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 Victims = Annotated[int, typer.Option(min=1, help="Victims to attack, of different seeds.")]
@@ -139,6 +143,32 @@ def sweep(
         raise typer.Exit(1)
 
 
+@app.command()
+def grade(
+    submissions: Annotated[Path, typer.Argument(help="Folder of notebooks, or of folders.")],
+    topic: Topic,
+    salt: Salt,
+    out: Annotated[Path, typer.Option(help="Folder for scores and feedback pages.")],
+    challenges: Annotated[
+        bool, typer.Option(help="Judge the challenges too, which take a minute each.")
+    ] = True,
+    jobs: Annotated[int | None, typer.Option(min=1, help="Default: one for each core.")] = None,
+    isolation: Annotated[
+        bool, typer.Option(help="Refuse to run submissions that cannot be isolated.")
+    ] = True,
+) -> None:
+    """Grade SUBMISSIONS with fresh data into scores.csv, scores.json and feedback pages."""
+    from sltools.grading import grade as grading
+    from sltools.grading import sandbox, secrets
+
+    plan = grading.HomeTasks(secrets.read_or_make(salt), topic, challenges)
+    box = sandbox.Sandbox(isolation, hidden=(str(salt.expanduser().resolve()),))
+    if not isolation:
+        print(f"warning: {sandbox.UNSAFE}", file=sys.stderr)
+    results = grading.grade(submissions, out, plan, box, jobs)
+    print(f"{out / 'scores.csv'}: {grading.summary(results)}")
+
+
 @attack.command()
 def inversion(
     dataset: DataSet = "digits",
@@ -201,6 +231,8 @@ def _report(outcome: Any, as_json: bool, save: Path | None) -> None:
     if save is not None:
         outcome.save(save)
     print(json.dumps(outcome.facts, indent=1) if as_json else outcome)
+    if outcome.facts["interrupted"]:
+        raise typer.Exit(INTERRUPTED)
 
 
 def _pair(text: str) -> tuple[str, str]:

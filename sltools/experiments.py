@@ -83,7 +83,7 @@ class Outcome:
         lines = [f"{self.facts['attack']}: {len(self.facts['runs'])} runs, "]
         lines[0] += f"{self.facts['seconds']:.0f} s"
         if self.facts["interrupted"]:
-            lines.append("  INTERRUPTED: only what was done is reported")
+            lines.append(f"  INTERRUPTED, this is the outcome of {self.facts['done']}")
         lines += [f"  knows  {name}" for name in self.facts["knowledge"]]
         lines += [_row(name, values) for name, values in self.facts["metrics"].items()]
         for name, values in self.facts["baselines"].items():
@@ -169,6 +169,7 @@ def run_inversion(settings: InversionSettings) -> Outcome:
         "baselines": {name: _image_metrics(scores) for name, scores in baselines.items()},
         "runs": [_run_facts(run) for run in runs],
         "interrupted": len(whole) < settings.victims,
+        "done": _done(len(whole), settings.victims, middle.result),
         **_provenance(start, settings.device),
     }
     arrays = {
@@ -212,6 +213,17 @@ def _attack_victim(
     if ceiling is None or ceiling.interrupted:
         return _Attacked(runs, None)
     return _Attacked(runs, metrics.score_images(ceiling.inputs, truth))
+
+
+def _done(victims: int, planned: int, result: InversionResult) -> str:
+    """Say how far an experiment came; before the end of the first attack, how far that one."""
+    if victims:
+        return f"{victims} of {planned} victims"
+    step = int(result.loss_steps[-1]) if len(result.loss_steps) else 0
+    return (
+        f"an unfinished attack on the first of {planned} victims, stopped after step {step} of "
+        f"{result.settings['steps']}"
+    )
 
 
 def first_targets(dataset: data.Dataset, count: int) -> data.Split:
@@ -346,6 +358,7 @@ def run_labels(settings: LabelSettings) -> Outcome:
         "baselines": _label_metrics(reports, ("chance", "majority", "random_partition"), best=True),
         "runs": [{"seed": seed, **report.as_dict()} for seed, report in scored],
         "interrupted": interrupted,
+        "done": f"{len(found)} of {settings.victims} victims",
         **_provenance(start, settings.device),
     }
     arrays: dict[str, Tensor] = {}

@@ -316,7 +316,7 @@ class CopyReport:
     def __str__(self) -> str:
         lines = [f"{self.folder}: {len(self.added)} files new, {len(self.updated)} updated"]
         if self.kept:
-            lines.append(f"kept as you edited them: {', '.join(self.kept)}")
+            lines.append(f"kept as you saved them: {', '.join(self.kept)}")
         if self.beside:
             lines.append(f"newer release beside your edited file: {', '.join(self.beside)}")
         return "\n".join(lines)

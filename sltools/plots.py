@@ -28,6 +28,7 @@ from sltools.errors import DataError
 
 Numbers = Tensor | np.ndarray | Sequence[float]
 
+LEGEND_WIDTH, HANDLE_WIDTH = 80, 8  # letters that fit above a chart, and a line beside its name
 DPI = 100
 PAGE = 8.2  # inches that pictures of images may take, row labels aside
 MOST_IMAGES, MOST_SNAPSHOTS, MOST_SMASHED = 20, 9, 6
@@ -374,9 +375,10 @@ def _legend(axes: Axes, names: Sequence[str]) -> None:
     """Name the lines above the chart, in the order of `names`."""
     handles, labels = axes.get_legend_handles_labels()
     ordered = [handles[labels.index(name)] for name in names]
+    fitting = LEGEND_WIDTH // (HANDLE_WIDTH + max(map(len, names)))
     axes.legend(
         ordered, names, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2,
-        ncols=4 if len(names) == 4 else 3, handlelength=3,
+        ncols=max(1, min(fitting, 4 if len(names) == 4 else 3)), handlelength=3,
     )  # fmt: skip
 
 

@@ -170,3 +170,19 @@ def test_victims_of_different_user_seeds_never_meet() -> None:
     victims = [run["victim_accuracy"] for o in outcomes for run in o.facts["runs"]]
     assert len(set(victims)) > 1
     assert not torch.equal(outcomes[0].arrays["inputs"], outcomes[1].arrays["inputs"])
+
+
+def test_an_interrupted_attack_says_so_by_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = experiments.run_labels
+
+    def interrupted(settings: experiments.LabelSettings) -> experiments.Outcome:
+        outcome = run(settings)
+        outcome.facts.update(interrupted=True, done="1 of 3 victims")
+        return outcome
+
+    monkeypatch.setattr(experiments, "run_labels", interrupted)
+    options = ("--budget", "tiny", "--setting", "wire", "--targets", "128", "--victims", "1")
+    assert call(monkeypatch, "attack", "labels", *options) == cli.INTERRUPTED
+    assert "INTERRUPTED, this is the outcome of 1 of 3 victims" in capsys.readouterr().out

@@ -32,10 +32,12 @@ def test_the_first_victim_interrupted_in_its_attack_is_reported_as_far_as_it_got
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(inversion, "_step", interrupt(inversion._step, 30))
-    facts = experiments.run_inversion(TINY).facts
+    outcome = experiments.run_inversion(TINY)
+    facts = outcome.facts
     assert facts["interrupted"]
     assert [run["victim"] for run in facts["runs"]] == [0, 0]
     assert "known_weights" not in facts["baselines"]
+    assert "unfinished attack on the first of 2 victims, stopped after step" in str(outcome)
 
 
 def test_a_later_victim_interrupted_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,6 +47,7 @@ def test_a_later_victim_interrupted_is_left_out(monkeypatch: pytest.MonkeyPatch)
     assert facts["interrupted"]
     assert [run["victim"] for run in facts["runs"]] == [0, 0]
     assert "known_weights" in facts["baselines"]
+    assert facts["done"] == "1 of 2 victims"
 
 
 def test_interrupting_the_first_training_leaves_nothing_to_report(

@@ -245,7 +245,7 @@ for item in result.knowledge:
 # (the assumption of the paper, and often true: the server wrote the software). The images are
 # small and simple, the digits even more so than they look: they are images of 8 by 8 pixels,
 # enlarged. And the client had a shallow part of the network and no defence. Change `cut` to
-# "pool2" in the settings, run everything again, and you will see an attack in trouble. Where it
+# "fc1" in the settings, run everything again, and you will see an attack that fails. Where it
 # works and where it does not is what the course is about.
 
 # %% [markdown]
@@ -257,6 +257,8 @@ for item in result.knowledge:
 # * [03 Smashed data](03_smashed_data.ipynb): how much of an image can be seen, at which cut.
 # * [04 Inversion and stealing](04_inversion_and_stealing.ipynb): attack 1, for the private images
 #   and a copy of the client.
+# * [05 How deep?](05_how_deep.ipynb): what a deeper cut protects, and from whom.
+# * [06 Model theft](06_model_theft.ipynb): what the copy is worth to a thief.
 # * [07 Label inference](07_label_inference.ipynb): attack 2, for the labels that a client keeps to
 #   itself.
 #

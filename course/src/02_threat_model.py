@@ -190,7 +190,9 @@ assert answer(views["private training"], "labels") == "-"
 # * `cut_gradients` the server computes itself. They exist in training only.
 # * `model` is the server's own network, not the client's.
 # * `architecture` is the *shape* of the client's network: an assumption, to which we come.
-# * The last three rows never cross the wire.
+# * `head_architecture` is the same for the client's head, if it has one.
+# * The last three rows never cross the wire. (The trained network below the cut is granted under
+#   the name `client_model`, in case you look for it later.)
 #
 # The client, for its part, has its images, its labels, its weights, and what the server sends. A
 # client can attack as well (the server's network, or other clients). This course is about the
@@ -292,9 +294,10 @@ for name, factor in factors.items():
 
 # %% [markdown]
 # Small numbers are of no use to anybody. But a server that can choose what the client learns can
-# choose that $z$ be *easy to read*: this is the attack FSHA. The price is that the replies now
-# differ from honest ones. A client may notice (training stops getting anywhere, or gradients look
-# odd), and detectors such as SplitGuard look for just that.
+# choose that $z$ be *easy to read*: this is the attack FSHA (feature-space hijacking). The price is
+# that the replies now differ from honest ones. A client may notice (training stops getting
+# anywhere, or gradients look odd), and detectors, programs at the client such as SplitGuard, look
+# for just that.
 #
 # | | honest-but-curious | malicious |
 # |---|---|---|
@@ -333,7 +336,8 @@ for name, factor in factors.items():
 # | Liu and Lyu (labels) | honest-but-curious | no | one or a few labelled samples per class |
 # | FSHA | malicious | no | unlabelled, of a similar distribution |
 #
-# No row is "stronger" in every column; so compare numbers only together with these columns.
+# (The names are those of papers; see the further reading.) No row is "stronger" in every column; so
+# compare numbers only together with these columns.
 #
 # Is it fair that UnSplit's server knows the client's **architecture**? It is plausible:
 #

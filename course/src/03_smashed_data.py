@@ -735,9 +735,8 @@ print("three times harder there in the recorded run than above:", ", ".join(hard
 assert "pool2" in harder or not as_shown
 
 # %% [markdown]
-# Each run is measured by its own mean image, for the data sets differ in contrast. As long as there
-# are more equations than pixels, it hardly matters which images they are. Where the equations run
-# out, the data set begins to decide.
+# Each run is measured by its own mean image, for the data sets differ in contrast. Where the
+# equations run out, the data set begins to decide.
 
 # %% [markdown]
 # ## Frank notes

@@ -218,11 +218,11 @@ print(attack)
 short = replace(attack, steps=6, exposure=None, leak=0.0)
 by_hand, _ = invert(view, short)
 by_library = short(view).inputs
-difference = (by_hand - by_library).abs().max().item()
-moved = (by_library - 0.5).abs().max().item()
-print("some pixel has moved by more than 0.1:", moved > 0.1)
-print("by hand and by library differ by less than 0.01 everywhere:", difference < 0.01)
-assert difference < 0.01 < 0.1 < moved
+difference = (by_hand - by_library).abs().mean().item()
+moved = (by_library - 0.5).abs().mean().item()
+print("the pixels have moved by more than 0.05 in the mean:", moved > 0.05)
+print("by hand and by library differ by less than 0.001 in the mean:", difference < 0.001)
+assert difference < 0.001 < 0.05 < moved, f"difference {difference:.4f}, moved {moved:.4f}"
 
 # %% [markdown]
 # ## Alternating or joint?
@@ -349,7 +349,7 @@ plots.reconstructions(private.images.cpu(), {k: v.cpu() for k, v in others.items
 
 # %% [markdown]
 # Four different clients with four different sets of images, and the server receives the same bits
-# but for rounding. (The second row is black because its pixels lie below zero, and a figure cannot
+# but for rounding. (The row of −x is black because its pixels lie below zero, and a figure cannot
 # show darker than black.) **No attack that looks at smashed data alone can tell which client it
 # has.** What decides between them is the prior, and where it starts.
 #
@@ -459,8 +459,8 @@ for step, s in zip(shrunk.snapshot_steps.tolist(), on_the_way, strict=True):
 # every 25 steps the search multiplies all images by one number, such that one pixel in a hundred
 # reaches 1, and divides the first layer by it. By the first ambiguity the smashed data stay as they
 # were, and the priors never win. That is `exposure=0.99`, a number taken from experience with
-# images, not from these. Here is the default attack without it and
-# with it, at a deeper cut, where fading is quicker.
+# images, not from these. Here is the default attack without it and with it, at a deeper cut, where
+# fading is quicker.
 
 # %%
 behind = models.stages(net)[models.stages(net).index(cut) + 1]
@@ -949,7 +949,9 @@ if as_shown:
 
 # %% [markdown]
 # Read the tables with the count of equations in mind. With the settings as shown, behind the last
-# pooling every clone still recovers much of each image, though fewer of its details. Behind a dense
+# pooling every clone still recovers much of each image, though fewer of its details, and though
+# there are more pixels than equations: the digits have fewer details than pixels, and the priors
+# fill in the rest. Behind a dense
 # layer nothing is left in any of them, **while the objective is the least of all**: there are so
 # many unknowns that almost any image can be explained. A low objective is no evidence of success,
 # and objectives of two cuts cannot be compared. Before you choose clones by it, show on data of
@@ -978,7 +980,7 @@ if as_shown:
 #
 # ## Try it
 #
-# * Set `cut = "conv1"`, then "conv2" and "pool2". Where does the attack lose the mean image?
+# * Set `cut = "conv1"`, then "pool2" and "fc1". Where does the mean image beat the attack?
 # * Set `dataset = "fashion_mnist"` (it is downloaded). Which garments come out as negatives?
 # * Invert one image only: `session.observe(private.images[:1])`. Use the count to say, before you
 #   run it, whether one is enough at your cut.
