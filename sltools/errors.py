@@ -31,3 +31,7 @@ class LessonError(SltoolsError):
 
 class ExerciseError(SltoolsError):
     """A task or a submission does not exist or cannot be handled as asked."""
+
+
+class DefenseError(SltoolsError):
+    """A defence was given settings or data it cannot work with."""

@@ -1,0 +1,55 @@
+"""NoPeek: teach the client that its smashed data should not vary with the images."""
+
+from torch import Tensor
+
+from sltools.defenses.outgoing import positive
+from sltools.errors import DefenseError
+
+
+def distance_correlation(x: Tensor, z: Tensor) -> Tensor:
+    """Distance correlation of two batches (B, ...) and (B, ...), 0 to 1: a tensor of shape ().
+
+    0 only for independent variables, in the limit of many samples; a small batch is biased upwards
+    (B = 2 always gives 1, or 0 for constants). Of Euclidean distances, not of their squares, of
+    which the theorem does not speak (Székely et al. 2007). Raises DefenseError for fewer than two
+    samples or batches of different length.
+    """
+    if len(x) != len(z) or len(x) < 2:
+        raise DefenseError(
+            f"distance correlation compares two batches of one length of at least 2, not {len(x)} "
+            f"and {len(z)}"
+        )
+    a, b = _centred(x), _centred(z)
+    covariance, variances = (a * b).mean(), (a * a).mean() * (b * b).mean()
+    # The square root has no slope at 0, where constants are.
+    return (covariance.clamp_min(0) / variances.clamp_min(1e-20).sqrt()).clamp_min(1e-12).sqrt()
+
+
+def _centred(values: Tensor) -> Tensor:
+    """The distances between all samples, less their row and column means, plus the mean."""
+    flat = values.flatten(1)
+    squares = (flat[:, None] - flat[None]).square().sum(2)
+    distances = squares.clamp_min(1e-20).sqrt() * (squares > 0)
+    return distances - distances.mean(0) - distances.mean(1, keepdim=True) + distances.mean()
+
+
+class NoPeek:
+    """A penalty at the cut: `weight` times the distance correlation of images and smashed data.
+
+    (Vepakomma et al. 2020, who weight the two terms α and 1 - α; `weight` is their quotient.)
+    """
+
+    promises = "a small distance correlation on the training images"
+    leaves = "what little variation remains: it can still be enough to recover the image"
+
+    def __init__(self, weight: float) -> None:
+        self.weight = positive("weight", weight)
+
+    def __call__(self, images: Tensor, smashed: Tensor) -> Tensor:
+        """Return the penalty of a batch; one image alone has none."""
+        if len(images) < 2:
+            return 0.0 * smashed.sum()
+        return self.weight * distance_correlation(images, smashed)
+
+    def __repr__(self) -> str:
+        return f"NoPeek(weight={self.weight})"

@@ -1,0 +1,42 @@
+"""Defences of the labels a vanilla client sends."""
+
+import math
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from sltools.defenses.outgoing import Outgoing, positive
+from sltools.errors import DefenseError
+
+
+class RandomisedResponse(Outgoing):
+    """Sends the true label with probability e^ε / (e^ε + K - 1), else one of the K - 1 others.
+
+    Each answer is ε-locally differentially private; n answers about one sample are n·ε. A client
+    that wants to be private once should draw once: `labels` of its training set, before it starts.
+    """
+
+    kind: ClassVar[str] = "labels"
+    promises = "epsilon-local differential privacy of each label, for one answer"
+    leaves = "the images; and the label itself, by majority, if the same sample is answered anew"
+
+    def __init__(self, epsilon: float, classes: int, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.epsilon = positive("epsilon", epsilon)
+        if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
+            raise DefenseError(f"classes must be a whole number of at least 2, not {classes!r}")
+        self.classes = classes
+
+    @property
+    def truth(self) -> float:
+        """The probability of the true label."""
+        return 1 / (1 + (self.classes - 1) * math.exp(-self.epsilon))
+
+    def change(self, tensor: Tensor) -> Tensor:
+        """Return the labels `tensor` (B,), some of them replaced."""
+        lie = torch.rand(tensor.shape, generator=self._generator) >= self.truth
+        shift = torch.randint(1, self.classes, tensor.shape, generator=self._generator)
+        return torch.where(
+            lie.to(tensor.device), (tensor + shift.to(tensor)) % self.classes, tensor
+        )

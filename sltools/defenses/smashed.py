@@ -1,0 +1,133 @@
+"""Defences on the smashed data: noise, local differential privacy, and saying less."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sltools.defenses.outgoing import Outgoing, positive
+from sltools.errors import DefenseError
+
+
+class GaussianNoise(Outgoing):
+    """Adds noise of standard deviation `scale`, in units of the activations, to the smashed data.
+
+    (The extension that UnSplit, section 5, is tested against.)
+    """
+
+    promises = "nothing that can be stated: activations have no bound, so no noise hides them all"
+    leaves = "the same image sent n times: the mean of n messages has noise of scale / sqrt(n)"
+
+    def __init__(self, scale: float, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.scale = positive("scale", scale)
+
+    def change(self, tensor: Tensor) -> Tensor:
+        """Return `tensor` plus noise."""
+        noise = torch.randn(tensor.shape, generator=self._generator)
+        return tensor + self.scale * noise.to(tensor)
+
+
+class LaplaceNoise(Outgoing):
+    """Adds Laplace noise of `scale` b (standard deviation b·sqrt(2)), as Titcombe et al. do.
+
+    (arXiv 2104.05743; they add it to z, without a bound on z.)
+    """
+
+    promises = GaussianNoise.promises
+    leaves = GaussianNoise.leaves
+
+    def __init__(self, scale: float, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.scale = positive("scale", scale)
+
+    def change(self, tensor: Tensor) -> Tensor:
+        """Return `tensor` plus noise."""
+        # The difference of two exponential variables is a Laplace variable.
+        waits = [torch.empty(tensor.shape).exponential_(generator=self._generator) for _ in "ab"]
+        return tensor + self.scale * (waits[0] - waits[1]).to(tensor)
+
+
+class LocalPrivacy(Outgoing):
+    """Local differential privacy of one release: clip each z to norm `clip`, add Gaussian noise.
+
+    Two images' smashed data differ by at most 2·`clip` (replacement), so the noise has standard
+    deviation `multiplier`·2·`clip`. `epsilon` accounts for all releases of one image. Sampling
+    batches amplifies nothing: the server sees who takes part.
+    """
+
+    promises = "(epsilon, delta) for each image against everybody, whatever they know"
+    leaves = "accuracy; and epsilon grows with every epoch in which an image is sent again"
+
+    def __init__(self, clip: float, multiplier: float, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.clip = positive("clip", clip)
+        self.multiplier = positive("multiplier", multiplier)
+
+    def change(self, tensor: Tensor) -> Tensor:
+        """Return `tensor` with each sample clipped, plus noise."""
+        norms = tensor.flatten(1).norm(dim=1).clamp_min(1e-12)
+        shares = (self.clip / norms).clamp_max(1.0).view(-1, *[1] * (tensor.ndim - 1))
+        noise = torch.randn(tensor.shape, generator=self._generator)
+        return tensor * shares + 2 * self.clip * self.multiplier * noise.to(tensor)
+
+    def epsilon(self, releases: int, delta: float = 1e-5) -> float:
+        """Return epsilon after an image was sent `releases` times, by opacus' RDP accountant.
+
+        Raises DefenseError if opacus is not installed.
+        """
+        try:
+            from opacus.accountants import RDPAccountant
+        except ImportError:
+            raise DefenseError('accounting needs opacus: pip install "sltools[defenses]"') from None
+        if not 0 < delta < 1 or releases < 1:
+            raise DefenseError(
+                f"delta must be in (0, 1) and releases at least 1, not {delta} and {releases}"
+            )
+        accountant = RDPAccountant()
+        accountant.history = [(self.multiplier, 1.0, releases)]  # sampled at rate 1: always there
+        return float(accountant.get_epsilon(delta))
+
+
+class Quantisation(Outgoing):
+    """Rounds each activation to one of 2^`bits` levels between the least and greatest of its batch.
+
+    The client's gradient passes as if nothing had been rounded (straight-through).
+    """
+
+    promises = "fewer bits on the wire"
+    leaves = "all that the remaining levels tell; an attacker who knows of it rounds its clone too"
+
+    def __init__(self, bits: int, seed: int = 0) -> None:
+        super().__init__(seed)
+        if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 16:
+            raise DefenseError(f"bits must be a whole number from 1 to 16, not {bits!r}")
+        self.bits = bits
+
+    def change(self, tensor: Tensor) -> Tensor:
+        """Return `tensor` rounded."""
+        values = tensor.detach()
+        low, high = values.min(), values.max()
+        step = ((high - low) / (2**self.bits - 1)).clamp_min(1e-12)
+        rounded = low + ((values - low) / step).round() * step
+        return tensor + (rounded - values)
+
+
+class TopK(Outgoing):
+    """Sends the `share` of each sample's activations that is largest in size, and zeros else."""
+
+    promises = "fewer numbers on the wire"
+    leaves = "the largest activations, which tell most, and where they are"
+
+    def __init__(self, share: float, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.share = positive("share", share)
+        if share > 1:
+            raise DefenseError(f"share must be in (0, 1], not {share}")
+
+    def change(self, tensor: Tensor) -> Tensor:
+        """Return `tensor` with the smaller activations replaced by zero."""
+        sizes = tensor.detach().flatten(1).abs()
+        kept = sizes.topk(math.ceil(self.share * sizes.shape[1]), dim=1).indices
+        mask = torch.zeros_like(sizes).scatter_(1, kept, 1.0)
+        return tensor * mask.view_as(tensor)

@@ -1,0 +1,268 @@
+"""Each defence does what its formula says, inside the protocol and with a client that learns."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from sltools import data, defenses, experiments, metrics, models, protocol, seeds
+from sltools.attacks import UnSplit
+from sltools.data import Split
+from sltools.errors import DefenseError
+
+SENDERS: dict[str, Callable[[int], defenses.Outgoing]] = {
+    "gaussian": lambda seed: defenses.GaussianNoise(0.5, seed=seed),
+    "laplace": lambda seed: defenses.LaplaceNoise(0.5, seed=seed),
+    "private": lambda seed: defenses.LocalPrivacy(1.0, 0.3, seed=seed),
+    "quantised": lambda seed: defenses.Quantisation(2, seed=seed),
+    "top-k": lambda seed: defenses.TopK(0.1, seed=seed),
+}
+every_sender = pytest.mark.parametrize("make", SENDERS.values(), ids=SENDERS)
+
+
+def draw(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(shape, generator=seeds.generator(seed, "test"))
+
+
+def split(count: int = 64) -> Split:
+    images = torch.rand(count, 1, 28, 28, generator=seeds.generator(0, "images"))
+    return Split(images, torch.arange(count) % 10)
+
+
+def session(**options: Any) -> protocol.Session:
+    front, rest = models.cut(models.mnist_net(1), "pool1")
+    client = protocol.Client(front, **options)
+    return protocol.train(client, protocol.Server(rest), split(), epochs=1, record=True)
+
+
+# ---- all that change what is sent ----------------------------------------------------------------
+
+
+@every_sender
+def test_the_server_gets_the_defended_data_and_the_client_still_learns(make: Any) -> None:
+    defended, plain = session(outgoing=make(3)), session()
+    z, z_plain = (s.transcript.view("server").smashed for s in (defended, plain))
+    assert z.shape == z_plain.shape
+    assert not torch.equal(z[:64], z_plain[:64])
+    start = models.cut(models.mnist_net(1), "pool1")[0].state_dict()
+    moved = [not torch.equal(v, start[k]) for k, v in defended.client.front.state_dict().items()]
+    assert all(moved)
+
+
+@every_sender
+def test_a_defence_is_determined_by_its_seed_and_leaves_other_messages_alone(make: Any) -> None:
+    z = draw(5, 3, 4, 4)
+    before = torch.get_rng_state()
+    assert torch.equal(make(1)("smashed", z), make(1)("smashed", z))
+    labels = torch.arange(5)
+    assert make(1)("labels", labels) is labels
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("name", ["gaussian", "laplace", "private"])
+def test_noise_is_fresh_at_every_message_and_other_with_another_seed(name: str) -> None:
+    z, defense = draw(4, 6), SENDERS[name](1)
+    first, second = defense("smashed", z), defense("smashed", z)
+    assert not torch.equal(first, second)
+    assert not torch.equal(first, SENDERS[name](2)("smashed", z))
+
+
+def test_together_applies_all_in_order() -> None:
+    both = defenses.Together(defenses.TopK(0.5), defenses.RandomisedResponse(50.0, classes=10))
+    z, labels = draw(4, 10), torch.arange(4)
+    assert (both("smashed", z) == 0).sum() == 20
+    assert torch.equal(both("labels", labels), labels)
+    assert repr(both) == "Together(TopK(share=0.5), RandomisedResponse(epsilon=50.0, classes=10))"
+
+
+# ---- the mechanisms ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("defense", "deviation", "kurtosis"),
+    [
+        (defenses.GaussianNoise(0.7), 0.7, 3.0),
+        (defenses.LaplaceNoise(0.7), 0.7 * math.sqrt(2), 6.0),
+    ],
+)
+def test_noise_has_its_scale_and_shape(
+    defense: defenses.Outgoing, deviation: float, kurtosis: float
+) -> None:
+    count = 400_000
+    noise = defense("smashed", torch.zeros(count, 1)).flatten().double()
+    assert abs(noise.mean().item()) < 5 * deviation / math.sqrt(count)
+    assert noise.std().item() == pytest.approx(deviation, rel=0.01)
+    fourth = (noise / noise.std()).pow(4).mean().item()
+    assert fourth == pytest.approx(kurtosis, rel=0.05)
+
+
+def test_the_mean_of_repeated_queries_loses_the_noise() -> None:
+    z, defense = draw(2, 500), defenses.GaussianNoise(1.0)
+    one = defense("smashed", z) - z
+    many = torch.stack([defense("smashed", z) for _ in range(100)]).mean(0) - z
+    assert many.std() == pytest.approx(one.std().item() / 10, rel=0.1)
+
+
+@given(st.integers(0, 1000), st.floats(0.1, 10), st.integers(1, 5))
+@settings(max_examples=30, deadline=None)
+def test_clipping_bounds_every_sample_and_spares_the_small(
+    seed: int, clip: float, count: int
+) -> None:
+    z = 3 * draw(count, 2, 3, seed=seed)
+    defense = defenses.LocalPrivacy(clip, 1e-9)
+    sent = defense("smashed", z)
+    norms, before = sent.flatten(1).norm(dim=1), z.flatten(1).norm(dim=1)
+    assert (norms <= clip * 1.0001 + 1e-5).all()
+    small = before <= clip
+    assert torch.allclose(sent[small], z[small], atol=1e-5)
+    shown = nn.functional.cosine_similarity(sent.flatten(1), z.flatten(1))
+    assert (shown > 0.999).all()
+
+
+def test_the_noise_of_local_privacy_is_scaled_to_the_sensitivity() -> None:
+    defense = defenses.LocalPrivacy(clip=0.5, multiplier=3.0)
+    noise = defense("smashed", torch.zeros(1000, 100))
+    assert noise.std().item() == pytest.approx(2 * 0.5 * 3.0, rel=0.02)
+
+
+def test_epsilon_is_that_of_the_gaussian_mechanism() -> None:
+    pytest.importorskip("opacus")
+    defense = defenses.LocalPrivacy(1.0, 5.0)
+    # RDP of n releases at order a is n·a / (2·s²); its best conversion lies below the classic one.
+    classic = math.sqrt(10 / 25 * 2 * math.log(1e5)) + 10 / 50
+    assert 0.5 * classic < defense.epsilon(10) <= classic
+    assert defense.epsilon(1) < defense.epsilon(10) < defense.epsilon(100)
+    assert defenses.LocalPrivacy(9.0, 5.0).epsilon(10) == defense.epsilon(10)
+    with pytest.raises(DefenseError, match="releases"):
+        defense.epsilon(0)
+
+
+@given(st.integers(0, 1000), st.integers(1, 8))
+@settings(max_examples=30, deadline=None)
+def test_quantised_data_have_few_levels_and_are_near(seed: int, bits: int) -> None:
+    z = draw(4, 50, seed=seed)
+    sent = defenses.Quantisation(bits)("smashed", z)
+    step = (z.max() - z.min()) / (2**bits - 1)
+    assert len(sent.mul(1e4).round().unique()) <= 2**bits
+    assert (sent - z).abs().max() <= step / 2 + 1e-5
+
+
+def test_a_constant_can_be_quantised() -> None:
+    assert torch.equal(defenses.Quantisation(1)("smashed", torch.ones(2, 3)), torch.ones(2, 3))
+
+
+def test_top_k_keeps_the_largest_of_each_sample() -> None:
+    z = draw(6, 20)
+    sent = defenses.TopK(0.1)("smashed", z)
+    assert ((sent != 0).sum(1) == 2).all()
+    for row, kept in zip(z, sent, strict=True):
+        assert set(row.abs().topk(2).indices.tolist()) == set(kept.nonzero().flatten().tolist())
+
+
+@pytest.mark.parametrize(("epsilon", "classes"), [(0.5, 2), (2.0, 10)])
+def test_randomised_response_answers_at_its_rates(epsilon: float, classes: int) -> None:
+    defense, count = defenses.RandomisedResponse(epsilon, classes), 200_000
+    sent = defense("labels", torch.zeros(count, dtype=torch.int64))
+    rates = sent.bincount(minlength=classes).double() / count
+    expected = math.exp(epsilon) / (math.exp(epsilon) + classes - 1)
+    assert defense.truth == pytest.approx(expected)
+    tolerance = 5 / math.sqrt(count)
+    assert rates[0].item() == pytest.approx(expected, abs=tolerance)
+    assert (rates[1:] - (1 - expected) / (classes - 1)).abs().max() < tolerance
+    # The promise: no answer is more than e^epsilon times as likely under one label as another.
+    assert (rates[0] / rates[1:]).max() < math.exp(epsilon) * 1.1
+
+
+# ---- NoPeek --------------------------------------------------------------------------------------
+
+
+def test_nopeek_has_the_gradient_it_should_have() -> None:
+    x = draw(5, 3).double()
+    z = draw(5, 4, seed=1).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda z: defenses.NoPeek(0.7)(x, z), z)
+
+
+def test_distance_correlation_knows_copies_and_independence() -> None:
+    x = draw(300, 5)
+    assert defenses.distance_correlation(x, 2 * x + 1).item() == pytest.approx(1, abs=1e-4)
+    rotation, _ = torch.linalg.qr(draw(5, 5, seed=2))
+    assert defenses.distance_correlation(x, x @ rotation).item() == pytest.approx(1, abs=1e-3)
+    square = defenses.distance_correlation(x[:, :1], x[:, :1].square()).item()
+    apart = defenses.distance_correlation(x, draw(300, 5, seed=1)).item()
+    assert apart < 0.4 < square  # Pearson's correlation of the first pair is about 0
+    assert defenses.distance_correlation(x, torch.ones(300, 2)).item() < 1e-3
+
+
+def test_distance_correlation_follows_its_definition() -> None:
+    x, z = draw(6, 2).double(), draw(6, 3, seed=1).double()
+    a, b = (torch.cdist(v, v) for v in (x, z))
+    a, b = (d - d.mean(0) - d.mean(1, keepdim=True) + d.mean() for d in (a, b))
+    expected = ((a * b).mean() / ((a * a).mean() * (b * b).mean()).sqrt()).sqrt()
+    assert defenses.distance_correlation(x, z).item() == pytest.approx(expected.item(), rel=1e-6)
+
+
+def test_nopeek_lowers_the_correlation_in_training() -> None:
+    digits = data.load("digits").train[:300]
+    found = []
+    for options in ({}, {"penalty": defenses.NoPeek(5.0)}):
+        front, rest = models.cut(models.mnist_net(1), "pool2")
+        client = protocol.Client(front, **options)
+        trained = protocol.train(client, protocol.Server(rest), digits, epochs=8, batch_size=32)
+        z = trained.observe(digits.images).smashed
+        found.append(defenses.distance_correlation(digits.images, z).item())
+    assert found[1] < 0.9 * found[0]  # at pool1 it hardly moves: there is too little to learn
+
+
+def test_one_image_alone_has_no_penalty() -> None:
+    assert defenses.NoPeek(1.0)(draw(1, 3), draw(1, 2)).item() == 0
+    with pytest.raises(DefenseError, match="at least 2"):
+        defenses.distance_correlation(draw(1, 3), draw(1, 2))
+
+
+# ---- bad settings --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: defenses.GaussianNoise(0),
+        lambda: defenses.GaussianNoise(math.nan),
+        lambda: defenses.LaplaceNoise(-1),
+        lambda: defenses.LocalPrivacy(True, 1.0),
+        lambda: defenses.Quantisation(0),
+        lambda: defenses.Quantisation(2.5),  # type: ignore[arg-type]
+        lambda: defenses.TopK(1.5),
+        lambda: defenses.RandomisedResponse(1.0, 1),
+        lambda: defenses.NoPeek("much"),  # type: ignore[arg-type]
+    ],
+)
+def test_senseless_settings_are_refused(make: Callable[[], Any]) -> None:
+    with pytest.raises(DefenseError, match="must be"):
+        make()
+
+
+def test_every_defence_says_what_it_promises_and_what_not() -> None:
+    for name in defenses.__all__:
+        found = getattr(defenses, name)
+        if isinstance(found, type) and name not in ("Outgoing", "Together"):
+            assert len(found.promises) > 10 and len(found.leaves) > 10, name
+
+
+@pytest.mark.slow
+def test_the_default_experiment_takes_a_defended_client() -> None:
+    """Noise costs UnSplit quality: its error grows with the scale."""
+    digits = data.load("digits")
+    targets = experiments.first_targets(digits, 5).images
+    errors = []
+    for scale in (0.05, 2.0):
+        front, rest = models.cut(models.mnist_net(2), "pool1")
+        client = protocol.Client(front, outgoing=defenses.GaussianNoise(scale))
+        victim = protocol.train(client, protocol.Server(rest), digits.train, epochs=3)
+        found = UnSplit(steps=300)(victim.observe(targets))
+        errors.append(metrics.mse(found.inputs, targets).median().item())
+    assert errors[1] > 2 * errors[0]
