@@ -230,6 +230,20 @@ def test_unbounded_pixels_leave_the_range() -> None:
     assert found.inputs.amin() < 0 or found.inputs.amax() > 1
 
 
+def test_bounded_pixels_stay_in_the_range_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Tensor] = []
+    prepare = UnSplit._prepare
+
+    def watched(self: UnSplit, step: int, inputs: Tensor, networks: Ensemble) -> None:
+        seen.append(inputs.clone())
+        prepare(self, step, inputs, networks)
+
+    monkeypatch.setattr(UnSplit, "_prepare", watched)
+    UnSplit(steps=60, input_lr=0.1, tv=0, l1=0)(_view(_front(), _images(2)))
+    assert min(images.min().item() for images in seen) == 0
+    assert max(images.max().item() for images in seen) == 1
+
+
 def test_patience_stops_early() -> None:
     view = _view(_front(), _images(2))
     hopeless = UnSplit(steps=1000, input_lr=0.0, clone_lr=0.0, patience=50)
