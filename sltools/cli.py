@@ -21,6 +21,8 @@ app = typer.Typer(
 )
 attack = typer.Typer(help="Run an attack and print what it found.", no_args_is_help=True)
 app.add_typer(attack, name="attack")
+assignment = typer.Typer(help="Homework that the solutions do not solve.", no_args_is_help=True)
+app.add_typer(assignment, name="assignment")
 
 
 class Budget(StrEnum):
@@ -41,7 +43,6 @@ class Setting(StrEnum):
 
 
 Salt = Annotated[Path, typer.Option(help="File of the course's secret; keep it to yourself.")]
-Topic = Annotated[str, typer.Option(help="A topic, for example 04.")]
 Seed = Annotated[int, typer.Option(help="Changes victims, clones and data order together.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 Victims = Annotated[int, typer.Option(min=1, help="Victims to attack, of different seeds.")]
@@ -146,9 +147,12 @@ def sweep(
 @app.command()
 def grade(
     submissions: Annotated[Path, typer.Argument(help="Folder of notebooks, or of folders.")],
-    topic: Topic,
     salt: Salt,
     out: Annotated[Path, typer.Option(help="Folder for scores and feedback pages.")],
+    topic: Annotated[str, typer.Option(help="The exercises of this topic.")] = "04",
+    roster: Annotated[
+        Path | None, typer.Option(help="Grade the homework made for this roster instead.")
+    ] = None,
     challenges: Annotated[
         bool, typer.Option(help="Judge the challenges too, which take a minute each.")
     ] = True,
@@ -158,15 +162,36 @@ def grade(
     ] = True,
 ) -> None:
     """Grade SUBMISSIONS with fresh data into scores.csv, scores.json and feedback pages."""
+    from sltools.grading import assignment as homework
     from sltools.grading import grade as grading
     from sltools.grading import sandbox, secrets
 
-    plan = grading.HomeTasks(secrets.read_or_make(salt), topic, challenges)
-    box = sandbox.Sandbox(isolation, hidden=(str(salt.expanduser().resolve()),))
+    plan: grading.Plan
+    if roster:
+        plan = homework.Assignment(secrets.read(salt), homework.read_roster(roster))
+    else:
+        plan = grading.HomeTasks(secrets.read_or_make(salt), topic, challenges)
+    private = [path.expanduser().resolve() for path in (salt, roster) if path]
+    box = sandbox.Sandbox(isolation, hidden=tuple(map(str, private)))
     if not isolation:
         print(f"warning: {sandbox.UNSAFE}", file=sys.stderr)
     results = grading.grade(submissions, out, plan, box, jobs)
     print(f"{out / 'scores.csv'}: {grading.summary(results)}")
+
+
+@assignment.command()
+def new(
+    salt: Salt,
+    roster: Annotated[Path, typer.Option(help="CSV file with a column `id`.")],
+    out: Annotated[Path, typer.Option(help="Folder for the notebooks, one for each id.")],
+) -> None:
+    """Write the homework of topic 04 for everyone on a roster; makes the salt if there is none."""
+    from sltools.grading import assignment as homework
+    from sltools.grading import secrets
+
+    ids = homework.read_roster(roster)
+    plan = homework.Assignment(secrets.read_or_make(salt), ids)
+    print(f"{out}: {len(homework.write(plan, out))} notebooks")
 
 
 @attack.command()

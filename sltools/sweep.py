@@ -1,6 +1,6 @@
 """A grid of a lesson's parameters, each run through papermill in a process of its own, in one CSV.
 
-A lesson offers its numbers in a dictionary called `result`. A sweep can be stopped and goes on
+A lesson offers its numbers in a dictionary called `collected`. A sweep can be stopped and goes on
 where it was; what failed is tried again.
 """
 
@@ -32,7 +32,7 @@ PATIENCE = 10.0  # seconds to wait for a Dask scheduler
 PROBE = """\
 # What the sweep keeps of this run.
 import json
-print(json.dumps({name: float(value) for name, value in globals().get("result", {}).items()}))"""
+print(json.dumps({name: float(value) for name, value in globals().get("collected", {}).items()}))"""
 
 Row = dict[str, str]
 

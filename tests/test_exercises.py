@@ -153,6 +153,14 @@ def test_not_implemented_deeper_down_is_an_error() -> None:
     assert exercises.check("04.tv", lambda images: helper()).outcome == "error"
 
 
+def test_an_object_that_can_be_called_is_no_stub() -> None:
+    class Callable:
+        def __call__(self, images: Any) -> Any:
+            raise NotImplementedError
+
+    assert exercises.check("04.tv", Callable()).outcome == "error"
+
+
 def test_an_object_equal_to_everything_is_wrong() -> None:
     class Equal:
         def __eq__(self, other: object) -> bool:
@@ -213,7 +221,7 @@ def test_progress_keeps_the_best_and_counts_attempts(
         exercises.check("04.tv", answer)
     exercises.progress("04")
     printed = capsys.readouterr().out
-    assert "✓ 04.tv" in printed and "3 tries" in printed and "2 of 22 points" in printed
+    assert "✓ 04.tv" in printed and "tried 3 ×" in printed and "2 of 22 points" in printed
     assert [p.name for p in tmp_path.iterdir()] == ["p.json"]
 
 
@@ -235,3 +243,9 @@ def test_a_quiz_reads_without_a_browser_and_unfolds_in_one() -> None:
         assert question.text in text
     assert text.index("Answers:") > text.index(shown.questions[-1].text)
     assert "<script" not in html
+
+
+def test_the_instructors_page_follows_from_the_course() -> None:
+    from tools import instructor
+
+    assert instructor.main(["--check"]) == 0, "run: python -m tools.instructor"

@@ -7,7 +7,7 @@ import nbformat
 import pytest
 from nbformat import NotebookNode
 
-from sltools import lessons
+from sltools import exercises, lessons
 from tools import notebooks
 
 COURSE = notebooks.COURSE
@@ -17,11 +17,38 @@ MAX_BYTES = 1_500_000
 MAX_SECONDS, MAX_SECONDS_COURSE = 45, 360
 QUIET = 0.25  # calibration of two cores with nothing else to do; a busy machine has a larger one
 
-lesson = pytest.mark.parametrize("path", LESSONS, ids=lambda path: path.stem)
+SOLUTIONS = sorted(notebooks.SOLUTIONS.glob("*.ipynb"))
+EXERCISES = sorted((notebooks.ROOT / "exercises").glob("*.ipynb"))
+ALL = [*LESSONS, *SOLUTIONS, *EXERCISES]
 
 
-def test_every_lesson_is_what_its_source_builds() -> None:
-    assert notebooks.differences(COURSE) == [], "run: make notebooks"
+def _name(path: Path) -> str:
+    return f"{path.parent.name}/{path.stem}"
+
+
+lesson = pytest.mark.parametrize("path", LESSONS, ids=_name)
+executed = pytest.mark.parametrize("path", [*LESSONS, *SOLUTIONS], ids=_name)
+exercise = pytest.mark.parametrize("path", EXERCISES, ids=_name)
+every = pytest.mark.parametrize("path", ALL, ids=_name)
+
+
+def test_every_notebook_is_what_its_source_builds() -> None:
+    for folder in (COURSE, notebooks.SOLUTIONS):
+        assert notebooks.differences(folder) == [], "run: make notebooks"
+
+
+def test_every_topic_has_a_lesson_an_exercise_and_a_solution() -> None:
+    stems = [path.stem for path in EXERCISES]
+    assert stems == [path.stem for path in SOLUTIONS]
+    assert set(stems) <= {path.stem for path in LESSONS}
+    assert {stem[:2] for stem in stems} == {task.topic for task in exercises.tasks()}
+
+
+@exercise
+def test_an_exercise_holds_no_solution_and_nothing_was_run(path: Path) -> None:
+    for cell in _code(path):
+        assert not cell.outputs and cell.execution_count is None
+        assert "SOLUTION" not in cell.source and "# stub:" not in cell.source
 
 
 def test_lessons_have_their_numbers() -> None:
@@ -30,20 +57,20 @@ def test_lessons_have_their_numbers() -> None:
     assert [path.name[:2] for path in LESSONS] == numbers
 
 
-@lesson
+@executed
 def test_code_was_run_once_and_in_order(path: Path) -> None:
     counts = [c.execution_count for c in _code(path) if "skip-execution" not in _tags(c)]
     assert counts == list(range(1, len(counts) + 1))
 
 
-@lesson
+@executed
 def test_outputs_are_there_and_none_is_an_error(path: Path) -> None:
     kinds = {output.output_type for cell in _code(path) for output in cell.outputs}
     assert kinds, "no cell shows anything"
     assert "error" not in kinds
 
 
-@lesson
+@every
 def test_no_widget_state_or_live_widget_is_stored(path: Path) -> None:
     assert "widgets" not in _read(path).metadata
     for cell in _code(path):
@@ -51,7 +78,7 @@ def test_no_widget_state_or_live_widget_is_stored(path: Path) -> None:
             assert notebooks.WIDGET not in output.get("data", {}), cell.source
 
 
-@lesson
+@every
 def test_tags_are_known_and_mean_the_same_to_every_runner(path: Path) -> None:
     for cell in _read(path).cells:
         tags = _tags(cell)
@@ -60,14 +87,14 @@ def test_tags_are_known_and_mean_the_same_to_every_runner(path: Path) -> None:
         assert ("nbval-skip" in tags) == ("skip-execution" in tags), cell.source
 
 
-@lesson
+@every
 def test_a_cell_that_is_not_compared_says_why(path: Path) -> None:
     for cell in _code(path):
         if _tags(cell) & {"nbval-ignore-output", "nbval-skip"}:
             assert re.search(r"^# not compared: \w+", cell.source, re.M), cell.source
 
 
-@lesson
+@every
 def test_every_picture_has_alt_text(path: Path) -> None:
     for cell in _code(path):
         for output in cell.outputs:
@@ -80,11 +107,11 @@ def test_every_picture_has_alt_text(path: Path) -> None:
         assert re.search(r'alt="[^"]+"', tag), tag
 
 
-@lesson
+@every
 def test_links_stay_inside_what_a_learner_has(path: Path) -> None:
     for target in _links(path):
-        linked = (COURSE / target.split("#")[0]).resolve()
-        assert linked.is_relative_to(COURSE) and "src" not in linked.parts, target
+        linked = (path.parent / target.split("#")[0]).resolve()
+        assert linked.parent in (COURSE, notebooks.ROOT / "exercises"), target
         assert linked.exists(), target
 
 
@@ -119,8 +146,8 @@ def test_the_parts_of_a_lesson_are_there(path: Path) -> None:
         assert "threat card" in prose, "an attack needs a threat card"
 
 
-@lesson
-def test_a_lesson_is_small(path: Path) -> None:
+@every
+def test_a_notebook_is_small(path: Path) -> None:
     assert path.stat().st_size < MAX_BYTES
 
 

@@ -10,7 +10,7 @@ import pytest
 from sltools import cli, lessons, sweep
 from sltools.errors import LessonError
 
-RESULT = '\n# %%\nresult = {"noisy": 2 * noise, "seed_again": seed}\n'
+RESULT = '\n# %%\ncollected = {"noisy": 2 * noise, "seed_again": seed}\n'
 
 
 @pytest.fixture

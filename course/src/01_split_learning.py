@@ -173,6 +173,22 @@ for (name, split_weight), weight in pairs:
     assert same or device != "cpu"
 
 # %% [markdown]
+# **Try it.** Write the server's turn as a function: from the smashed data and labels of a batch to
+# the loss and the reply, the cut-layer gradient. Nothing has to be learnt yet.
+
+
+# %%
+from sltools.exercises import check
+
+
+def server_reply(back, smashed, labels):
+    # Hint: let smashed require a gradient; after loss.backward() it has one. Return loss, gradient.
+    raise NotImplementedError("your code here")
+
+
+check("01.server", server_reply)
+
+# %% [markdown]
 # ## What an undetached tensor would hand over
 #
 # A tensor that PyTorch computed remembers how: its `grad_fn` leads to the operation, that one to
@@ -564,6 +580,19 @@ for line in u_recorded.transcript.messages[:4]:
 vanilla, private = transcript.nbytes(), u_recorded.transcript.nbytes()
 print(f"\nlabels sent: {u_recorded.transcript.nbytes('labels')} bytes")
 print(f"vanilla {vanilla:,} bytes, label-private {private:,}: {private / vanilla - 1:+.1%}")
+
+# %% [markdown]
+# **Try it.** One function for the bytes of a whole training in both forms: `z_numbers` is $|z|$ and
+# `u_numbers` is $|u|$, or `None` in vanilla split learning.
+
+
+# %%
+def wire_bytes(z_numbers, images, epochs, u_numbers):
+    # Hint: 4 bytes a number, up and down; 8 bytes for each label that is sent.
+    raise NotImplementedError("your code here")
+
+
+check("01.bytes", wire_bytes)
 
 # %% [markdown]
 # The label-private form costs a second trip per batch ($u$ and back), and the client has to wait

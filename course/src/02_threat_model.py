@@ -247,6 +247,23 @@ for message in private.transcript.messages[:4]:
     print(message)
 
 # %% [markdown]
+# **Try it.** Would you notice labels that go by another name? Given the messages of a batch, a
+# dictionary of tensors $(B, D)$, and its true labels, list the names of those in which a **column**
+# gives the labels away: the same value for the same label, different values for different ones.
+
+
+# %%
+from sltools.exercises import check
+
+
+def leaking(messages, labels):
+    # Hint: compare column[:, None] == column[None] with labels[:, None] == labels[None].
+    raise NotImplementedError("your code here")
+
+
+check("02.leak", leaking)
+
+# %% [markdown]
 # ## Honest-but-curious, or malicious
 #
 # An **honest-but-curious** server follows the protocol to the letter. It trains the network it
@@ -547,6 +564,19 @@ plots.bars(
 
 # %%
 refused(lambda: attack(wire_only.window(0, 1)))
+
+# %% [markdown]
+# **Try it.** Compute the two baselines of the picture above yourself: the shares that a random guess
+# among all `classes`, and always naming the most frequent class, are expected to get right.
+
+
+# %%
+def label_baselines(labels, classes):
+    # Hint: labels.bincount() counts each class. Return two numbers from 0 to 1.
+    raise NotImplementedError("your code here")
+
+
+check("02.baselines", label_baselines)
 
 # %% [markdown]
 # Look at single rows of $P - Y$. The network is new and its probabilities are all about alike, so

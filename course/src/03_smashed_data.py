@@ -431,6 +431,24 @@ print("no number of images is enough:", ", ".join(never) or "nowhere")
 # count: **not every number is an equation**, and **not every pixel is an unknown**.
 
 # %% [markdown]
+# **Try it.** For a linear layer with known weights, $z = W x + b$, no search is needed: enough
+# equations can simply be solved. Write it; `weight` is $(M, D)$, `bias` $(M,)$, and `smashed` has a
+# row of $M$ numbers for each image. If many inputs explain the numbers, return the one of least
+# norm; if none does so exactly, the one of least squared error.
+
+
+# %%
+from sltools import exercises
+
+
+def invert_linear(weight, bias, smashed):
+    # Hint: torch.linalg.pinv(weight) undoes the weight in the sense of least squares.
+    raise NotImplementedError("your code here")
+
+
+exercises.check("03.linear", invert_linear)
+
+# %% [markdown]
 # ## Not every number is an equation
 #
 # **ReLU** sends $\max(a, 0)$. A number above zero is an equation, $a = z$. A zero is not; it only
@@ -459,6 +477,20 @@ dense = [stage for stage in zeros if stage.startswith(("conv", "fc"))]
 none_zero = all(zeros[stage] < 0.001 for stage in dense)
 check("convolutions and linear layers send hardly any exact zeros", none_zero)
 check("the last ReLU sends more than a quarter of zeros", zeros[rectified[-1]] > 0.25)
+
+# %% [markdown]
+# **Try it.** What does $z = \max(a, 0)$ say of each activation $a$? Suppose the attacker knows that
+# none is below `least`, a negative number. Return two tensors: the least and the greatest value
+# that each $a$ can have.
+
+
+# %%
+def unrelu(smashed, least):
+    # Hint: torch.where(smashed > 0, ..., ...) chooses between two values, place by place.
+    raise NotImplementedError("your code here")
+
+
+exercises.check("03.relu", unrelu)
 
 # %% [markdown]
 # Zeros are easy to count, but they are not the whole loss. Equations can also repeat each other:
@@ -737,6 +769,10 @@ assert "pool2" in harder or not as_shown
 # %% [markdown]
 # Each run is measured by its own mean image, for the data sets differ in contrast. Where the
 # equations run out, the data set begins to decide.
+
+# %%
+# what `sltools sweep` keeps of this lesson
+collected = {"raw_mse": median(raw[cut]), "mean_image_mse": blind}
 
 # %% [markdown]
 # ## Frank notes

@@ -179,6 +179,33 @@ with torch.no_grad():
 # can as well move both at every step (**joint**), for all images at once.
 
 # %% [markdown]
+# **Try it.** Two of these terms are small enough to write now. The total variation is the sum of
+# two means of squared differences: of pixels above each other, and of pixels side by side. The
+# feature loss stands in the formula. Fill in one or both and run the cells. (Nothing below needs
+# them.)
+
+
+# %%
+from sltools.exercises import check
+
+
+def my_total_variation(images):  # (N, C, H, W), to one number for the whole batch
+    # Hint: images[..., 1:, :] - images[..., :-1, :] compares neighbours above each other.
+    raise NotImplementedError("your code here")
+
+
+check("04.tv", my_total_variation)
+
+
+# %%
+def my_feature_loss(guess, smashed):  # what the clone makes of the guesses, and z
+    # Hint: a mean squared error, divided by the variance of one of the two.
+    raise NotImplementedError("your code here")
+
+
+check("04.feature_loss", my_feature_loss)
+
+# %% [markdown]
 # ## The code
 #
 # Here is the joint form by hand. `attack` holds settings only. Everything the function uses comes
@@ -956,6 +983,17 @@ if as_shown:
 # many unknowns that almost any image can be explained. A low objective is no evidence of success,
 # and objectives of two cuts cannot be compared. Before you choose clones by it, show on data of
 # your own that it can be trusted at that cut.
+
+# %%
+# what `sltools sweep` keeps of this lesson
+collected = {
+    "raw_mse": median["attack"],
+    "known_weights_mse": median["known weights"],
+    "mean_image_mse": median["mean image"],
+    "clone_accuracy": stolen.clone_accuracy,
+    "clone_agreement": stolen.clone_agreement,
+    "victim_accuracy": stolen.victim_accuracy,
+}
 
 # %% [markdown]
 # ## Frank notes

@@ -218,6 +218,22 @@ print("fewer numbers than pixels, whatever the number of images:", ", ".join(nev
 # The count is a forecast. It knows nothing of priors, nor of how easy an image is. So let us look.
 
 # %% [markdown]
+# **Try it.** Write the count for any client and any images: first the unknowns, then the equations.
+# (Nothing below needs it.)
+
+
+# %%
+from sltools.exercises import check as check_answer
+
+
+def unknowns_and_equations(client, images):  # an nn.Sequential and (N, C, H, W)
+    # Hint: images.numel() counts the pixels of all images; client(images) is z.
+    raise NotImplementedError("your code here")
+
+
+check_answer("05.count", unknowns_and_equations)
+
+# %% [markdown]
 # ## The study
 #
 # The following results are **recorded**: the attack of lesson 04, with its default settings, at
@@ -562,6 +578,23 @@ assert everywhere and lower and higher
 # the last figure shows: the distance between its two lines.
 
 # %% [markdown]
+# **Try it.** Be the attacker: of several restarts, return the number of the one to keep, counted
+# from 0, and all feature losses, as a tensor. Each is the mean squared error of what the restart's
+# own clone makes of its own images, divided by the variance of the smashed data.
+
+
+# %%
+from sltools.exercises import check as check_answer
+
+
+def choose_restart(clones, inputs, smashed):  # R networks, (R, N, C, H, W) images, and z
+    # Hint: compare clones[i](inputs[i]) with smashed, for each restart i.
+    raise NotImplementedError("your code here")
+
+
+check_answer("05.choose", choose_restart)
+
+# %% [markdown]
 # ## One change at a time
 #
 # What does the attack live on at this cut? We change one setting and leave all others. Each
@@ -880,7 +913,12 @@ check(
 #   adds is mostly weights, and so many of them that the clone fits without being right.
 # * **At a price**: the client keeps, trains and computes all layers up to the cut. A client that
 #   can afford the dense layers hardly needs the server.
-#
+
+# %%
+# what `sltools sweep` keeps of this lesson
+collected = {"raw_mse": np.median(base["raw"]), "clone_accuracy": np.median(base["accuracy"])}
+
+# %% [markdown]
 # ## Frank notes
 #
 # * **An attack that fails proves nothing.** We know where *this* search ends. A server with images

@@ -171,6 +171,22 @@ heights = {name: round(v, 3) for name, v in zip(source.classes, residual[0].toli
 plots.bars(heights, f"p - e_y of an image of class {source.classes[y.item()]}")
 
 # %% [markdown]
+# **Try it.** Suppose that the server was given $\partial L/\partial b$ of one sample. Write the
+# function that returns its label, then run the cell. (Nothing below needs it.)
+
+
+# %%
+from sltools.exercises import check
+
+
+def label_from_bias(gradient):  # p - e_y, of shape (K,), to a whole number
+    # Hint: all entries are probabilities, but at one of them 1 was taken away.
+    raise NotImplementedError("your code here")
+
+
+check("07.bias", label_from_bias)
+
+# %% [markdown]
 # ## The wire, and one thing that is not on it
 #
 # `record` trains a label-private network for one epoch over some samples and keeps every message.
@@ -412,7 +428,7 @@ plots.lines(ends, course, "training step", f"least margin of {window // 2} sampl
 
 # %% [markdown]
 # The picture shows the worst sample of each stretch. The frozen clone's margin sinks as the client
-# grows sure. The co-trained clone's stays up.
+# grows sure. The co-trained clone's sinks too, and stays above zero.
 
 # %% [markdown]
 # ## A client that knows its task
@@ -645,8 +661,10 @@ for name in data_sets:
 # versions.)
 #
 # In the literature the score for two layers is that of chance (see the frank notes). One way to get
-# it at any time is to match the gradient of the head's **first** layer: between that layer and the
-# label stands the clone's random second one. The next cell matches both, in the client's place.
+# no better than that is to match the gradient of the head's **first** layer: between that layer and
+# the label stands the clone's random second one, and what it says is nearly the same for all
+# samples. If its favourite class is rare among them, the score is even below chance. The next cell
+# matches both, in the client's place.
 
 
 # %%
@@ -768,6 +786,25 @@ try:
     LabelInference("closed-form")(leak)
 except AttackError as refusal:
     print(textwrap.fill(f"AttackError: {refusal}", 96))
+
+# %% [markdown]
+# **Try it.** Counts remain. Of a batch, $B\;\partial L/\partial b$ is for each class $c$ the sum of
+# the batch's probabilities of $c$, less the number of samples with label $c$. From it, return two
+# tensors of shape $(K,)$. The first says for each class which number its count is certainly not
+# below, for no sum of probabilities is negative. The second estimates the counts of an untrained
+# client, whose probabilities of each class add up to about $B/K$. All are whole numbers.
+
+
+# %%
+from sltools.exercises import check
+
+
+def count_labels(gradient, batch):  # dL/db, of shape (K,), and B
+    # Hint: start from -batch * gradient; round the first up, the second to the nearest.
+    raise NotImplementedError("your code here")
+
+
+check("07.counts", count_labels)
 
 # %% [markdown]
 # ## What the wire really carries
@@ -1158,6 +1195,14 @@ print(f"{'always the majority':42}{blind.majority:8.1%}")
 # sltools attack labels --setting wire --json
 # ```
 
+# %%
+# what `sltools sweep` keeps of this lesson
+collected = {
+    "co_trained_accuracy": accuracy["co-trained"],
+    "frozen_accuracy": accuracy["frozen"],
+    "majority": blind.majority,
+}
+
 # %% [markdown]
 # ## Frank notes
 #
@@ -1170,8 +1215,8 @@ print(f"{'always the majority':42}{blind.majority:8.1%}")
 # * **Two layers.** Gao and Zhang report 9.1 % (MNIST) and 8.1 % (CIFAR-10) for the published rule
 #   against two layers. Matching the last layer's gradient, we find nearly everything at the start,
 #   and with the co-trained clone of the published code soon little more than chance; matching the
-#   first layer's, chance at any time. We do not know which of these they measured. Say which layer,
-#   and when, or the number means nothing.
+#   first layer's, no better than chance here. We do not know which of these they measured. Say
+#   which layer, and when, or the number means nothing.
 # * **$r > 0$ comes from the ReLU.** With activations of both signs, $r$ may be negative, and then
 #   the rule prefers *wrong* labels. With a tanh it depends on the draw of the clone's weights; the
 #   first suggestion below shows it.

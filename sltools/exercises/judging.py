@@ -70,7 +70,7 @@ def judge(task: Task, answer: Answer, seeds_of_data: Iterable[int] | None = None
         try:
             remark = task.judge(answer, seed)
         except NotAttempted:
-            return Verdict(task, "not attempted", f"Write `{task.answer}` first.", 0.0)
+            return Verdict(task, "not attempted", f"Write {task.answer} first.", 0.0)
         except Wrong as wrong:
             return Verdict(task, "wrong", wrong.reason, wrong.share)
         except AnswerFailed as failed:

@@ -102,7 +102,7 @@ def table(topic: str | None, path: Path | None) -> str:
     lines = []
     for task in known:
         entry = entries.get(task.key, Entry())
-        tries = f"{entry.attempts} tries, {entry.hints} hints" if entry.attempts else ""
+        tries = f"tried {entry.attempts} ×, hints {entry.hints}" if entry.attempts else ""
         lines.append(
             f"{MARKS[entry.outcome]} {task.key.ljust(16)} {entry.outcome.ljust(14)} "
             f"{entry.points:4g} of {task.points}  {tries}".rstrip()

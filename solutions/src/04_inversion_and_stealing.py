@@ -212,6 +212,8 @@ def attack(view) -> Tensor:
     ### END SOLUTION
 
 
+# %% tags=["nbval-ignore-output"]
+# not compared: the last digits depend on the machine
 check("04.challenge", attack)
 
 # %%

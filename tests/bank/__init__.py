@@ -20,6 +20,13 @@ class Proof:
 
 def proofs() -> dict[str, Proof]:
     """Return all proofs by the key of their task."""
-    from tests.bank import inversion
+    from tests.bank import depth, inversion, labels, leakage, protocol, threats
 
-    return {**inversion.PROOFS}
+    return {
+        **protocol.PROOFS,
+        **threats.PROOFS,
+        **leakage.PROOFS,
+        **inversion.PROOFS,
+        **depth.PROOFS,
+        **labels.PROOFS,
+    }

@@ -1,6 +1,7 @@
-"""A learner's first minutes, in a real browser: open a lesson, run it, move a slider.
+"""A learner in a real browser: runs a lesson and moves a slider; solves an exercise with hints.
 
-SLTOOLS_BROWSER_LESSON names another lesson, SLTOOLS_SCREENSHOTS a folder that keeps the pictures.
+SLTOOLS_BROWSER_LESSON names another lesson, SLTOOLS_BROWSER_EXERCISE another topic,
+SLTOOLS_SCREENSHOTS a folder that keeps the pictures.
 """
 
 import os
@@ -15,13 +16,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import pytest
 
-from sltools import lessons
+from sltools import exercises, lessons
 from sltools.errors import LessonError
 
 pytestmark = pytest.mark.browser
 LESSON = os.environ.get("SLTOOLS_BROWSER_LESSON", "04")
+TOPIC = os.environ.get("SLTOOLS_BROWSER_EXERCISE", "04")
+SOLUTIONS = Path(__file__).resolve().parents[2] / "solutions"
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 SLTOOLS = Path(sys.executable).with_name("sltools")
 TOKEN = "secret"
@@ -44,6 +48,14 @@ CELLS = """() => [...jupyterapp.shell.currentWidget.content.model.cells]
         count: cell.executionCount,
         outputs: cell.outputs.toJSON(),
     }))"""
+EDIT = """async text => {
+    const notebook = jupyterapp.shell.currentWidget.content;
+    const index = [...notebook.model.cells].findIndex(
+        cell => cell.sharedModel.getSource().includes(text));
+    notebook.activeCellIndex = index;
+    await notebook.scrollToItem(index, 'center');
+    await jupyterapp.commands.execute('notebook:enter-edit-mode');
+}"""
 SHOW_WIDGET = """async () => {
     const notebook = jupyterapp.shell.currentWidget.content;
     const widget = 'application/vnd.jupyter.widget-view+json';  // with a picture: no progress bar
@@ -152,6 +164,71 @@ def test_a_lesson_runs_and_its_slider_redraws(
     assert page.locator(".Toastify__toast").count() == 0, "a pop-up stands in the way"
     assert not problems
     assert not [url for url in elsewhere if not url.startswith((lab, "data:", "blob:", "ws:"))]
+
+
+def test_an_exercise_goes_from_stub_to_full_marks_with_two_hints(
+    lab: str, page: Any, screenshots: Path, tmp_path: Path
+) -> None:
+    [path] = SOLUTIONS.glob(f"{TOPIC}_*.ipynb")
+    page.goto(f"{lab}/lab/tree/exercises/{path.name}?token={TOKEN}&reset")
+    page.wait_for_selector(".jp-NotebookPanel", timeout=START)
+    page.evaluate(OPEN)
+    page.evaluate(RUN_ALL, RUN)
+    tasks = exercises.tasks(TOPIC)
+    for task in tasks:
+        assert "not attempted" in _shown(page, f'check("{task.key}"')
+    page.screenshot(path=screenshots / f"exercise-{TOPIC}-stubs.png")
+
+    first = tasks[0]
+    for number in (1, 2):
+        _type(page, f'hint("{first.key}")', f'hint("{first.key}")')
+        _until(page, f'hint("{first.key}")', first.hints[number - 1])
+    page.screenshot(path=screenshots / f"exercise-{TOPIC}-hints.png")
+
+    solved = [cell.source for cell in nbformat.read(path, as_version=4).cells]
+    for task in tasks:
+        for part in (f"def {task.answer}(", f'check("{task.key}"'):  # of one cell, or of two
+            [source] = [source for source in solved if part in source]
+            _type(page, part, source)
+        _until(page, part, f"{task.key}: right")
+        page.screenshot(path=screenshots / f"exercise-{task.key}.png")
+    _type(page, f'progress("{TOPIC}")', f'progress("{TOPIC}")')
+    points = sum(task.points for task in tasks)
+    _until(page, f'progress("{TOPIC}")', f"{points} of {points} points")
+    page.screenshot(path=screenshots / f"exercise-{TOPIC}-done.png")
+    kept = (tmp_path / "my-course" / "my-progress.json").read_text(encoding="utf-8")
+    assert kept.count('"right"') == len(tasks) and '"hints": 2' in kept
+
+    option = page.locator("details", has=page.locator("summary")).first
+    option.scroll_into_view_if_needed()
+    option.locator("summary").focus()
+    page.keyboard.press("Enter")
+    assert option.get_attribute("open") is not None, "the quiz does not open by keyboard"
+    page.screenshot(path=screenshots / f"exercise-{TOPIC}-quiz.png")
+
+
+def _type(page: Any, cell: str, text: str) -> None:
+    """Replace the source of the cell that contains `cell` by typing `text`, and run it."""
+    page.evaluate(EDIT, cell)
+    page.keyboard.press("Control+A")
+    page.keyboard.insert_text(text)
+    page.keyboard.press("Control+Enter")
+
+
+def _shown(page: Any, cell: str) -> str:
+    """Return what the code cell that contains `cell` shows, as plain text."""
+    [found] = [known for known in page.evaluate(CELLS) if cell in known["source"]]
+    return "".join(
+        "".join(output.get("text") or output.get("data", {}).get("text/plain", ""))
+        for output in found["outputs"]
+    )
+
+
+def _until(page: Any, cell: str, text: str) -> None:
+    end = time.monotonic() + RUN / 1000
+    while text not in (shown := _shown(page, cell)):
+        assert time.monotonic() < end, f"{cell} shows {shown!r}, not {text!r}"
+        page.wait_for_timeout(200)
 
 
 def _wait_for(address: str) -> None:

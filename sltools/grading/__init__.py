@@ -1,0 +1,15 @@
+"""Grading: submissions run in a sandbox and answer calls; the checks stay outside and judge.
+
+    sltools grade SUBMISSIONS/ --salt ../salt --out scores
+
+`grade` finds submissions, keeps results and writes reports; `remote` is one submission as a check
+sees it; `sandbox` starts its process in `jail`, where `child` serves over `wire`. `assignment`
+makes homework whose data and constants come from a salt.
+"""
+
+import sys
+
+from sltools.errors import ExerciseError
+
+if sys.platform == "win32":
+    raise ExerciseError("grading needs Linux, or macOS without isolation; on Windows use WSL")

@@ -1,0 +1,321 @@
+"""Homework for topic 04 whose data and constants come from a salt.
+
+The course's published solutions do not solve it: two tasks are theirs with other constants, drawn
+for this course, and one, without a published solution, has data drawn for each learner. Its check
+is in the library for all to read; without the salt it tells nobody what is right.
+"""
+
+import base64
+import csv
+import random
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import nbformat
+import torch
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from torch import Tensor
+from torch.nn.functional import conv2d
+
+from sltools import seeds
+from sltools.errors import ExerciseError
+from sltools.exercises.task import Answer, Judge, Task, Wrong, compare, tensor
+from sltools.grading import report, secrets
+from sltools.grading.submissions import Submission
+
+CODE = re.compile(r'^code = "([A-Z2-7]{4}-[A-Z2-7]{4})"', re.MULTILINE)
+IMAGES, PIXELS, UNITS = 3, 16, 64  # of each learner's data
+STUB = '    raise NotImplementedError("your code here")\n'
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """The homework of the `learners`, a roster of ids; a plan for `sltools.grading.grade`."""
+
+    salt: bytes
+    learners: tuple[str, ...]
+
+    @cached_property
+    def constants(self) -> "Constants":
+        """The constants of this course's tasks."""
+        return Constants.draw(self.salt)
+
+    def code(self, learner: str) -> str:
+        """Return the short code that a learner's notebook shows."""
+        text = base64.b32encode(secrets.derive(self.salt, f"code/{learner}")[:5]).decode()
+        return f"{text[:4]}-{text[4:]}"
+
+    def data(self, learner: str) -> "Data":
+        """Draw the data of a learner."""
+        return Data.draw(secrets.seed(self.salt, f"data/{learner}"))
+
+    def tasks(self, submission: Submission) -> list[Task]:
+        """List the tasks of the learner whose code is in the submission."""
+        return [
+            _prior_task(self.constants),
+            _sensor_task(self.constants),
+            _recover_task(self.data(self.learner(submission))),
+        ]
+
+    def learner(self, submission: Submission) -> str:
+        """Return the id whose code is in the submission, or ""."""
+        codes = {self.code(learner): learner for learner in self.learners}
+        return codes.get(_code_in(submission), "")
+
+    def doubt(self, submission: Submission) -> str:
+        """Say that the code in a submission belongs to nobody on the roster, if so."""
+        code = _code_in(submission)
+        return "" if self.learner(submission) else f"its code {code or '(none)'} is on no roster"
+
+    def given(self) -> list[Sequence[str]]:
+        """List the homework, by its cells: all are alike in that."""
+        cells = _notebook(self, learner="").cells
+        return [[cell.source for cell in cells if cell.cell_type == "code"]]
+
+
+def read_roster(path: Path) -> tuple[str, ...]:
+    """Read the ids in the column `id` of a CSV file.
+
+    Raises ExerciseError if there is no such column, or an id is empty or there twice.
+    """
+    try:
+        with path.expanduser().open(newline="", encoding="utf-8-sig") as file:
+            ids = tuple(row["id"].strip() for row in csv.DictReader(file))
+    except (OSError, KeyError, AttributeError, ValueError, csv.Error) as error:
+        raise ExerciseError(
+            f"the roster {path} cannot be read ({error!r}); give a CSV file with a column `id`"
+        ) from None
+    if not ids or not all(ids) or len(set(ids)) < len(ids):
+        raise ExerciseError(f"the roster {path} needs ids that are not empty and all different")
+    return ids
+
+
+def write(assignment: Assignment, folder: Path) -> list[Path]:
+    """Write a notebook for each learner into `folder`; raise ExerciseError if one is there."""
+    paths = []
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        for learner in assignment.learners:
+            path = folder / report.page_name(learner).replace(".html", ".ipynb")
+            with path.open("x", encoding="utf-8") as file:
+                nbformat.write(_notebook(assignment, learner), file)
+            paths.append(path)
+    except OSError as error:
+        raise ExerciseError(
+            f"cannot write {error.filename}: {error.strerror}; name a new folder"
+        ) from None
+    return paths
+
+
+def _code_in(submission: Submission) -> str:
+    found = CODE.search("\n".join(submission.cells))
+    return found[1] if found else ""
+
+
+# ---- what is drawn -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Constants:
+    """What tells this course's tasks from the published ones."""
+
+    down: int
+    across: int
+    power: int
+    gain: float
+    offset: float
+
+    @classmethod
+    def draw(cls, salt: bytes) -> "Constants":
+        """Draw the constants of a course."""
+        chosen = random.Random(secrets.seed(salt, "constants"))
+        down, across = chosen.sample(range(2, 10), 2)
+        gain = chosen.choice((-2.0, -1.5, -0.8, -0.5))
+        return cls(down, across, chosen.choice((3, 4)), gain, chosen.choice((0.2, 0.3, 0.7)))
+
+
+@dataclass(frozen=True)
+class Data:
+    """The data of one learner: a client's layer, relu(weight x + bias), and what it sent.
+
+    `weight` is (units, pixels), `bias` (units,), `smashed` (images, units), and the secret
+    `images` (images, pixels).
+    """
+
+    weight: Tensor
+    bias: Tensor
+    smashed: Tensor
+    images: Tensor
+
+    @classmethod
+    def draw(cls, seed: int) -> "Data":
+        """Draw the data of a seed, in numbers of few digits."""
+        generator = seeds.generator(seed, "homework")
+        weight = torch.randn(UNITS, PIXELS, generator=generator).div(4).round(decimals=3)
+        bias = torch.randn(UNITS, generator=generator).div(10).round(decimals=3)
+        images = torch.rand(IMAGES, PIXELS, generator=generator)
+        smashed = (images @ weight.T + bias).relu().round(decimals=5)
+        return cls(weight, bias, smashed, images)
+
+
+# ---- the tasks -----------------------------------------------------------------------------------
+
+
+def prior(images: Tensor, constants: Constants) -> Tensor:
+    """Return the prior of a batch (N, C, H, W): the right answer to the first task."""
+    down, across = images.diff(dim=2).abs(), images.diff(dim=3).abs()
+    power = constants.power
+    return constants.down * down.pow(power).mean() + constants.across * across.pow(power).mean()
+
+
+def _prior_task(constants: Constants) -> Task:
+    def judge(answer: Answer, seed: int) -> None:
+        images = torch.rand(3, 2, 6, 9, generator=seeds.generator(seed, "homework"))
+        down, across = images.diff(dim=2), images.diff(dim=3)
+        swapped = Constants(constants.across, constants.down, constants.power, 1, 0)
+        compare(
+            tensor(answer(images), (), "the prior of a batch"),
+            prior(images, constants),
+            {
+                "This is the prior of the exercises; the homework's has weights and a power.": (
+                    down.square().mean() + across.square().mean()
+                ),
+                "The two weights are swapped.": prior(images, swapped),
+                "Take the absolute values of the differences before the power.": constants.down
+                * down.pow(constants.power).mean()
+                + constants.across * across.pow(constants.power).mean(),
+            },
+            "the prior",
+        )
+
+    return _task("prior", "prior", "A prior with weights", "implement", 2, judge)
+
+
+def _sensor_task(constants: Constants) -> Task:
+    gain, offset = constants.gain, constants.offset
+
+    def judge(answer: Answer, seed: int) -> None:
+        generator = seeds.generator(seed, "homework")
+        weight = torch.rand(4, 2, 3, 3, generator=generator) - 0.5
+        bias = torch.rand(4, generator=generator) - 0.5
+        images = torch.rand(2, 2, 6, 6, generator=generator)
+        got = answer(weight, bias)
+        if not isinstance(got, list) or len(got) != 2:
+            raise Wrong("Return two tensors: the new weight and the new bias.")
+        new = tensor(got[0], weight.shape, "the new weight")
+        sums = weight.sum((1, 2, 3))
+        seen = gain * images + offset
+
+        def sent(weight: Tensor, bias: Tensor) -> Tensor:
+            return conv2d(seen, weight, bias)
+
+        compare(
+            sent(new, tensor(got[1], bias.shape, "the new bias")),
+            conv2d(images, weight, bias),
+            {
+                "This is the client of the exercises, for 1 - x.": sent(-weight, bias + sums),
+                "Divide the weight by the gain.": sent(weight * gain, bias - offset * sums * gain),
+                "The bias is unchanged: it must take up the offset.": sent(weight / gain, bias),
+                "The offset passes the new weight, which was divided by the gain.": sent(
+                    weight / gain, bias - offset * sums
+                ),
+            },
+            "what the new client sends",
+        )
+
+    return _task("sensor", "sensor_client", "A client for another sensor", "implement", 3, judge)
+
+
+def _recover_task(data: Data) -> Task:
+    def judge(answer: Answer, seed: int) -> str:
+        got = tensor(answer.value, data.images.shape, "the recovered images")
+        error = (got - data.images).square().mean().item()
+        grey = (data.images - 0.5).square().mean().item()
+        told = f"the mean squared error is {error:.5f}, of a grey image {grey:.5f}"
+        if error > grey / 4:
+            raise Wrong(f"These are not your images: {told}.")
+        if error > grey / 100:
+            raise Wrong(f"Your images can be guessed, more exactly than that: {told}.", share=0.5)
+        return f"Recovered: {told}."
+
+    return _task("recover", "recovered", "Your private images", "challenge", 5, judge, trials=1)
+
+
+def _task(
+    key: str, answer: str, title: str, kind: str, points: int, judge: Judge, trials: int = 3
+) -> Task:
+    return Task(
+        f"hw04.{key}",
+        answer,
+        title,
+        kind,
+        minutes=30,
+        difficulty=3,
+        points=points,
+        purpose="homework",
+        hints=(),
+        meaning="",
+        judge=judge,
+        trials=trials,
+    )
+
+
+# ---- the notebook --------------------------------------------------------------------------------
+
+
+def _notebook(assignment: Assignment, learner: str) -> nbformat.NotebookNode:
+    """Write the homework of a learner; the same salt and id give the same notebook."""
+    constants, data = assignment.constants, assignment.data(learner)
+    example = prior(torch.linspace(0, 1, 24).view(1, 1, 4, 6).sin(), constants)
+    cells = [
+        new_markdown_cell(
+            "# Homework 04: inversion\n\nThe first cell below holds your code and your own data. "
+            "Leave it as it is: homework is graded by its code. Each cell may run for some seconds."
+        ),
+        new_code_cell(
+            "import torch\nfrom torch import Tensor, nn\n\n"
+            f'code = "{assignment.code(learner)}"\n'
+            f"weight = torch.tensor({_digits(data.weight)})\n"
+            f"bias = torch.tensor({_digits(data.bias)})\n"
+            f"smashed = torch.tensor({_digits(data.smashed)})"
+        ),
+        new_markdown_cell(
+            "## A prior with weights (2 points)\n\nOver all pairs of pixels that are neighbours, "
+            f"take the mean of the absolute difference to the power {constants.power}; "
+            f"{constants.down} times for pairs above each other, plus {constants.across} times "
+            "for pairs side by side. `images` is $(N, C, H, W)$; return a tensor of shape ()."
+        ),
+        new_code_cell(f"def prior(images: Tensor) -> Tensor:\n{STUB}"),
+        new_code_cell(
+            f"# prior(torch.linspace(0, 1, 24).view(1, 1, 4, 6).sin())  # is {example:.6f}"
+        ),
+        new_markdown_cell(
+            "## A client for another sensor (3 points)\n\nA client's first layer is a convolution "
+            "without padding, $z = W * x + b$. Another sensor gives "
+            f"$x' = {constants.gain} \\, x + {constants.offset}$ where the first gives $x$. Return "
+            "the weight and the bias of a layer that sends, for $x'$, the same $z$. `weight` is "
+            "$(K, C, k, k)$, `bias` $(K,)$."
+        ),
+        new_code_cell(
+            "def sensor_client(weight: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:\n" + STUB
+        ),
+        new_markdown_cell(
+            f"## Your private images (5 points)\n\n{IMAGES} images of {PIXELS} pixels, each in "
+            "$[0, 1]$, passed the client's layer $z = \\operatorname{relu}(W x + b)$. You know "
+            "`weight`, `bias` and `smashed`. Recover the images as a tensor "
+            f"$({IMAGES}, {PIXELS})$."
+        ),
+        new_code_cell("recovered = ..."),
+    ]
+    for place, cell in enumerate(cells):
+        cell.id = f"homework-{place}"
+    return new_notebook(cells=cells)
+
+
+def _digits(values: Tensor) -> str:
+    """Write numbers as Python does, without the noise of 32 bits."""
+    rounded: Sequence[object] = values.double().round(decimals=5).tolist()
+    return repr(rounded)

@@ -1,0 +1,127 @@
+"""The submission's side of the pipe: runs its cells and answers calls. Nothing here is secret.
+
+A submission can change all of this process, and forge what it sends. It gains nothing by that: the
+grader, which alone knows what is right, asks for values and judges them.
+"""
+
+import ast
+import linecache
+import os
+import re
+import socket
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+LIBRARY = Path(__file__).resolve().parents[1]
+MAGIC = re.compile(r"^(\s*)[%!].*$|^(\s*)\S.*\?$", re.MULTILINE)
+
+
+def replace_exercises() -> None:
+    """Let `from sltools.exercises import check` work, and do nothing; there are no checks here."""
+    package = ModuleType("sltools.exercises")
+    package.__path__ = [str(LIBRARY / "exercises")]
+    for name in ("check", "hint", "progress", "quiz"):
+        setattr(package, name, lambda *_: None)
+    sys.modules[package.__name__] = package
+
+
+replace_exercises()
+
+from sltools.exercises.judging import AnswerFailed, LocalAnswer, NotAttempted  # noqa: E402
+from sltools.exercises.task import Wrong  # noqa: E402
+from sltools.grading import wire  # noqa: E402
+
+
+class Notebook:
+    """The namespace in which the cells of a submission run."""
+
+    def __init__(self) -> None:
+        self.module = ModuleType("__main__")
+        self.module.__dict__.update(display=lambda *_, **__: None, get_ipython=lambda: None)
+        sys.modules["__main__"] = self.module
+
+    def run(self, number: int, source: str) -> dict[str, Any]:
+        """Run a cell; return what it defines, and its `error` or None."""
+        name = f"<cell {number}>"
+        source = without_magics(source)
+        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
+        defines: list[str] = []
+        try:
+            tree = ast.parse(source, name)
+            defines = [target for statement in tree.body for target in defined(statement)]
+            exec(compile(tree, name, "exec"), self.module.__dict__)
+        except BaseException as error:
+            text = "".join(traceback.format_exception_only(error)).strip()
+            return {"error": text, "defines": defines}
+        return {"error": None, "defines": defines}
+
+    def answer(self, name: str, arguments: list[Any] | None) -> dict[str, Any]:
+        """Call the function `name`, or return that value if there are no arguments."""
+        if name not in self.module.__dict__:
+            return {"missing": True}
+        answer = LocalAnswer(self.module.__dict__[name])
+        try:
+            return {"returned": answer.value if arguments is None else answer(*arguments)}
+        except NotAttempted:
+            return {"not attempted": True}
+        except Wrong as wrong:
+            return {"wrong": wrong.reason}
+        except AnswerFailed as failed:
+            return {"failed": str(failed)}
+        except BaseException as error:  # SystemExit, for example
+            return {"failed": f"{type(error).__name__}: {error}"}
+
+
+def defined(statement: ast.stmt) -> list[str]:
+    """List the names that a statement of a cell defines."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return [statement.name]
+    targets = statement.targets if isinstance(statement, ast.Assign) else []
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def without_magics(source: str) -> str:
+    """Take out what only IPython understands, if there is any; lines keep their numbers."""
+    if source.startswith("%%"):
+        source = f"#{source}"
+    try:
+        ast.parse(source)
+    except SyntaxError:
+        return MAGIC.sub(lambda line: f"{line[1] or line[2] or ''}pass", source)
+    return source
+
+
+def serve(channel: socket.socket) -> None:
+    """Answer requests until the grader goes away."""
+    stream = channel.makefile("rb")
+
+    def read(length: int) -> bytes:
+        received = stream.read(length)
+        if len(received) < length:
+            raise EOFError
+        return received
+
+    channel.sendall(wire.pack({"ready": True}))
+    os.dup2(1, 2)  # from here on nobody reads what is printed
+    notebook = Notebook()
+    while True:
+        request = wire.receive(read, recipes=True)
+        if "cell" in request:
+            reply = notebook.run(request["cell"], request["source"])
+        else:
+            reply = notebook.answer(request["answer"], request["arguments"])
+        try:
+            message = wire.pack(reply)
+        except wire.WireError as error:
+            message = wire.pack({"failed": f"The answer cannot be sent: {error}"})
+        channel.sendall(message)
+
+
+if __name__ == "__main__":
+    try:
+        serve(socket.socket(fileno=int(sys.argv[1])))
+    except (EOFError, OSError):
+        sys.exit(0)

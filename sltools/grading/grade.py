@@ -1,0 +1,346 @@
+"""Grades a folder of submissions: each in a sandbox, several at a time, once and not again.
+
+Results are kept beside the scores under a key of the submission, the checks, the limits and the
+salt: an interrupted run goes on, and a changed check grades anew.
+"""
+
+import hashlib
+import json
+import multiprocessing
+import os
+import time
+import traceback
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import Protocol
+
+import torch
+
+from sltools import exercises, lessons
+from sltools.errors import ExerciseError
+from sltools.exercises import judging
+from sltools.exercises.task import Task
+from sltools.grading import jail, report, secrets, submissions
+from sltools.grading.remote import RemoteAnswer, RemoteNotebook
+from sltools.grading.sandbox import LIBRARY, Sandbox, refusal
+from sltools.grading.submissions import Submission
+from sltools.progress import bar
+
+CACHE = ".results"
+GRADED, UNREADABLE, REVIEW, FAULT = "graded", "unreadable", "needs review", "grader_error"
+
+
+class Plan(Protocol):
+    """What is graded; see `HomeTasks` and `sltools.grading.assignment.Assignment`."""
+
+    @property
+    def salt(self) -> bytes:
+        """The secret of the hidden data."""
+
+    def tasks(self, submission: Submission) -> list[Task]:
+        """List the tasks of this submission."""
+
+    def learner(self, submission: Submission) -> str:
+        """Return the learner's id, or "" if it is not known."""
+
+    def doubt(self, submission: Submission) -> str:
+        """Return why a person must look at the submission before it can be graded, or ""."""
+
+    def given(self) -> list[Sequence[str]]:
+        """List the notebooks, by their cells, that learners were given for it."""
+
+
+@dataclass(frozen=True)
+class HomeTasks:
+    """The exercises of a topic, with fresh data; `challenges`, which take minutes, if wanted."""
+
+    salt: bytes
+    topic: str
+    challenges: bool = True
+
+    def tasks(self, submission: Submission) -> list[Task]:
+        """List the tasks of the topic; raise ExerciseError if it has none."""
+        found = [t for t in exercises.tasks(self.topic) if self.challenges or t.kind != "challenge"]
+        if not found:
+            raise ExerciseError(f"there are no exercises of topic {self.topic!r}; try 04")
+        return found
+
+    def learner(self, submission: Submission) -> str:
+        """Return "": exercises have no roster."""
+        return ""
+
+    def doubt(self, submission: Submission) -> str:
+        """Return "": exercises are the same for all."""
+        return ""
+
+    def given(self) -> list[Sequence[str]]:
+        """List nothing: the course's own notebooks are known."""
+        return []
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """What a check found; `points` is None where that is not known, by no fault of the learner."""
+
+    task: str
+    title: str
+    outcome: str
+    message: str
+    points: float | None
+    out_of: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What became of a submission.
+
+    `remarks` are for the learner, `flags` for the teacher alone. `cells` says, by number, which
+    code cells failed.
+    """
+
+    submission: str
+    status: str
+    learner: str = ""
+    tasks: tuple[TaskResult, ...] = ()
+    remarks: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()
+    cells: dict[str, str] = field(default_factory=dict)
+    timed_out: bool = False
+    seconds: float = 0.0
+
+    @property
+    def points(self) -> float | None:
+        """The sum of the points, or None if one of them is not known."""
+        known = [task.points for task in self.tasks if task.points is not None]
+        return sum(known) if len(known) == len(self.tasks) else None
+
+    @property
+    def out_of(self) -> int:
+        """The points that could be earned."""
+        return sum(task.out_of for task in self.tasks)
+
+
+def grade(
+    folder: Path, out: Path, plan: Plan, sandbox: Sandbox, jobs: int | None = None
+) -> list[Result]:
+    """Grade all submissions in `folder` and write scores and feedback pages to `out`.
+
+    `jobs` processes work at the same time, by default one for each core. What took too long, or
+    failed by a fault of the grader, is tried once more, alone. Raises ExerciseError if the sandbox
+    does not work here, and for a folder without submissions.
+    """
+    found = submissions.discover(folder)
+    private = tuple(str(path.expanduser().resolve()) for path in (folder, out))
+    sandbox = replace(sandbox, hidden=(*sandbox.hidden, *private))
+    if reason := refusal(sandbox):
+        raise ExerciseError(
+            f"submissions cannot be run safely here: {reason}. Grade on Linux 5.14 or newer, as "
+            "root or where user namespaces are allowed; or, if you trust every submission, with "
+            "--no-isolation"
+        )
+    kept = _Kept(out / CACHE, plan, sandbox)
+    results = {sub.name: _at_once(plan, sub) or kept.read(sub) for sub in found}
+    todo = [sub for sub in found if results[sub.name] is None]
+    for sub, result in _examine_all(plan, todo, sandbox, jobs or os.cpu_count() or 1, "grading"):
+        results[sub.name] = result
+        if not _in_doubt(result):
+            kept.write(sub, result)
+    doubtful = [sub for sub in todo if _in_doubt(results[sub.name])]
+    for sub, result in _examine_all(plan, doubtful, sandbox, 1, "once more, alone"):
+        results[sub.name] = result
+        if result.status != FAULT:
+            kept.write(sub, result)
+    others = submissions.alike(found, [*_published(), *plan.given()])
+    graded = _with_flags([result for result in results.values() if result], others)
+    report.write(out, graded)
+    return graded
+
+
+def summary(results: Sequence[Result]) -> str:
+    """Count the submissions by what became of them."""
+    counts = Counter(result.status for result in results)
+    flagged = sum(bool(result.flags) for result in results)
+    told = ", ".join(f"{number} {status}" for status, number in counts.items())
+    return f"{len(results)} submissions, {told}; {flagged} with flags"
+
+
+def _in_doubt(result: Result | None) -> bool:
+    return result is not None and (result.timed_out or result.status == FAULT)
+
+
+def _at_once(plan: Plan, submission: Submission) -> Result | None:
+    """Return the result of a submission that cannot be run, or None."""
+    learner = plan.learner(submission)
+    if problem := submission.problem:
+        tasks = tuple(_unjudged(t, "not attempted", problem, 0.0) for t in plan.tasks(submission))
+        return Result(submission.name, UNREADABLE, learner, tasks, remarks=(problem,))
+    if doubt := plan.doubt(submission):
+        text = "Your teacher has to look at this."
+        tasks = tuple(_unjudged(t, REVIEW, text, None) for t in plan.tasks(submission))
+        return Result(submission.name, REVIEW, learner, tasks, (text,), (doubt,))
+    return None
+
+
+def _examine_all(
+    plan: Plan, todo: Sequence[Submission], sandbox: Sandbox, jobs: int, description: str
+) -> Iterator[tuple[Submission, Result]]:
+    """Yield each submission and its result, as they come, from `jobs` processes."""
+    if not todo:
+        return
+    # Processes, for judges use torch's global random state; not forked: a fork of a process with
+    # threads can hang.
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(jobs, len(todo)), context, _prepare) as pool:
+        running = {pool.submit(_examine, plan, sub, sandbox): sub for sub in todo}
+        try:
+            for future in bar(as_completed(running), description, total=len(running)):
+                sub = running[future]
+                error = future.exception()
+                yield sub, _fault(plan, sub, error) if error else future.result()
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _prepare() -> None:
+    """Set up a process of the pool."""
+    jail.die_with_parent()
+    torch.set_num_threads(1)
+
+
+# ---- one submission ------------------------------------------------------------------------------
+
+
+def _examine(plan: Plan, submission: Submission, sandbox: Sandbox) -> Result:
+    """Run a submission in the sandbox and judge its answers."""
+    start = time.monotonic()
+    notebook = RemoteNotebook(submission.cells, sandbox)
+    flags: list[str] = []
+    tasks = []
+    try:
+        for task in plan.tasks(submission):
+            limits = sandbox.limits
+            seconds = limits.challenge if task.kind == "challenge" else limits.call
+            answer = RemoteAnswer(notebook, task, seconds)
+            try:
+                tasks.append(_judge(plan, task, answer))
+            except Exception:
+                flags.append(f"{task.key}: {traceback.format_exc()}")
+                tasks.append(_unjudged(task, FAULT, "The grader failed here, not you.", None))
+    finally:
+        notebook.close()
+    return Result(
+        submission.name,
+        FAULT if flags else GRADED,
+        plan.learner(submission),
+        tuple(tasks),
+        _remarks(notebook, plan.tasks(submission)),
+        tuple(flags),
+        {str(number): text for number, text in sorted(notebook.errors.items())},
+        notebook.timed_out,
+        round(time.monotonic() - start, 1),
+    )
+
+
+def _judge(plan: Plan, task: Task, answer: RemoteAnswer) -> TaskResult:
+    verdict = judging.judge(task, answer, secrets.seeds_of(plan.salt, task.key))
+    return TaskResult(
+        task.key, task.title, verdict.outcome, verdict.message, verdict.points, task.points
+    )
+
+
+def _unjudged(task: Task, outcome: str, message: str, points: float | None) -> TaskResult:
+    return TaskResult(task.key, task.title, outcome, message, points, task.points)
+
+
+def _fault(plan: Plan, submission: Submission, error: BaseException) -> Result:
+    """Return the result of a submission whose grading failed altogether."""
+    text = "The grader failed here, not you."
+    tasks = tuple(_unjudged(task, FAULT, text, None) for task in plan.tasks(submission))
+    flags = (f"{type(error).__name__}: {error}",)
+    return Result(submission.name, FAULT, plan.learner(submission), tasks, flags=flags)
+
+
+def _remarks(notebook: RemoteNotebook, tasks: Sequence[Task]) -> tuple[str, ...]:
+    remarks = []
+    for task in tasks:
+        places = notebook.defined.get(task.answer, [])
+        if len(places) > 1:
+            cells = " and ".join(map(str, places))
+            remarks.append(f"`{task.answer}` is defined in code cells {cells}; the last counts.")
+    return tuple(remarks)
+
+
+# ---- all of them ---------------------------------------------------------------------------------
+
+
+def _with_flags(results: Sequence[Result], others: Mapping[str, list[str]]) -> list[Result]:
+    """Add what only shows when submissions are compared; nothing is deducted for it."""
+    by_learner: dict[str, list[str]] = {}
+    for result in results:
+        by_learner.setdefault(result.learner, []).append(result.submission)
+    flagged = []
+    for result in results:
+        flags = list(result.flags)
+        if names := others.get(result.submission):
+            flags.append(f"nearly the same code as {', '.join(names)}")
+        if result.learner and len(by_learner[result.learner]) > 1:
+            flags.append(f"{result.learner} handed in {', '.join(by_learner[result.learner])}")
+        flagged.append(replace(result, flags=tuple(flags)))
+    return flagged
+
+
+def _published() -> Iterator[Sequence[str]]:
+    """Yield the code of the course's own notebooks: all may use that."""
+    root = lessons.course().parent
+    for folder in ("course", "exercises", "solutions"):
+        for path in sorted((root / folder).glob("*.ipynb")):
+            yield submissions.parse(path.read_bytes())
+
+
+class _Kept:
+    """Results of an earlier run, in a folder; their names tell nothing of the salt."""
+
+    def __init__(self, folder: Path, plan: Plan, sandbox: Sandbox) -> None:
+        self._folder = folder
+        self._plan = plan
+        self._conditions = [asdict(sandbox.limits), sandbox.isolate, _release()]
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ExerciseError(
+                f"cannot write to {folder.parent} ({error.strerror}); name another --out"
+            ) from None
+
+    def read(self, submission: Submission) -> Result | None:
+        try:
+            facts = json.loads(self._path(submission).read_text(encoding="utf-8"))
+            facts |= {name: tuple(facts[name]) for name in ("remarks", "flags")}
+            facts["tasks"] = tuple(TaskResult(**task) for task in facts["tasks"])
+            return Result(**facts)
+        except (OSError, ValueError, TypeError, LookupError):
+            return None
+
+    def write(self, submission: Submission, result: Result) -> None:
+        path = self._path(submission)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
+        part.replace(path)
+
+    def _path(self, submission: Submission) -> Path:
+        keys = [task.key for task in self._plan.tasks(submission)]
+        content = [submission.name, submission.digest, self._plan.learner(submission), keys]
+        text = json.dumps([*content, *self._conditions])
+        return self._folder / f"{secrets.derive(self._plan.salt, text).hex()[:32]}.json"
+
+
+@cache
+def _release() -> str:
+    """Hash all of the library: whatever a check may use."""
+    digest = hashlib.sha256()
+    for path in sorted(LIBRARY.rglob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()

@@ -1,0 +1,195 @@
+"""Runs a command in a jail of Linux namespaces, and kills all of it when the grader goes away.
+
+A script of the standard library alone, started by `sltools.grading.sandbox` with one argument, its
+settings in JSON. It prints the process number of the command; when its standard input is closed,
+by the grader or by the grader's death, the command and all that it started are killed.
+
+In the jail there is no network, no process but its own, and of the files only those named visible,
+read-only, and an empty working folder in memory. Linux 5.14 or newer.
+"""
+
+import ctypes
+import json
+import os
+import resource
+import select
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+CLONE_NEWNS, CLONE_NEWUTS, CLONE_NEWIPC = 0x00020000, 0x04000000, 0x08000000
+CLONE_NEWUSER, CLONE_NEWPID, CLONE_NEWNET = 0x10000000, 0x20000000, 0x40000000
+MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
+MNT_DETACH = 2
+SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
+MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID = 1, 2
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
+WORK = "/tmp"  # the working folder in the jail
+PERIOD = 0.05  # seconds between two looks at the command
+REFUSED = 125  # the exit code when the jail cannot be made
+
+
+def main() -> int:
+    """Run the command of the settings and return its exit code, 128 + N if signal N ended it."""
+    settings = json.loads(sys.argv[1])
+    # Limits on processes do not hold for root: each of root's jails has a user of its own.
+    user = 50_000 + os.getpid() % 10_000 if os.geteuid() == 0 else None
+    try:
+        if settings["isolate"]:
+            _enter_namespaces(new_user=user is None)
+        child = os.fork()
+        if child == 0:
+            _become(settings, user)
+    except OSError as error:
+        os.write(2, f"{error}\n".encode())
+        os._exit(REFUSED)
+    print(child, flush=True)
+    return _watch(child)
+
+
+def _watch(child: int) -> int:
+    """Wait for the command; kill it, with its process group, when standard input is closed.
+
+    In a PID namespace of its own all processes die with it, whatever they did to escape.
+    """
+    closed = False
+    while True:
+        ended, status = os.waitpid(child, 0 if closed else os.WNOHANG)
+        if ended:
+            _kill(child)  # what it leaves behind
+            code = os.waitstatus_to_exitcode(status)
+            return code if code >= 0 else 128 - code
+        closed = bool(select.select([0], [], [], PERIOD)[0])
+        if closed:
+            _kill(child)
+
+
+def _kill(child: int) -> None:
+    for kill in (os.killpg, os.kill):
+        with suppress(ProcessLookupError, PermissionError):
+            kill(child, signal.SIGKILL)
+
+
+def _become(settings: dict[str, Any], user: int | None) -> None:
+    """Turn this process into the command."""
+    os.setsid()
+    null = os.open(os.devnull, os.O_RDWR)
+    os.dup2(null, 0)
+    os.dup2(null, 1)
+    with suppress(OSError):  # where memory runs out the kernel takes this one, not the grader
+        Path("/proc/self/oom_score_adj").write_text("1000")
+    if settings["isolate"]:
+        _change_root(settings)
+        if user is not None:
+            os.setgroups([])
+            os.setresgid(user, user, user)
+            os.setresuid(user, user, user)
+    else:
+        os.chdir(settings["scratch"])
+    if sys.platform == "linux":
+        _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    die_with_parent()
+    for name, most in settings["limits"].items():
+        resource.setrlimit(getattr(resource, name), (most, most))
+    os.execve(settings["command"][0], settings["command"], settings["environment"])
+
+
+def die_with_parent() -> None:
+    """Let the kernel, if it is Linux, end this process when the one that started it ends."""
+    if sys.platform == "linux":
+        _call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def _enter_namespaces(new_user: bool) -> None:
+    uid, gid = os.geteuid(), os.getegid()
+    spaces = CLONE_NEWNS | CLONE_NEWUTS | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNET
+    _call("unshare", spaces | (CLONE_NEWUSER if new_user else 0))
+    if new_user:
+        Path("/proc/self/setgroups").write_text("deny")
+        # Not root in there either: the rights to mount are lost with the command's start.
+        Path("/proc/self/uid_map").write_text(f"{uid} {uid} 1")
+        Path("/proc/self/gid_map").write_text(f"{gid} {gid} 1")
+
+
+def _change_root(settings: dict[str, Any]) -> None:
+    """Make a file system of the visible paths, read-only, beside a working folder; enter it."""
+    root = Path(settings["scratch"])
+    _mount("none", "/", None, MS_REC | MS_PRIVATE)
+    _mount("tmpfs", root, "tmpfs", MS_NOSUID, "mode=755")
+    for path in [*map(Path, settings["visible"]), *map(Path, DEVICES)]:
+        _show(path, root)
+    for path in map(Path, settings["hidden"]):
+        _hide(_inside(root, path))
+    for name in ("proc", WORK[1:]):
+        (root / name).mkdir(exist_ok=True)
+    if not (root / "dev/shm").exists():
+        (root / "dev/shm").symlink_to(WORK)
+    with suppress(OSError):  # some containers allow no new /proc: then there is none
+        _mount("proc", root / "proc", "proc", MS_NOSUID | MS_NODEV)
+    _make_read_only(root)
+    size = settings["disk"]
+    _mount("tmpfs", root / WORK[1:], "tmpfs", MS_NOSUID | MS_NODEV, f"mode=1777,size={size}")
+    os.chdir(root)
+    _call("pivot_root", b".", b".")  # stacks the old root upon the new one, to be taken off
+    _call("umount2", b".", MNT_DETACH)
+    os.chdir(WORK)
+
+
+def _show(path: Path, root: Path) -> None:
+    """Make `path` of the real system visible under `root`; a link stays a link."""
+    place = _inside(root, path)
+    if not os.path.lexists(path) or os.path.lexists(place):
+        return
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if path.is_symlink():
+        place.symlink_to(path.readlink())
+        return
+    if path.is_dir():
+        place.mkdir()
+    else:
+        place.touch()
+    _mount(path, place, None, MS_BIND | MS_REC)
+
+
+def _hide(place: Path) -> None:
+    """Lay something empty over a file or folder that would be visible."""
+    if place.is_dir():
+        _mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
+    elif place.exists():
+        _mount("/dev/null", place, None, MS_BIND)
+
+
+def _inside(root: Path, path: Path) -> Path:
+    return root / path.relative_to("/")
+
+
+def _make_read_only(root: Path) -> None:
+    attributes = (ctypes.c_uint64 * 4)(MOUNT_ATTR_RDONLY | MOUNT_ATTR_NOSUID, 0, 0, 0)
+    path, size = os.fsencode(root), ctypes.sizeof(attributes)
+    where = (ctypes.c_long(AT_FDCWD), path, ctypes.c_long(AT_RECURSIVE))
+    _call("syscall", ctypes.c_long(SYS_MOUNT_SETATTR), *where, attributes, ctypes.c_size_t(size))
+
+
+def _mount(
+    source: str | Path, target: str | Path, kind: str | None, flags: int, options: str = ""
+) -> None:
+    texts = [text and os.fsencode(text) for text in (source, target, kind)]
+    _call("mount", *texts, ctypes.c_ulong(flags), options.encode() or None)
+
+
+_LIBC = ctypes.CDLL(None, use_errno=True)
+
+
+def _call(name: str, *arguments: Any) -> None:
+    """Call a function of the C library; raise OSError, saying which, if it fails."""
+    if getattr(_LIBC, name)(*arguments) != 0:
+        code = ctypes.get_errno()
+        told = ", ".join(os.fsdecode(a) for a in arguments if isinstance(a, bytes))
+        raise OSError(code, f"{name}({told}): {os.strerror(code)}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,132 @@
+"""Writes scores and feedback; what submissions said is text in them, and never code."""
+
+import csv
+import hashlib
+import html
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sltools.exercises.judging import MARKS
+
+if TYPE_CHECKING:
+    from sltools.grading.grade import Result, TaskResult
+
+FEEDBACK = "feedback"
+FORMULA = re.compile(r"^[\s\x00-\x1f]*[=+\-@\uff0b\uff0d\uff1d\uff20|%]")
+PAGE = """\
+<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
+<title>{title}</title>
+<style>
+body {{ font-family: sans-serif; max-width: 50em; margin: 2em auto; padding: 0 1em; }}
+table {{ border-collapse: collapse; width: 100%; }}
+th, td {{ border-bottom: 1px solid #bbb; padding: 6px; text-align: left; vertical-align: top; }}
+td.text {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
+</style>
+</head>
+<body>
+<h1>{title}</h1>
+<p><b>{total}</b></p>
+{remarks}
+<table>
+<tr><th scope="col">Task</th><th scope="col">Outcome</th><th scope="col">Points</th>
+<th scope="col">What the check says</th></tr>
+{rows}
+</table>
+{cells}
+</body>
+</html>
+"""
+
+
+def write(out: Path, results: Sequence["Result"]) -> None:
+    """Write `scores.csv`, `scores.json` and a page for each submission into the folder `out`."""
+    (out / FEEDBACK).mkdir(parents=True, exist_ok=True)
+    _write(out / "scores.csv", _csv(results))
+    facts = [asdict(r) | {"points": r.points, "out_of": r.out_of} for r in results]
+    _write(out / "scores.json", json.dumps(facts, indent=1) + "\n")
+    for result in results:
+        _write(out / FEEDBACK / page_name(result.submission), _page(result))
+
+
+def page_name(submission: str) -> str:
+    """Name the page of a submission: readable, and no other's, whatever the submission is called"""
+    slug = re.sub(r"[^A-Za-z0-9]+", "-", submission.removesuffix(".ipynb")).strip("-")[:60]
+    digest = hashlib.sha256(submission.encode("utf-8", "surrogatepass")).hexdigest()
+    return f"{slug}-{digest[:8]}.html"
+
+
+def safe_cell(value: Any) -> Any:
+    """Return a value for a CSV file that no spreadsheet takes for a formula."""
+    if isinstance(value, str) and FORMULA.match(value):
+        return f"'{value}"
+    return value
+
+
+def _write(path: Path, text: str) -> None:
+    part = path.with_name(f"{path.name}.part")
+    part.write_text(text, encoding="utf-8", errors="replace", newline="")
+    part.replace(path)
+
+
+def _csv(results: Sequence["Result"]) -> str:
+    keys = list(dict.fromkeys(task.task for result in results for task in result.tasks))
+    file = StringIO()
+    writer = csv.writer(file)
+    head = ["submission", "learner", "status", "points", "out_of"]
+    writer.writerow([*head, *keys, "seconds", "flags", "feedback"])
+    for result in results:
+        points = {task.task: _number(task.points) for task in result.tasks}
+        row = [
+            *(result.submission, result.learner, result.status),
+            *(_number(result.points), result.out_of),
+            *(points.get(key, "") for key in keys),
+            *(result.seconds, " / ".join(result.flags), page_name(result.submission)),
+        ]
+        writer.writerow([safe_cell(value) for value in row])
+    return file.getvalue()
+
+
+def _number(points: float | None) -> str:
+    return "" if points is None else f"{points:g}"
+
+
+def _page(result: "Result") -> str:
+    points = "not known yet" if result.points is None else f"{result.points:g}"
+    return PAGE.format(
+        title=html.escape(f"Feedback for {result.submission}"),
+        total=f"{points} of {result.out_of} points ({html.escape(result.status)})",
+        remarks=_list(result.remarks),
+        rows="\n".join(map(_row, result.tasks)),
+        cells=_failed(result.cells),
+    )
+
+
+def _row(task: "TaskResult") -> str:
+    points = "?" if task.points is None else f"{task.points:g}"
+    return (
+        f'<tr><th scope="row">{html.escape(task.task)}<br>{html.escape(task.title)}</th>'
+        f"<td>{MARKS.get(task.outcome, '?')} {html.escape(task.outcome)}</td>"
+        f'<td>{points} of {task.out_of}</td><td class="text">{html.escape(task.message)}</td></tr>'
+    )
+
+
+def _failed(cells: dict[str, str]) -> str:
+    if not cells:
+        return ""
+    return "<h2>Code cells that failed</h2>\n" + _list(
+        [f"cell {number}: {text}" for number, text in cells.items()]
+    )
+
+
+def _list(texts: Sequence[str]) -> str:
+    items = "\n".join(f"<li>{html.escape(text)}</li>" for text in texts)
+    return f"<ul>\n{items}\n</ul>" if texts else ""

@@ -1,0 +1,161 @@
+"""What was handed in: found, read, and compared. Nothing in here runs a submission."""
+
+import hashlib
+import io
+import itertools
+import json
+import keyword
+import stat
+import token
+import tokenize
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sltools.errors import ExerciseError
+
+LARGEST = 20 * 2**20  # bytes of a notebook
+MOST_CELLS = 1000
+COMPARED = 100_000  # characters of code that are compared
+SHINGLE = 6  # tokens
+ALIKE = 0.9  # of the shingles of the shorter one
+TELLING = 40  # shingles of one's own that make a likeness worth a word
+
+
+@dataclass(frozen=True)
+class Submission:
+    """A file or folder that was handed in; `problem` says why it cannot be run, if it cannot.
+
+    `name` is its path in the folder of submissions. `cells` are the sources of its code cells,
+    `digest` tells its content.
+    """
+
+    name: str
+    cells: tuple[str, ...] = ()
+    digest: str = ""
+    problem: str = ""
+
+
+def discover(folder: Path) -> list[Submission]:
+    """Read all submissions in `folder`: files, and folders with notebooks of one learner each.
+
+    Whatever stands there is one, except hidden files. Links are not followed. Raises ExerciseError
+    if there are none.
+    """
+    if not folder.is_dir():
+        raise ExerciseError(f"{folder} is no folder; name the folder that holds the submissions")
+    found = []
+    for path in _entries(folder):
+        if path.is_dir() and not path.is_symlink():
+            found += _read_folder(path)
+        else:
+            found.append(_read(path, path.name))
+    if not found:
+        raise ExerciseError(
+            f"{folder} holds no submissions; put notebooks or folders of them there"
+        )
+    return found
+
+
+def _entries(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if not path.name.startswith("."))
+
+
+def _read_folder(folder: Path) -> list[Submission]:
+    try:
+        notebooks = [path for path in _entries(folder) if path.suffix == ".ipynb"]
+    except OSError as error:
+        return [Submission(folder.name, problem=f"The folder cannot be read: {error.strerror}.")]
+    if not notebooks:
+        return [Submission(folder.name, problem="There is no notebook in the folder.")]
+    return [_read(path, f"{folder.name}/{path.name}") for path in notebooks]
+
+
+def _read(path: Path, name: str) -> Submission:
+    try:
+        content = _content(path)
+        digest = hashlib.sha256(content).hexdigest()
+        cells = parse(content)
+    except ValueError as error:
+        return Submission(name, problem=str(error))
+    return Submission(name, cells, digest)
+
+
+def _content(path: Path) -> bytes:
+    """Read an ordinary file; raise ValueError, in words for the learner, if it is none."""
+    if path.suffix != ".ipynb":
+        raise ValueError("This is not a notebook: its name does not end in .ipynb.")
+    try:
+        facts = path.lstat()
+        if not stat.S_ISREG(facts.st_mode):
+            raise ValueError("This is not an ordinary file; is it a link?")
+        if facts.st_size > LARGEST:
+            raise ValueError(
+                f"The file has {facts.st_size / 2**20:.0f} MiB, at most {LARGEST / 2**20:.0f} are "
+                "read: clear the outputs and hand it in again."
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"The file cannot be read: {error.strerror}.") from None
+
+
+def parse(content: bytes) -> tuple[str, ...]:
+    """Return the sources of the code cells; raise ValueError if it is no notebook."""
+    try:
+        notebook = json.loads(content.decode("utf-8-sig"))
+        code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
+        return tuple("".join(cell["source"]) for cell in code[:MOST_CELLS])
+    except (LookupError, TypeError, AttributeError, RecursionError, ValueError) as error:
+        raise ValueError(
+            f"This is not a notebook that can be read ({type(error).__name__}: {error})."
+        ) from None
+
+
+# ---- near-identical submissions ------------------------------------------------------------------
+
+
+def alike(
+    submissions: Sequence[Submission], published: Iterable[Sequence[str]] = ()
+) -> dict[str, list[str]]:
+    """Return, by name, the submissions whose code is nearly the same but for names and values.
+
+    One may hold more than the other. What stands in the `published` notebooks, lists of cells, is
+    left aside: all may use that.
+    """
+    common = {shingle for cells in published for shingle in _shingles(cells)}
+    own = {sub.name: _shingles(sub.cells) - common for sub in submissions}
+    telling = {name: found for name, found in own.items() if len(found) >= TELLING}
+    others: dict[str, list[str]] = {}
+    for (one, mine), (other, theirs) in itertools.combinations(telling.items(), 2):
+        if len(mine & theirs) >= ALIKE * min(len(mine), len(theirs)):
+            others.setdefault(one, []).append(other)
+            others.setdefault(other, []).append(one)
+    return others
+
+
+def _shingles(cells: Sequence[str]) -> set[int]:
+    """Return the hashes of all runs of tokens, cell by cell, whatever the names and values."""
+    found = set()
+    for source in cells:
+        tokens = _tokens(source[:COMPARED])
+        found |= {hash(tuple(tokens[i : i + SHINGLE])) for i in range(len(tokens) - SHINGLE + 1)}
+    return found
+
+
+def _tokens(source: str) -> list[str]:
+    tokens = []
+    try:
+        for kind, text, *_ in tokenize.generate_tokens(io.StringIO(source).readline):
+            if kind == token.NAME and not keyword.iskeyword(text):
+                tokens.append("name")
+            elif kind == token.NUMBER:
+                if tokens[-2:-1] in (["["], [","]) and tokens[-1] == "-":
+                    tokens.pop()  # data differ in signs too
+                tokens.append("number")
+            elif kind == token.STRING:
+                tokens.append("text")
+            elif kind not in (token.COMMENT, token.NL):
+                tokens.append(text)
+    except (tokenize.TokenError, SyntaxError, ValueError):
+        pass  # as far as it can be read
+    return tokens

@@ -1,0 +1,561 @@
+"""The parts of the grader: the wire, the sandbox, reading, comparing, homework, reports."""
+
+import json
+import os
+import shutil
+import signal
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save
+from torch import nn
+
+from sltools import cli, data, exercises, experiments, lessons
+from sltools.attacks import UnSplit
+from sltools.errors import ExerciseError
+from sltools.exercises.judging import LocalAnswer, judge
+from sltools.grading import assignment as homework
+from sltools.grading import grade as grading
+from sltools.grading import report, sandbox, secrets, submissions, wire
+from sltools.grading.remote import RemoteAnswer, RemoteNotebook
+from sltools.grading.sandbox import Limits, Sandbox
+from sltools.grading.submissions import Submission
+from sltools.models import Architecture
+from sltools.view import View
+from tests.submissions import MARKER, RUNAWAY, cells, notebook
+from tests.test_grading_thirty import _running
+
+SALT = b"a salt for the tests, 32 bytes.."
+LIMITS = Limits(cell=4, call=3, memory=2 * 2**30)
+
+
+@pytest.fixture(scope="session")
+def isolated() -> Sandbox:
+    """A sandbox with all isolation."""
+    if reason := sandbox.refusal(Sandbox()):
+        pytest.skip(f"submissions cannot be isolated here: {reason}")
+    return Sandbox(limits=LIMITS)
+
+
+@pytest.fixture
+def run() -> Iterator[Callable[[Sandbox, str], RemoteNotebook]]:
+    """Open a notebook of one cell, and close it after the test."""
+    opened = []
+
+    def start(box: Sandbox, source: str) -> RemoteNotebook:
+        opened.append(RemoteNotebook([source], box))
+        return opened[-1]
+
+    yield start
+    for remote in opened:
+        remote.close()
+
+
+# ---- the wire ------------------------------------------------------------------------------------
+
+
+def _sent(value: Any, recipes: bool = True) -> Any:
+    return wire.receive(BytesIO(wire.pack(value)).read, recipes)
+
+
+def test_arguments_arrive_as_they_were() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.Dropout()).eval()
+    strided = torch.arange(6.0).view(2, 3).T
+    sent = {
+        "x": [None, True, 2, 0.5, "é"],
+        3: (strided, torch.tensor(7), torch.zeros(0, 2)),
+        "n": net,
+    }
+    got = _sent(sent)
+    assert got["x"] == sent["x"] and type(got["x"][1]) is bool
+    assert isinstance(got[3], tuple)
+    for one, other in zip(got[3], (strided, torch.tensor(7), torch.zeros(0, 2)), strict=True):
+        assert torch.equal(one, other) and one.dtype == other.dtype
+    image = torch.rand(1, 1, 5, 5)
+    assert torch.equal(got["n"](image), net(image)) and not got["n"].training
+    shape = Architecture.of(net, (1, 5, 5))
+    assert _sent(shape) == shape
+
+
+@pytest.mark.slow
+def test_a_view_arrives_with_what_the_server_may_see_and_no_more() -> None:
+    digits = data.load("digits")
+    session = experiments.train_victim(digits, "conv2", seed=1)
+    view = session.observe(digits.test.images[:2])
+    payload = wire.pack([view])
+    got = wire.receive(BytesIO(payload).read, recipes=True)[0]
+    assert isinstance(got, View)
+    assert torch.equal(got.smashed, view.smashed) and got.architecture == view.architecture
+    assert repr(got) == repr(view) and got.granted == ()
+    attack = UnSplit(steps=2, seed=0)
+    assert torch.equal(attack(got).inputs, attack(view).inputs)
+    assert digits.test.images[0].numpy().tobytes() not in payload
+
+
+def test_what_is_no_argument_cannot_be_sent() -> None:
+    for value in (object(), nn.Linear(1, 1), {1, 2}, lambda: 0):
+        with pytest.raises(wire.WireError, match="cannot be sent"):
+            wire.pack([value])
+
+
+TENSOR = {"0": torch.zeros(2)}
+FORGED = {
+    "a recipe": ({"network": ["[]", True, {"dict": []}]}, {}),
+    "one tensor twice": ({"list": [{"tensor": "0"}, {"tensor": "0"}]}, TENSOR),
+    "no such tensor": ({"tensor": "1"}, TENSOR),
+    "a complex tensor": ({"tensor": "0"}, {"0": torch.zeros(2, dtype=torch.complex64)}),
+    "a huge number": (10**30, {}),
+    "a list without a kind": ([1], {}),
+    "two kinds": ({"list": [], "dict": []}, {}),
+    "a dictionary as a key": ({"dict": [[{"dict": []}, 1]]}, {}),
+}
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_forged_messages_are_refused(name: str) -> None:
+    tree, tensors = FORGED[name]
+    text, arrays = json.dumps(tree).encode(), save(tensors)
+    message = wire.HEADER.pack(len(text), len(arrays)) + text + arrays
+    with pytest.raises(wire.WireError, match="no message"):
+        wire.receive(BytesIO(message).read)
+
+
+def test_bytes_that_are_no_message_are_refused() -> None:
+    deep = b"[" * 100_000
+    for message in (wire.HEADER.pack(len(deep), 0) + deep, wire.HEADER.pack(1, 9) + b"1ninebytes"):
+        with pytest.raises(wire.WireError, match="no message"):
+            wire.receive(BytesIO(message).read)
+    with pytest.raises(wire.WireError, match="larger than"):
+        wire.receive(BytesIO(wire.HEADER.pack(1, 2**31)).read)
+
+
+# ---- the sandbox ---------------------------------------------------------------------------------
+
+
+def _ask(remote: RemoteNotebook, name: str, *arguments: Any) -> Any:
+    task = replace(exercises.find("04.tv"), answer=name)
+    return RemoteAnswer(remote, task, LIMITS.call)(*arguments)
+
+
+INSIDE = """
+import os, socket
+from pathlib import Path
+
+def look():
+    return {
+        "processes": sorted(p.name for p in Path("/proc").glob("[0-9]*")),
+        "interfaces": [name for _, name in socket.if_nameindex()],
+        "checks": len(list(Path("@LIBRARY@", "exercises/topics").glob("*"))),
+        "home": os.listdir(Path.home()),
+        "user": os.getuid(),
+        "secrets": [name for name in ("@SALT@", "@PARENT@") if os.path.exists(name)],
+    }
+
+def fork():
+    made = 0
+    try:
+        while made < 100:
+            if os.fork() == 0:
+                import time
+                time.sleep(100)
+            made += 1
+    except BlockingIOError:
+        return made
+
+def fill():
+    try:
+        for number in range(100):
+            with open(str(number), "wb") as file:
+                file.write(bytes(2**21))
+    except OSError as error:
+        return error.errno
+"""
+
+
+@pytest.mark.slow
+def test_a_jail_holds(isolated: Sandbox, tmp_path: Path, run: Callable) -> None:
+    (tmp_path / "salt").touch()
+    source = INSIDE.replace("@LIBRARY@", str(sandbox.LIBRARY))
+    source = source.replace("@SALT@", str(tmp_path / "salt")).replace("@PARENT@", str(tmp_path))
+    remote = run(isolated, source)
+    seen = _ask(remote, "look")
+    assert seen["processes"] == ["1"] and seen["interfaces"] == ["lo"]
+    assert seen["checks"] == 0 and seen["home"] == [] and seen["secrets"] == []
+    assert seen["user"] != 0, "limits on processes do not hold for root"
+    assert _ask(remote, "fill") == 28  # no space left on device
+    assert 0 < _ask(remote, "fork") < LIMITS.processes
+
+
+def test_what_is_hidden_is_hidden_inside_of_visible_folders(
+    isolated: Sandbox, run: Callable
+) -> None:
+    inside = str(sandbox.LIBRARY / "attacks"), str(sandbox.LIBRARY / "data.py")
+    source = "import os\ndef look(): return [os.listdir({!r}), open({!r}).read()]".format(*inside)
+    assert _ask(run(replace(isolated, hidden=inside), source), "look") == [[], ""]
+
+
+@pytest.mark.slow
+def test_a_submission_dies_with_its_grader(isolated: Sandbox) -> None:
+    script = (
+        "import time; from sltools.grading.sandbox import Sandbox\n"
+        f"print(Sandbox().start().ask({{'cell': 1, 'source': {RUNAWAY!r}}}, 10), flush=True)\n"
+        "time.sleep(60)"
+    )
+    grader = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE)
+    assert grader.stdout
+    assert b"'error': None" in grader.stdout.readline()
+    assert _running(MARKER)
+    grader.send_signal(signal.SIGKILL)
+    grader.wait()
+    grader.stdout.close()
+    deadline = time.monotonic() + 10
+    while _running(MARKER) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not _running(MARKER)
+
+
+def test_a_jail_needs_no_root(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """With the system's Python, which others than root may run."""
+    python, user = "/usr/bin/python3", 65534
+    if os.geteuid() != 0 or not Path(python).exists():
+        pytest.skip("needs root, to become somebody else, and the system's Python")
+    place = Path("/tmp") / f"sltools-jail-{os.getpid()}"
+    place.mkdir(mode=0o777)
+    place.chmod(0o777)
+    script = shutil.copy(sandbox.JAIL, place)
+    code = "import os; os.write(2, repr([os.getpid(), os.listdir('/tmp')]).encode())"
+    settings = sandbox._settings(Sandbox(), 0, str(place))
+    settings |= {"visible": sandbox.SYSTEM, "command": [python, "-c", code]}
+    try:
+        with subprocess.Popen(
+            [python, "-I", "-S", script, json.dumps(settings)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            user=user,
+            group=user,
+            extra_groups=[],
+        ) as jail:
+            jail.wait(30)
+            said = jail.stderr.read().decode() if jail.stderr else ""
+    finally:
+        shutil.rmtree(place)
+    if jail.returncode == sandbox.REFUSED:
+        pytest.skip(f"others than root cannot be isolated here: {said}")
+    assert said == "[1, []]"
+
+
+TROUBLE = """
+import os
+def end(): os._exit(3)
+def loop():
+    while True: pass
+def hog(): return bytearray(2**40)
+def leave(): raise SystemExit
+def fine(): return 1
+"""
+
+
+def test_without_isolation_limits_hold_all_the_same(run: Callable) -> None:
+    remote = run(Sandbox(isolate=False, limits=Limits(call=1, memory=2**32)), TROUBLE)
+    tv = exercises.find("04.tv")
+    task = replace(tv, judge=lambda answer, _: str(answer()))
+    answer = {
+        name: judge(task, RemoteAnswer(remote, replace(tv, answer=name), 1))
+        for name in ("end", "loop", "hog", "leave", "fine")
+    }
+    assert "ended the process" in answer["end"].message
+    assert "computing time" in answer["loop"].message and remote.timed_out
+    assert "MemoryError" in answer["hog"].message and "SystemExit" in answer["leave"].message
+    assert {name for name, verdict in answer.items() if verdict.outcome == "error"} == {
+        *("end", "loop", "hog", "leave")
+    }
+
+
+def test_grading_is_refused_where_the_sandbox_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "jail.py").write_text("import os; os.write(2, b'no namespaces'); os._exit(125)")
+    monkeypatch.setattr(sandbox, "JAIL", tmp_path / "jail.py")
+    (tmp_path / "subs").mkdir()
+    (tmp_path / "subs" / "one.ipynb").write_text(notebook([]))
+    plan = grading.HomeTasks(SALT, "04")
+    with pytest.raises(ExerciseError, match=r"does not allow it \(no namespaces\).*--no-isolation"):
+        grading.grade(tmp_path / "subs", tmp_path / "out", plan, Sandbox())
+    assert not (tmp_path / "out").exists()
+
+
+# ---- faults of the grader ------------------------------------------------------------------------
+
+
+def test_a_fault_of_a_check_is_no_zero(isolated: Sandbox, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise ZeroDivisionError("in the check")
+
+    plan = grading.HomeTasks(SALT, "04", challenges=False)
+    monkeypatch.setattr(grading.judging, "judge", broken)
+    result = grading._examine(plan, Submission("one", ("x = 1",)), isolated)
+    assert result.status == grading.FAULT and result.points is None
+    assert all(task.outcome == grading.FAULT for task in result.tasks)
+    assert "in the check" in result.flags[0] and "not you" in result.tasks[0].message
+
+
+def test_a_sandbox_that_fails_midway_is_a_fault(tmp_path: Path, isolated: Sandbox) -> None:
+    plan = grading.HomeTasks(SALT, "04", challenges=False)
+    broken = replace(isolated, limits=Limits(memory=2**20))
+    result = grading._examine(plan, Submission("one", ("x = 1",)), broken)
+    assert result.status == grading.FAULT and result.points is None
+
+
+# ---- submissions ---------------------------------------------------------------------------------
+
+
+def test_nothing_handed_in_is_said(tmp_path: Path) -> None:
+    for folder in (tmp_path, tmp_path / "missing"):
+        with pytest.raises(ExerciseError):
+            submissions.discover(folder)
+
+
+def test_folders_files_and_strange_things_are_all_found(tmp_path: Path) -> None:
+    (tmp_path / "ann").mkdir()
+    (tmp_path / "ann" / "dir.ipynb").mkdir()
+    for name in ("ann/1.ipynb", "bob.ipynb", ".DS_Store"):
+        (tmp_path / name).write_text(notebook(["x = 1"]))
+    os.mkfifo(tmp_path / "pipe.ipynb")
+    (tmp_path / "link").symlink_to(tmp_path / "ann")
+    found = {sub.name: sub for sub in submissions.discover(tmp_path)}
+    assert list(found) == ["ann/1.ipynb", "ann/dir.ipynb", "bob.ipynb", "link", "pipe.ipynb"]
+    assert found["bob.ipynb"].cells == found["ann/1.ipynb"].cells == ("x = 1",)
+    assert {name for name, sub in found.items() if sub.problem} == {
+        *("ann/dir.ipynb", "link", "pipe.ipynb")
+    }
+
+
+OWN = "\n".join(
+    f"def f{n}(a, b):\n    c = a {sign} {n}\n    return c.sum() {sign} b[{n}:]"
+    for n, sign in enumerate("+-*/@|&^")
+)
+
+
+def test_near_identical_code_is_noticed_under_other_names() -> None:
+    course = cells("solutions")
+    renamed = OWN.replace("(a, b)", "(left, right)").replace("c = a", "mid = left")
+    other = OWN.replace("+", "-").replace("sum", "mean").replace("[", "[1 + ")
+    made = {"one": OWN, "two": f"# all my own\n{renamed}", "three": other, "four": "x = 1"}
+    subs = [Submission(name, (*course, text)) for name, text in made.items()]
+    subs += [Submission("five", tuple(course)), Submission("six", tuple(course))]
+    assert submissions.alike(subs, [course]) == {"one": ["two"], "two": ["one"]}
+
+
+# ---- secrets, homework ---------------------------------------------------------------------------
+
+
+def test_a_salt_is_its_owners_and_is_not_kept_in_the_course(tmp_path: Path) -> None:
+    path = tmp_path / "deep" / "salt"
+    salt = secrets.read_or_make(path)
+    assert salt == secrets.read_or_make(path) == path.read_bytes() and len(salt) == 32
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    with pytest.raises(ExerciseError, match="would be published"):
+        secrets.make(lessons.course() / "salt")
+    with pytest.raises(ExerciseError, match="assignment new"):
+        secrets.read(tmp_path / "none")
+    path.write_bytes(b"short")
+    with pytest.raises(ExerciseError, match="5 bytes"):
+        secrets.read(path)
+    first = [next(secrets.seeds_of(salt, key)) for key in ("04.tv", "04.step")]
+    assert first[0] != first[1] and next(secrets.seeds_of(SALT, "04.tv")) != first[0]
+
+
+def _solutions(plan: homework.Assignment) -> str:
+    """Solve the homework; its last task by gradient descent."""
+    known = plan.constants
+    return f"""
+def prior(images):
+    down, across = images.diff(dim=2).abs(), images.diff(dim=3).abs()
+    p = {known.power}
+    return {known.down} * (down ** p).mean() + {known.across} * (across ** p).mean()
+
+def sensor_client(weight, bias):
+    return weight / {known.gain}, bias - {known.offset / known.gain} * weight.sum((1, 2, 3))
+
+guess = torch.full((3, 16), 0.5, requires_grad=True)
+optimizer = torch.optim.Adam([guess], lr=0.05)
+for _ in range(1000):
+    optimizer.zero_grad()
+    ((guess @ weight.T + bias).relu() - smashed).square().mean().backward()
+    optimizer.step()
+recovered = guess.detach()
+"""
+
+
+def _handed_in(path: Path, more: str) -> str:
+    made = json.loads(path.read_text(encoding="utf-8"))
+    code = ["".join(cell["source"]) for cell in made["cells"] if cell["cell_type"] == "code"]
+    return notebook([*code, more])
+
+
+def test_homework_is_judged_by_its_constants_and_data() -> None:
+    plan = homework.Assignment(SALT, ("ann",))
+    prior, sensor, recover = plan.tasks(Submission("ann"))
+    known, images = plan.constants, plan.data("").images
+
+    def verdict(task: Any, answer: Any) -> Any:
+        return judge(task, LocalAnswer(answer), secrets.seeds_of(SALT, task.key))
+
+    def sensor_client(weight: Any, bias: Any) -> Any:
+        return weight / known.gain, bias - known.offset / known.gain * weight.sum((1, 2, 3))
+
+    def published(weight: Any, bias: Any) -> Any:
+        return -weight, bias + weight.sum((1, 2, 3))
+
+    def plain_prior(batch: Any) -> Any:
+        return sum(batch.diff(dim=dim).square().mean() for dim in (2, 3))
+
+    assert verdict(prior, lambda batch: homework.prior(batch, known))
+    assert "of the exercises" in verdict(prior, plain_prior).message
+    assert verdict(sensor, sensor_client)
+    assert "of the exercises" in verdict(sensor, published).message
+    assert "two tensors" in verdict(sensor, lambda weight, bias: weight).message
+    shares = [verdict(recover, images + off).share for off in (0.0, 0.1, 0.4)]
+    assert shares == [1, 0.5, 0] and verdict(recover, ...).outcome == "not attempted"
+
+
+@pytest.mark.slow
+def test_homework_from_salt_to_scores(
+    tmp_path: Path, isolated: Sandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = homework.Assignment(SALT, ("ann", "bob", "eve"))
+    paths = dict(zip(plan.learners, homework.write(plan, tmp_path / "out"), strict=True))
+    (subs := tmp_path / "subs").mkdir()
+    published = """
+def prior(images):
+    return sum(images.diff(dim=d).square().mean() for d in (2, 3))
+
+def sensor_client(weight, bias):
+    return -weight, bias + weight.sum((1, 2, 3))
+"""
+    others = f"{_solutions(plan)}\nrecovered = torch.tensor({plan.data('ann').images.tolist()})"
+    handed = {
+        "ann": _handed_in(paths["ann"], _solutions(plan)),
+        "bob": _handed_in(paths["bob"], published),
+        "eve": _handed_in(paths["eve"], others),
+        "who": _handed_in(paths["bob"], "").replace(plan.code("bob"), "AAAA-AAAA"),
+        "zoe": _handed_in(paths["bob"], ""),
+    }
+    for name, text in handed.items():
+        (subs / f"{name}.ipynb").write_text(text)
+    results = grading.grade(subs, tmp_path / "scores", plan, isolated, 2)
+    points = {r.submission[:3]: [task.points for task in r.tasks] for r in results}
+    assert points == {
+        "ann": [2, 3, 5],
+        "bob": [0, 0, 0],
+        "eve": [2, 3, 0],
+        "who": [None] * 3,
+        "zoe": [0, 0, 0],
+    }
+    status = {r.submission[:3]: (r.status, r.learner) for r in results}
+    assert status["who"] == (grading.REVIEW, "") and status["ann"] == (grading.GRADED, "ann")
+    flags = {r.submission[:3]: " ".join(r.flags) for r in results}
+    assert "AAAA-AAAA is on no roster" in flags["who"]
+    assert "bob handed in bob.ipynb, zoe.ipynb" in flags["bob"] and flags["bob"] == flags["zoe"]
+    assert "nearly the same code as eve.ipynb" in flags["ann"]
+    page = (tmp_path / "scores" / "feedback" / report.page_name("ann.ipynb")).read_text()
+    assert "eve" not in page, "flags are for the teacher"
+    assert "10 of 10 points" in page
+
+    examined: list[str] = []
+    real = grading._examine_all
+
+    def counting(plan: Any, todo: Any, *rest: Any) -> Any:
+        examined.extend(sub.name for sub in todo)
+        return real(plan, todo, *rest)
+
+    monkeypatch.setattr(grading, "_examine_all", counting)
+    (subs / "zoe.ipynb").write_text(_handed_in(paths["eve"], "recovered = 7"))
+    again = grading.grade(subs, tmp_path / "scores", plan, isolated, 2)
+    assert examined == ["zoe.ipynb"], "what is known is not graded anew"
+    assert [r.points for r in again if r.submission != "zoe.ipynb"] == [10, 0, 5, None]
+
+
+def test_homework_is_each_learners_own_and_always_the_same(tmp_path: Path) -> None:
+    plan = homework.Assignment(SALT, ("ann", "=bob"))
+    one, two = (homework.write(plan, tmp_path / name) for name in ("1", "2"))
+    assert [path.read_bytes() for path in one] == [path.read_bytes() for path in two]
+    texts = [path.read_text(encoding="utf-8") for path in one]
+    assert plan.code("ann") in texts[0] and plan.code("ann") not in texts[1]
+    other = homework.Assignment(SALT[::-1], ("ann",))
+    assert other.code("ann") != plan.code("ann") and other.constants != plan.constants
+    with pytest.raises(ExerciseError, match="name a new folder"):
+        homework.write(plan, tmp_path / "1")
+    mine, other_data = plan.data("ann"), plan.data("=bob")
+    assert not torch.equal(mine.images, other_data.images)
+    assert str(mine.images[0, 0].item())[:6] not in texts[0]
+
+
+@pytest.mark.parametrize("text", ["name\nann", "id\nann\nann", "id\n \n", "id\n", ""])
+def test_a_roster_without_different_ids_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "roster.csv").write_text(text)
+    with pytest.raises(ExerciseError, match="roster"):
+        homework.read_roster(tmp_path / "roster.csv")
+
+
+# ---- reports and command line --------------------------------------------------------------------
+
+
+def test_no_cell_of_a_table_is_a_formula() -> None:
+    for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "\n=1", "＝1", "|cmd"):
+        assert report.safe_cell(text) == f"'{text}"
+    assert report.safe_cell("ann-1") == "ann-1" and report.safe_cell(-1) == -1
+
+
+def test_unreadable_submissions_have_rows_and_pages_too(tmp_path: Path, isolated: Sandbox) -> None:
+    (tmp_path / "subs").mkdir()
+    for name in ("=1+1.ipynb", "<b>.ipynb"):
+        (tmp_path / "subs" / name).write_text("{")
+    plan = grading.HomeTasks(SALT, "04", challenges=False)
+    results = grading.grade(tmp_path / "subs", tmp_path / "out", plan, isolated)
+    assert [(r.status, r.points, r.out_of) for r in results] == [("unreadable", 0, 17)] * 2
+    assert grading.summary(results) == "2 submissions, 2 unreadable; 0 with flags"
+    rows = (tmp_path / "out" / "scores.csv").read_text(encoding="utf-8").splitlines()
+    assert len(rows) == 3 and rows[2].startswith("'=1+1.ipynb,,unreadable,0,17,0,")
+    page = (tmp_path / "out" / "feedback" / report.page_name("<b>.ipynb")).read_text()
+    assert "0 of 17 points" in page and "&lt;b&gt;" in page and "<b>.ipynb" not in page
+
+
+def test_an_unknown_topic_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExerciseError, match="no exercises of topic '99'"):
+        grading.HomeTasks(SALT, "99").tasks(Submission("one"))
+
+
+def test_pages_have_safe_names_of_their_own() -> None:
+    names = ["../x.ipynb", "..\\x.ipynb", "x", "<b>\udcff", "A/b.ipynb", "a/b.ipynb"]
+    pages = [report.page_name(name) for name in names]
+    assert len({page.lower() for page in pages}) == len(names)
+    assert all(Path(page).name == page and page.isascii() for page in pages)
+
+
+def test_commands_make_homework_and_say_what_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (roster := tmp_path / "roster.csv").write_text("id,name\nann,Ann\nbob,Bob\n")
+    place = ["--salt", str(tmp_path / "salt"), "--roster", str(roster), "--out"]
+
+    def call(*arguments: str) -> str:
+        monkeypatch.setattr(sys, "argv", ["sltools", *arguments])
+        with pytest.raises(SystemExit):
+            cli.main()
+        return "".join(capsys.readouterr())
+
+    assert "salt" in call("grade", str(tmp_path), *place, str(tmp_path / "out"))
+    assert "2 notebooks" in call("assignment", "new", *place, str(tmp_path / "homework"))
+    assert len(list((tmp_path / "homework").glob("*.ipynb"))) == 2
+    assert "no folder" in call("grade", str(tmp_path / "none"), *place, str(tmp_path / "out"))
