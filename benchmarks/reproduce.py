@@ -244,14 +244,15 @@ def _append(path: Path, rows: list[Row]) -> None:
 def table(rows: Iterable[Row]) -> str:
     """The Markdown table: median [worst] of the attacks, each by the restart it chose."""
     lines = [
-        "| data, cut after | raw MSE | aligned | SSIM | known weights | mean image "
+        "| data, cut after | attacks | raw MSE | aligned | SSIM | known weights | mean image "
         "| clone | agrees | victim | random clone, best |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (dataset, stage), group in _grouped(rows):
         chosen = [row for row in group if row.chosen]
         cells = [
             f"{dataset}, {stage}",
+            str(len(chosen)),
             f"{_middle(chosen, 'raw_mse'):.2g} [{max(row.raw_mse for row in chosen):.2g}]",
             f"{_middle(chosen, 'aligned_mse'):.2g}",
             f"{_middle(chosen, 'ssim'):.2f}",

@@ -566,8 +566,8 @@ plots.bars(
 refused(lambda: attack(wire_only.window(0, 1)))
 
 # %% [markdown]
-# **Try it.** Compute the two baselines of the picture above yourself: the shares that a random guess
-# among all `classes`, and always naming the most frequent class, are expected to get right.
+# **Try it.** Compute the two baselines of the picture above yourself: the shares that a random
+# guess among all `classes`, and always naming the most frequent class, are expected to get right.
 
 
 # %%

@@ -416,6 +416,8 @@ widgets.show(draw, data_set=list(study), quantity=list(QUANTITIES))
 #    the images are still in the smashed data. Whoever learns the weights (a second client, an app
 #    that is unpacked, a leaked checkpoint) reads them. Some stages further the ceiling itself
 #    comes near the mean image or crosses it; only there has this search nothing left to find.
+#    Even that is a word about this search: one of the exercises finds images there, with public
+#    images for a prior.
 
 # %% [markdown]
 # ## Choosing a restart by what the attacker sees
@@ -933,7 +935,8 @@ collected = {"raw_mse": np.median(base["raw"]), "clone_accuracy": np.median(base
 # * **The trained and the untrained client** are one network each, at one cut.
 # * **The live experiments have one victim, three starts and few steps.** They show how to ask. An
 #   effect that is there with few steps may be gone with many.
-# * **Known weights is a search too**, with its own settings. Where it fails, another may not.
+# * **Known weights is a search too**, with its own settings. Where it fails, another may not: at
+#   fc2 a prior made of public images, in the exercises, comes far below the mean image.
 #
 # ## Try it
 #

@@ -56,7 +56,8 @@
 # | **stops working** | on gradients of a client that has become sure; sooner with a deeper head |
 # | **answered by** | noise on $\partial L/\partial u$ (max-norm, Marvell); randomised labels |
 #
-# The defences are only named here. How well they do is a question of its own.
+# The defences are only named here. How well they do is a question of its own. (Independent noise on
+# each gradient does not do well: one of the exercises averages it away.)
 
 # %%
 from sltools import plots

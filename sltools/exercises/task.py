@@ -96,13 +96,16 @@ def task(key: str, **facts: Any) -> Callable[[Judge], Judge]:
 
 def tasks(topic: str | None = None) -> list[Task]:
     """List all tasks, or those of a topic ("04"), in the order of their notebooks."""
-    return [made for made in _TASKS.values() if topic in (None, made.topic)]
+    known = sorted(_TASKS.values(), key=lambda made: made.topic)  # stable: in their order within
+    return [made for made in known if topic in (None, made.topic)]
 
 
 def find(key: str) -> Task:
     """Return the task `key`; raise ExerciseError, with the known ones, if there is none."""
     if key not in _TASKS:
-        raise ExerciseError(f"there is no task {key!r}; there are: {', '.join(_TASKS)}")
+        raise ExerciseError(
+            f"there is no task {key!r}; there are: {', '.join(t.key for t in tasks())}"
+        )
     return _TASKS[key]
 
 

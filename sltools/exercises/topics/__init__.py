@@ -1,16 +1,7 @@
 """The tasks of each topic, in the order of the lessons: one file each, and its review questions."""
 
 from sltools.exercises.quiz import Quiz
-
-# Tasks are listed in the order of these imports.
-# isort: off
-from sltools.exercises.topics import protocol
-from sltools.exercises.topics import threats
-from sltools.exercises.topics import leakage
-from sltools.exercises.topics import inversion
-from sltools.exercises.topics import depth
-from sltools.exercises.topics import labels
-# isort: on
+from sltools.exercises.topics import depth, inversion, labels, leakage, protocol, threats
 
 QUIZZES: dict[str, Quiz] = {
     "01": protocol.QUIZ,

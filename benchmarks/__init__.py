@@ -1,0 +1,1 @@
+"""Measurements that take long: what they find is kept in `course/results/`."""
