@@ -289,14 +289,14 @@ widgets.show(draw, {"largest_change": 0.1, "made_on": "clone"}, made_on=names,
 # %% [markdown]
 # Above each image stands its class and what the *victim* says to the changed one. Without the
 # slider: from changes of 0.15 on the victim errs on nearly all of them, unless they were made on
-# the random clone. Now count on 150 test images. Four networks prepare images for the same victim:
+# the random clone. Now count on 100 test images. Four networks prepare images for the same victim:
 # the victim itself, as the ceiling; the clone; the independent network; and the random clone.
 # Beside them stands noise of the same size, as the floor.
 
 # %%
 epsilons = [0.05, 0.1, 0.15]
 signs = noise.sign()
-few = test[:150]  # enough to see the difference
+few = test[:100]  # enough to see the difference
 
 
 def fooled_share(networks, name, epsilon):
@@ -359,7 +359,7 @@ check(
 # ## What it saves the thief: labels
 #
 # Somebody without the clone could train a network from scratch on labelled images. How many would
-# it take to be as good? Train on 20, 50, 100 and 200 images, and compare with the clone, which cost
+# it take to be as good? Train on 20, 50 and 200 images, and compare with the clone, which cost
 # none.
 #
 # And should the thief train the clone further, if it has a few labelled images? Common advice says
@@ -367,7 +367,7 @@ check(
 # nothing.
 
 # %%
-counts = [20, 50, 100, 200]
+counts = [20, 50, 200]
 steps = {"tiny": 20, "quick": 120, "full": 600}[budget]
 
 

@@ -177,9 +177,9 @@ def _leaking(answer: Answer, seed: int) -> None:
         if name not in got:
             raise Wrong(f"You have missed {name!r}: {reason}.")
     spared = {
+        "noise": "no value occurs twice in it, so none can tell two images of one class together",
         "constant": "every label has the same value there, so none can be told from another",
         "merged": "two classes share a value in each column, so the labels cannot be told",
-        "noise": "its values do not follow the labels",
         "shuffled": "it holds labels, but those of other images",
     }
     for name, reason in spared.items():
