@@ -87,7 +87,7 @@ def test_the_table_sums_up_the_chosen_restarts_only() -> None:
     ]
     rows.append(replace(ROW, restart=1, chosen=False, raw_mse=9.0, random_accuracy=0.6))
     last = reproduce.table([*rows, replace(ROW, dataset="mnist")]).splitlines()[2]
-    assert last.startswith("| digits, pool1 | 0.2 [0.3] |")
+    assert last.startswith("| digits, pool1 | 3 | 0.2 [0.3] |")
     assert "| 80.0% [70.0%] |" in last and last.endswith("| 60.0% |")
 
 
