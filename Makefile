@@ -44,7 +44,7 @@ test: $(VENV)/.dev
 	$(PYTEST) $(TWO_AT_ONCE) -m "not slow and not notebooks and not browser" \
 		--ignore tests/test_notebooks_static.py --cov --cov-report=
 	@echo "== 4/6 the wheel, challenges, grading and other slow tests"
-	$(PYTEST) $(TWO_AT_ONCE) -m "slow and not browser" --cov --cov-append --cov-fail-under=90
+	$(PYTEST) -n 2 -m "slow and not browser" --cov --cov-append --cov-fail-under=90
 	@echo "== 5/6 every lesson gives the outputs it shows"
 	$(PYTEST) $(TWO_AT_ONCE) $(NBVAL) course/*.ipynb solutions/*.ipynb
 	@echo "== 6/6 every lesson with other parameters"

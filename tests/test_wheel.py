@@ -70,9 +70,10 @@ def empty(tmp_path: Path) -> Path:
 
 def test_the_wheel_holds_the_library_and_the_lessons_and_nothing_else(wheel: Path) -> None:
     names = set(zipfile.ZipFile(wheel).namelist())
-    lessons = {path.name for path in (ROOT / "course").glob("*.ipynb")}
-    course = {n.removeprefix("sltools/_material/course/") for n in names if "/_material/" in n}
-    assert lessons == {name for name in course if name.endswith(".ipynb")}
+    folders = ("course", "exercises", "solutions")
+    notebooks = {f"{f}/{path.name}" for f in folders for path in (ROOT / f).glob("*.ipynb")}
+    material = {n.removeprefix("sltools/_material/") for n in names if "/_material/" in n}
+    assert notebooks == {name for name in material if name.endswith(".ipynb")}
     assert {"sltools/lessons.py", "sltools/cli.py"} <= names
     assert {Path(name).parts[0] for name in names} == {"sltools", "sltools-0.1.0.dist-info"}
     unwanted = {"src", "tests", "tools", "__pycache__", ".ipynb_checkpoints"}

@@ -27,7 +27,7 @@ SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID = 1, 2
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
-WORK = "/tmp"  # the working folder in the jail
+WORK = "/submission"  # the working folder in the jail: no place where a library may be
 PERIOD = 0.05  # seconds between two looks at the command
 REFUSED = 125  # the exit code when the jail cannot be made
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from sltools.errors import ExerciseError
 from sltools.grading import wire
-from sltools.grading.jail import REFUSED
+from sltools.grading.jail import REFUSED, WORK
 
 LIBRARY = Path(__file__).resolve().parents[1]
 JAIL = Path(__file__).with_name("jail.py")
@@ -212,7 +212,8 @@ def _settings(sandbox: Sandbox, channel: int, scratch: str) -> dict[str, Any]:
         "command": [sys.executable, "-s", "-m", "sltools.grading.child", str(channel)],
         "environment": {
             "PATH": "/usr/bin:/bin",
-            "HOME": "/tmp" if sandbox.isolate else scratch,
+            "HOME": WORK if sandbox.isolate else scratch,
+            "TMPDIR": WORK if sandbox.isolate else scratch,
             "USER": "learner",
             "LANG": "C.UTF-8",
             "PYTHONPATH": os.pathsep.join([str(LIBRARY.parent), *_packages()]),

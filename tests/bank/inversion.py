@@ -155,16 +155,16 @@ def _stretched(inputs):
 
 
 def many_short(view):
-    return UnSplit(steps=500, restarts=6, seed=1)(view).inputs
+    return UnSplit(steps=500, restarts=6)(view).inputs
 
 
 def chosen_by_hand(view):
-    runs = UnSplit(steps=700, restarts=4, seed=9).runs(view)
+    runs = UnSplit(steps=700, restarts=4).runs(view)
     return min(runs, key=lambda run: run.objective).inputs
 
 
 def smoother(view):
-    return UnSplit(steps=700, restarts=4, seed=2, tv=0.7)(view).inputs
+    return UnSplit(steps=700, restarts=4, tv=0.7)(view).inputs
 
 
 def mean_image(view):
@@ -264,7 +264,7 @@ PROOFS = {
         wrong={
             "answers with the mean image": mean_image,
             "answers with the digits of the test set": lambda view: (
-                first_test_digits(view) + 0 * view.smashed.mean()
+                first_test_digits(view) + 1e-6 * view.smashed.mean()
             ),
             "runs the default for a moment": lambda view: UnSplit(steps=100)(view).inputs,
             "returns one image": lambda view: UnSplit(steps=50)(view).inputs[0],

@@ -177,7 +177,7 @@ def found():
             open(place, "w").write("@TOKEN@")
         except OSError:
             continue
-        yield place if not place.startswith("/tmp") else None
+        yield place if not place.startswith("/submission") else None
 def total_variation(images):
     {TV}
     seen = [str(one) for one in found() if one]
