@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, fields
 
 import torch
 from scipy.optimize import linear_sum_assignment
+from sklearn.metrics import roc_auc_score
 from sklearn.metrics.cluster import contingency_matrix
 from torch import Tensor, nn
 from torchmetrics.functional.image import (
@@ -212,6 +213,21 @@ def cluster_accuracy(clusters: Labels, truth: Labels) -> float:
     clusters, truth = clusters[placed], truth[placed]
     counts = contingency_matrix(truth.numpy(), clusters.numpy())
     return float(counts[linear_sum_assignment(counts, maximize=True)].sum() / total)
+
+
+def leak_auc(scores: Tensor, positive: Tensor) -> float:
+    """Chance that a positive sample has the greater of two scores (N,): 0.5 is none, 1 is certain.
+
+    The area under the ROC curve (Li et al., ICLR 2022). Below 0.5 the scores tell the classes too,
+    the other way round. `positive` (N,) are booleans. Raises DataError if one class is missing.
+    """
+    positive, scores = torch.as_tensor(positive).cpu().bool(), torch.as_tensor(scores).cpu()
+    if scores.ndim != 1 or scores.shape != positive.shape or positive.all() or not positive.any():
+        raise DataError(
+            f"expected one score for each sample and samples of both classes, got scores of shape "
+            f"{tuple(scores.shape)} and {int(positive.sum())} positives of {len(positive)}"
+        )
+    return float(roc_auc_score(positive.numpy(), scores.double().numpy()))
 
 
 def _paired(guess: Labels, truth: Labels) -> tuple[Tensor, Tensor]:

@@ -13,6 +13,7 @@ from torch import nn
 from sltools import data, defenses, experiments, metrics, models, protocol, seeds
 from sltools.attacks import UnSplit
 from sltools.data import Split
+from sltools.defenses.accounting import epsilon
 from sltools.errors import DefenseError
 
 SENDERS: dict[str, Callable[[int], defenses.Outgoing]] = {
@@ -222,6 +223,92 @@ def test_one_image_alone_has_no_penalty() -> None:
     assert defenses.NoPeek(1.0)(draw(1, 3), draw(1, 2)).item() == 0
     with pytest.raises(DefenseError, match="at least 2"):
         defenses.distance_correlation(draw(1, 3), draw(1, 2))
+
+
+# ---- DP-SGD on the client ------------------------------------------------------------------------
+
+
+def private_client(clip: float, multiplier: float, **options: Any) -> protocol.Client:
+    front = models.cut(models.mnist_net(1), "pool1")[0]
+    optimizer = defenses.PrivateOptimizer(front, clip, multiplier, inner=sgd, **options)
+    return protocol.Client(front, optimizer=optimizer)
+
+
+def sgd(parameters: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(parameters, lr=1.0)
+
+
+def one_step(client: protocol.Client, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Return what a batch adds to the client's weights, as one vector."""
+    before = nn.utils.parameters_to_vector(client.front.parameters()).clone()
+    rest = models.cut(models.mnist_net(1), "pool1")[1]
+    server = protocol.Server(rest)
+    for message in client.open(images, labels):
+        protocol.exchange(client, server, message, None)
+    return nn.utils.parameters_to_vector(client.front.parameters()) - before
+
+
+def test_dp_sgd_clips_the_gradient_of_each_sample() -> None:
+    pytest.importorskip("opacus")
+    some = split(8)
+    free = [
+        one_step(
+            private_client(1e6, 1e-12, batch_size=1), some.images[i, None], some.labels[i, None]
+        )
+        for i in range(8)
+    ]
+    clip = torch.stack(free).norm(dim=1).median().item()
+    assert clip < torch.stack(free).norm(dim=1).max()
+    shares = [min(1.0, clip / step.norm().item()) for step in free]
+    expected = sum(share * step for share, step in zip(shares, free, strict=True)) / 8
+    found = one_step(private_client(clip, 1e-9, batch_size=8), some.images, some.labels)
+    assert torch.allclose(found, expected, atol=1e-5)
+
+
+def test_the_noise_of_dp_sgd_is_scaled_to_the_clipping_norm() -> None:
+    pytest.importorskip("opacus")
+    some = split(4)
+    quiet = one_step(private_client(0.5, 1e-9, batch_size=4), some.images, some.labels)
+    noise = [
+        one_step(private_client(0.5, 3.0, batch_size=4, seed=i), some.images, some.labels) - quiet
+        for i in range(20)
+    ]
+    assert torch.cat(noise).std().item() == pytest.approx(3.0 * 0.5 / 4, rel=0.05)
+    again = one_step(private_client(0.5, 3.0, batch_size=4, seed=0), some.images, some.labels)
+    assert torch.equal(again - quiet, noise[0])
+
+
+def test_dp_sgd_protects_no_message(tmp_path: Any) -> None:
+    pytest.importorskip("opacus")
+    front, rest = models.cut(models.mnist_net(1), "pool1")
+    client = protocol.Client(front, optimizer=defenses.PrivateOptimizer(front, 1.0, 1.0))
+    some = split(64)
+    trained = protocol.train(client, protocol.Server(rest), some, epochs=1, record=True)
+    start = models.cut(models.mnist_net(1), "pool1")[0]
+    order = torch.randperm(64, generator=seeds.generator(0, "order"))
+    sent = trained.transcript.view("server").smashed
+    assert torch.allclose(sent, start(some.images[order]), atol=1e-6)
+    view = trained.observe(some.images, grants=["client_model"])
+    assert torch.equal(view.client_model(some.images), view.smashed)
+    view.save(tmp_path / "view")
+
+
+def test_accounting_reproduces_the_accountants_own_example() -> None:
+    pytest.importorskip("opacus")
+    # opacus/tests/accountants/accountants_test.py: multiplier 1.5, rate 0.04, 90 epochs
+    assert epsilon(1.5, 2250, 1e-5, rate=0.04) == pytest.approx(7.32911117143)
+    front = models.cut(models.mnist_net(1), "pool1")[0]
+    private = defenses.PrivateOptimizer(front, 1.0, 1.5, batch_size=40)
+    assert private.epsilon(1000, 2250) == pytest.approx(7.32911117143)
+    with pytest.raises(DefenseError, match="rate"):
+        epsilon(1.0, 1, rate=0.0)
+
+
+def test_dp_sgd_is_for_the_front_alone() -> None:
+    pytest.importorskip("opacus")
+    front, _, head = models.cut(models.mnist_net(1), ("pool1", "relu4"))
+    with pytest.raises(DefenseError, match="vanilla client"):
+        protocol.Client(front, head, optimizer=defenses.PrivateOptimizer(front, 1.0, 1.0))
 
 
 # ---- bad settings --------------------------------------------------------------------------------

@@ -3,11 +3,14 @@
     Client(front, outgoing=GaussianNoise(0.5))                    # changes what is sent
     Client(front, outgoing=Together(TopK(0.1), RandomisedResponse(1.0, classes=10)))
     Client(front, penalty=NoPeek(0.5))                            # changes what is learned
+    Client(front, head, returning=Marvell(4.0))                   # changes dL/du
+    Client(front, optimizer=PrivateOptimizer(front, 1.0, 1.0))    # changes how the front learns
 
 Each says in `promises` what it promises and in `leaves` what it leaves open.
 """
 
 from sltools.defenses.correlation import NoPeek, distance_correlation
+from sltools.defenses.gradients import Marvell, MaxNorm
 from sltools.defenses.labels import RandomisedResponse
 from sltools.defenses.outgoing import Outgoing, Together
 from sltools.defenses.smashed import (
@@ -17,13 +20,17 @@ from sltools.defenses.smashed import (
     Quantisation,
     TopK,
 )
+from sltools.defenses.weights import PrivateOptimizer
 
 __all__ = [
     "GaussianNoise",
     "LaplaceNoise",
     "LocalPrivacy",
+    "Marvell",
+    "MaxNorm",
     "NoPeek",
     "Outgoing",
+    "PrivateOptimizer",
     "Quantisation",
     "RandomisedResponse",
     "Together",

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from sltools.defenses import accounting
 from sltools.defenses.outgoing import Outgoing, positive
 from sltools.errors import DefenseError
 
@@ -72,21 +73,8 @@ class LocalPrivacy(Outgoing):
         return tensor * shares + 2 * self.clip * self.multiplier * noise.to(tensor)
 
     def epsilon(self, releases: int, delta: float = 1e-5) -> float:
-        """Return epsilon after an image was sent `releases` times, by opacus' RDP accountant.
-
-        Raises DefenseError if opacus is not installed.
-        """
-        try:
-            from opacus.accountants import RDPAccountant
-        except ImportError:
-            raise DefenseError('accounting needs opacus: pip install "sltools[defenses]"') from None
-        if not 0 < delta < 1 or releases < 1:
-            raise DefenseError(
-                f"delta must be in (0, 1) and releases at least 1, not {delta} and {releases}"
-            )
-        accountant = RDPAccountant()
-        accountant.history = [(self.multiplier, 1.0, releases)]  # sampled at rate 1: always there
-        return float(accountant.get_epsilon(delta))
+        """Return epsilon after an image was sent `releases` times, by opacus' RDP accountant."""
+        return accounting.epsilon(self.multiplier, releases, delta)  # never sampled: always there
 
 
 class Quantisation(Outgoing):

@@ -1,0 +1,71 @@
+"""Leaks of a rare class through the gradients that a label-private client returns."""
+
+import time
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sltools import devices
+from sltools.errors import AttackError
+from sltools.view import View
+
+RULES = ("norm", "cosine")
+
+
+@dataclass(eq=False)
+class LeakResult:
+    """A score for each sample, (N,), on the CPU: the greater, the likelier of the class sought.
+
+    `knowledge` names all that was read from the view.
+    """
+
+    scores: Tensor
+    attack: str
+    settings: dict[str, Any]
+    knowledge: tuple[str, ...]
+    seconds: float
+    versions: dict[str, str] = field(default_factory=devices.versions)
+
+
+@dataclass(frozen=True)
+class GradientLeak:
+    """Score samples by their gradient dL/du (Li et al., ICLR 2022, sections 3.1 and 3.2).
+
+    "norm": how long it is. With two classes |p - y| is large where the client errs, and it errs on
+    the rare class. Nothing is granted. "cosine": how well it points where that of one known sample
+    of `positive_class` does; the label of that sample is the grant "anchor_labels".
+    `metrics.leak_auc` scores either. Raises AttackError for an unknown rule, without an anchor of
+    the class and for gradients that are not finite; NotObservable for missing ones.
+    """
+
+    rule: str = "norm"
+    positive_class: int = 1
+
+    def __post_init__(self) -> None:
+        if self.rule not in RULES:
+            raise AttackError(f"rule is one of {RULES}, not {self.rule!r}")
+
+    def __call__(self, view: View) -> LeakResult:
+        """Score each of the N samples whose gradient is in `view`, in their order."""
+        view, start = view.fresh(), time.perf_counter()
+        # L is a mean over its batch: of a smaller batch the gradients are longer.
+        gradients = torch.cat([len(g) * g.flatten(1) for g in view.payloads("feature_gradient")])
+        gradients = gradients.cpu().double()
+        if not gradients.isfinite().all():
+            raise AttackError("the gradients hold NaN or infinite values: training has diverged")
+        scores = gradients.norm(dim=1) if self.rule == "norm" else self._cosines(gradients, view)
+        seconds = time.perf_counter() - start
+        return LeakResult(
+            scores.float(), type(self).__name__, asdict(self), view.knowledge, seconds
+        )
+
+    def _cosines(self, gradients: Tensor, view: View) -> Tensor:
+        known = (view.anchor_labels.cpu() == self.positive_class).nonzero().flatten()
+        if len(known) == 0:
+            raise AttackError(
+                f"no anchor of class {self.positive_class} lies in this part of the transcript: "
+                "take a window with its first steps"
+            )
+        return torch.cosine_similarity(gradients, gradients[known[0]][None])

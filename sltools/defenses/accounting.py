@@ -1,0 +1,23 @@
+"""What noise is worth in the currency of differential privacy."""
+
+from sltools.errors import DefenseError
+
+
+def epsilon(multiplier: float, releases: int, delta: float = 1e-5, rate: float = 1.0) -> float:
+    """Return epsilon after `releases` of the Gaussian mechanism, by opacus' RDP accountant.
+
+    The noise is `multiplier` times the sensitivity; each release uses a sample with probability
+    `rate`, in secret. Raises DefenseError for senseless numbers and if opacus is not installed.
+    """
+    try:
+        from opacus.accountants import RDPAccountant
+    except ImportError:
+        raise DefenseError('accounting needs opacus: pip install "sltools[defenses]"') from None
+    if not 0 < delta < 1 or not 0 < rate <= 1 or releases < 1:
+        raise DefenseError(
+            f"delta must be in (0, 1), rate in (0, 1] and releases at least 1, not {delta}, {rate} "
+            f"and {releases}"
+        )
+    accountant = RDPAccountant()
+    accountant.history = [(multiplier, rate, releases)]
+    return float(accountant.get_epsilon(delta))

@@ -1,0 +1,81 @@
+"""DP-SGD on the client: it protects what the weights remember, not what the messages say."""
+
+from collections.abc import Iterable
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sltools import seeds
+from sltools.defenses import accounting
+from sltools.defenses.outgoing import positive
+from sltools.errors import DefenseError
+from sltools.protocol import MakeOptimizer, adam
+
+
+class PrivateOptimizer:
+    """DP-SGD for the client's front: per-sample gradients clipped to norm `clip`, then noise.
+
+        Client(front, optimizer=PrivateOptimizer(front, clip=1.0, multiplier=1.0, batch_size=64))
+
+    The noise on the sum of the gradients has standard deviation `multiplier`·`clip` (Abadi et al.
+    2016, with opacus). `inner` is what then takes the step. Raises DefenseError without opacus.
+    Gawron and Stubbings (arXiv 2201.04018) show that hijacking works against it at any epsilon.
+    """
+
+    promises = "(epsilon, delta) for the client's trained weights, if batches are drawn at random"
+    leaves = "every message: the smashed data of each image cross the wire as they are"
+
+    def __init__(
+        self,
+        front: nn.Sequential,
+        clip: float,
+        multiplier: float,
+        batch_size: int = 64,
+        inner: MakeOptimizer = adam,
+        seed: int = 0,
+    ) -> None:
+        self.clip = positive("clip", clip)
+        self.multiplier = positive("multiplier", multiplier)
+        self.batch_size = batch_size
+        self._front, self._inner, self._seed = front, inner, seed
+
+    def __call__(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
+        """Make the optimiser; from now on the front keeps the gradient of each sample."""
+        try:
+            from opacus.grad_sample import GradSampleModule
+            from opacus.optimizers import DPOptimizer
+        except ImportError:
+            raise DefenseError('DP-SGD needs opacus: pip install "sltools[defenses]"') from None
+        weights = list(parameters)
+        if len(weights) != len(list(self._front.parameters())):
+            raise DefenseError(
+                "this optimiser protects a client's front and must be given no other weights: use "
+                "it for a vanilla client, whose only part is that front"
+            )
+        GradSampleModule(self._front)  # sets hooks on the layers, which go on to be used as before
+        self._front.register_forward_pre_hook(_differentiable)
+        generator = seeds.generator(self._seed, type(self).__name__)
+        return DPOptimizer(
+            self._inner(weights),
+            noise_multiplier=self.multiplier,
+            max_grad_norm=self.clip,
+            expected_batch_size=self.batch_size,
+            generator=generator,
+        )
+
+    def epsilon(self, samples: int, steps: int, delta: float = 1e-5) -> float:
+        """Return epsilon of the weights after `steps` on batches drawn at random from `samples`.
+
+        By opacus' RDP accountant, for Poisson sampling. Whole epochs in a shuffled order, as
+        `protocol.train` takes them, are usually accounted so too, though no theorem says it.
+        """
+        rate = min(1.0, self.batch_size / samples)
+        return accounting.epsilon(self.multiplier, steps, delta, rate)
+
+    def __repr__(self) -> str:
+        return f"PrivateOptimizer(clip={self.clip!r}, multiplier={self.multiplier!r})"
+
+
+def _differentiable(front: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    """Let the images ask for a gradient, without which torch warns of opacus' hooks."""
+    return tuple(images.detach().requires_grad_() for images in inputs)
