@@ -34,7 +34,8 @@ class Client:
     """Holds the data and the first layers; a label-private client also holds the last (`head`).
 
     Hooks: `outgoing(kind, tensor)` changes what is about to be sent, inside the client's own graph
-    (noise, clipping, quantisation). `criterion(logits, labels)` is the loss at the head;
+    (noise, clipping, quantisation); `returning(gradient, labels)` changes dL/du before it is sent,
+    where the change depends on the labels. `criterion(logits, labels)` is the loss at the head;
     `penalty(images, z)` a term of the client's own at the cut. `extra(step, images, labels)` yields
     batches to send after the real one and not to learn from (what a detector probes with).
     `optimizer(parameters)` makes the client's optimiser.
@@ -49,6 +50,7 @@ class Client:
         criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         penalty: Callable[[Tensor, Tensor], Tensor] | None = None,
         outgoing: Callable[[str, Tensor], Tensor] = lambda kind, tensor: tensor,
+        returning: Callable[[Tensor, Tensor], Tensor] = lambda gradient, labels: gradient,
         extra: Callable[[int, Tensor, Tensor], Iterable[Batch]] = lambda *batch: (),
     ) -> None:
         self.front = front
@@ -56,6 +58,7 @@ class Client:
         self.criterion = criterion
         self.penalty = penalty
         self.outgoing = outgoing
+        self.returning = returning
         self.extra = extra
         parts = nn.ModuleList([front] if head is None else [front, head])
         self.optimizer = optimizer(_weights(parts))
@@ -116,10 +119,11 @@ class Client:
         features = message.payload.requires_grad_()
         # A clone, because a first layer that works in place (ReLU) may not write to a leaf.
         logits = _apply(self.head, features.clone(), "client's head")
-        self.loss = self.criterion(logits, _expected(self._labels, message))
+        labels = _expected(self._labels, message)
+        self.loss = self.criterion(logits, labels)
         self.loss.backward()
         assert features.grad is not None
-        gradient = self.outgoing("feature_gradient", features.grad)
+        gradient = self.outgoing("feature_gradient", self.returning(features.grad, labels))
         return Message(message.step, message.batch, "feature_gradient", gradient)
 
     def _learn(self, message: Message) -> None:
