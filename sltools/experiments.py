@@ -7,7 +7,7 @@ several victims and clones, with the worst beside them. Nothing below this modul
 
 import statistics
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from sltools.view import View
 
 BUDGETS = ("tiny", "quick", "full", "published")
 STEPS = {"tiny": 100, "quick": 1000, "full": 4000}  # of an inversion
+MakeClient = Callable[..., protocol.Client]
 _TRAINING: dict[
     str, dict[str, tuple[int, int | None]]
 ] = {  # epochs, and how many training images they use (None: all)
@@ -44,25 +45,30 @@ def train_victim(
     budget: str = "quick",
     seed: int = 0,
     device: str = "cpu",
+    client: MakeClient = protocol.Client,
 ) -> protocol.Session:
     """Train the paper's network on `dataset`, cut after `at`, and return the session.
 
     One stage gives vanilla split learning, two give label-private. The paper trains for 10 epochs:
-    that is `budget="full"` for its data sets. Raises SltoolsError for an unknown budget or cut.
+    that is `budget="full"` for its data sets. `client(front)` or `client(front, head)` makes the
+    client, with its defences if it has any. Raises SltoolsError for an unknown budget or cut.
     """
     if budget not in BUDGETS:
         raise SltoolsError(f"no budget is called {budget!r}; there are {', '.join(BUDGETS)}")
     plans = _TRAINING.get(dataset.name, _TRAINING["digits"])
     epochs, count = plans["full" if budget == "published" else budget]
-    client, server = parties(models.for_images(dataset.train.images.shape, seed), at)
+    net = models.for_images(dataset.train.images.shape, seed)
+    ours, server = parties(net, at, client)
     split = dataset.train[: count or len(dataset.train)]
-    return protocol.train(client, server, split, epochs=epochs, seed=seed, device=device)
+    return protocol.train(ours, server, split, epochs=epochs, seed=seed, device=device)
 
 
-def parties(net: nn.Sequential, at: str | Sequence[str]) -> tuple[protocol.Client, protocol.Server]:
+def parties(
+    net: nn.Sequential, at: str | Sequence[str], client: MakeClient = protocol.Client
+) -> tuple[protocol.Client, protocol.Server]:
     """Cut `net` and give its parts to two parties: vanilla for one stage, label-private for two."""
     front, middle, *head = models.cut(net, at)
-    return protocol.Client(front, *head), protocol.Server(middle, label_private=bool(head))
+    return client(front, *head), protocol.Server(middle, label_private=bool(head))
 
 
 @dataclass(frozen=True)
@@ -239,6 +245,13 @@ def first_targets(dataset: data.Dataset, count: int) -> data.Split:
         return dataset.test[:count]
     by_class = dataset.test.first_per_class(rounds)
     return by_class[torch.arange(len(by_class)).view(classes, rounds).T.flatten()[:count]]
+
+
+def public_rows(dataset: data.Dataset, targets: int) -> Tensor:
+    """The test images (rows) that are not among `first_targets`: what an attacker may have."""
+    taken = first_targets(dataset, targets).images
+    private = (dataset.test.images[:, None] == taken).flatten(2).all(2).any(1)
+    return (~private).nonzero().flatten()
 
 
 def _unsplit(settings: InversionSettings) -> UnSplit:

@@ -310,6 +310,31 @@ def depth_curve(
 
 
 @_styled
+def frontier(
+    series: Mapping[str, Sequence[tuple[float, float]]],
+    xlabel: str,
+    ylabel: str,
+    baselines: Mapping[str, float] | None = None,
+) -> Picture:
+    """Draw what each named choice gives up against what it gains: points (x, y), joined in order.
+
+    `baselines` maps a name to a height, drawn as a grey line.
+    """
+    axes = _chart_axes(xlabel, ylabel, log=False)
+    sentences = []
+    for (name, points), look in zip(series.items(), _looks(), strict=False):
+        x, y = np.array(points, dtype=float).reshape(-1, 2).T
+        axes.plot(x, y, label=name, markersize=7, **look | {"linewidth": 1})
+        each = [f"{_n(across)} and {_n(up)}" for across, up in zip(x, y, strict=True)]
+        sentences.append(f"{name}: {', '.join(each)}.")
+    for (name, level), dashes in zip((baselines or {}).items(), cycle(DASHES[1:]), strict=False):
+        axes.axhline(level, label=name, color=GREY, linestyle=dashes, zorder=1)
+        sentences.append(f"{name}: {_n(level)}.")
+    _legend(axes, [*series, *(baselines or {})])
+    return _picture(axes, f"{ylabel} against {xlabel}.", *sentences)
+
+
+@_styled
 def bars(values: Mapping[str, float], ylabel: str) -> Picture:
     """Draw one bar for each named number, the number above it."""
     axes = _chart_axes("", ylabel, log=False)

@@ -1,5 +1,6 @@
 """NoPeek: teach the client that its smashed data should not vary with the images."""
 
+import torch
 from torch import Tensor
 
 from sltools.defenses.outgoing import positive
@@ -28,8 +29,8 @@ def distance_correlation(x: Tensor, z: Tensor) -> Tensor:
 def _centred(values: Tensor) -> Tensor:
     """The distances between all samples, less their row and column means, plus the mean."""
     flat = values.flatten(1)
-    squares = (flat[:, None] - flat[None]).square().sum(2)
-    distances = squares.clamp_min(1e-20).sqrt() * (squares > 0)
+    # Not by products of norms: that is inexact for neighbours.
+    distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
     return distances - distances.mean(0) - distances.mean(1, keepdim=True) + distances.mean()
 
 

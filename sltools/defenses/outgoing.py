@@ -32,6 +32,10 @@ class Outgoing:
         """Return `tensor` (B, ...), changed, of the same shape and on the same device."""
         raise NotImplementedError
 
+    def nbytes(self, tensor: Tensor) -> float:
+        """Bytes that a message in place of `tensor` needs on the wire, without its header."""
+        return float(tensor.nbytes)
+
     def __repr__(self) -> str:
         settings = {k: v for k, v in vars(self).items() if not k.startswith("_")}
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
@@ -48,6 +52,10 @@ class Together:
         for defense in self.defenses:
             tensor = defense(kind, tensor)
         return tensor
+
+    def nbytes(self, tensor: Tensor) -> float:
+        """Bytes that a message in place of `tensor` needs: those of the tersest of the defences."""
+        return min((defense.nbytes(tensor) for defense in self.defenses), default=tensor.nbytes)
 
     def __repr__(self) -> str:
         return f"Together({', '.join(map(repr, self.defenses))})"

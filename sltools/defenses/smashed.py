@@ -100,6 +100,10 @@ class Quantisation(Outgoing):
         rounded = low + ((values - low) / step).round() * step
         return tensor + (rounded - values)
 
+    def nbytes(self, tensor: Tensor) -> float:
+        """Bytes of the numbers of the levels, and of the two ends."""
+        return tensor.numel() * self.bits / 8 + 2 * tensor.element_size()
+
 
 class TopK(Outgoing):
     """Sends the `share` of each sample's activations that is largest in size, and zeros else."""
@@ -119,3 +123,9 @@ class TopK(Outgoing):
         kept = sizes.topk(math.ceil(self.share * sizes.shape[1]), dim=1).indices
         mask = torch.zeros_like(sizes).scatter_(1, kept, 1.0)
         return tensor * mask.view_as(tensor)
+
+    def nbytes(self, tensor: Tensor) -> float:
+        """Bytes of the values kept, and one bit for each place to say which they are."""
+        places = tensor[0].numel()
+        kept = math.ceil(self.share * places)
+        return len(tensor) * min(kept * tensor.element_size() + places / 8, tensor[0].nbytes)

@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -482,6 +483,7 @@ def _attempts(seed: int) -> Iterator[int]:
     return (seeds.derive(seed, f"attempt {number}") for number in range(10_000))
 
 
+@lru_cache(maxsize=64)  # answers are given copies
 def _matchable(seed: int) -> tuple[nn.Sequential, Tensor, Tensor, Tensor]:
     """A clone, features, labels and probabilities of which the condition is a close judge."""
     for attempt in _attempts(seed):
