@@ -5,10 +5,12 @@ Label-private (U-shaped): the client sends z, the server replies with features u
 returns dL/du, the server replies with dL/dz. The labels stay with the client.
 """
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -24,6 +26,9 @@ from sltools.progress import bar
 from sltools.transcript import Transcript
 from sltools.view import View
 
+if TYPE_CHECKING:
+    from sltools.detectors import Detector
+
 MakeOptimizer = Callable[[Iterable[nn.Parameter]], Optimizer]
 Batch = tuple[Tensor, Tensor]
 
@@ -37,7 +42,8 @@ class Client:
     (noise, clipping, quantisation); `returning(gradient, labels)` changes dL/du before it is sent,
     where the change depends on the labels. `criterion(logits, labels)` is the loss at the head;
     `penalty(images, z)` a term of the client's own at the cut. `extra(step, images, labels)` yields
-    batches to send after the real one and not to learn from (what a detector probes with).
+    batches to send after the real one and not to learn from. `detector` watches what the server
+    returns, and may send a batch with labels of its own (a probe), which is not learned from.
     `optimizer(parameters)` makes the client's optimiser.
     """
 
@@ -52,6 +58,7 @@ class Client:
         outgoing: Callable[[str, Tensor], Tensor] = lambda kind, tensor: tensor,
         returning: Callable[[Tensor, Tensor], Tensor] = lambda gradient, labels: gradient,
         extra: Callable[[int, Tensor, Tensor], Iterable[Batch]] = lambda *batch: (),
+        detector: "Detector | None" = None,
     ) -> None:
         self.front = front
         self.head = head
@@ -60,6 +67,7 @@ class Client:
         self.outgoing = outgoing
         self.returning = returning
         self.extra = extra
+        self.detector = detector
         parts = nn.ModuleList([front] if head is None else [front, head])
         self.optimizer = optimizer(_weights(parts))
         self.prediction: Tensor | None = None
@@ -133,6 +141,11 @@ class Client:
         else:  # one pass back: the two gradients add up at z, as they would in one network
             torch.autograd.backward([smashed, self._penalty], [message.payload, None])
         self._smashed = None  # one gradient for each batch
+        if self.detector is not None:
+            labels = _expected(self._labels, message)
+            gradients = (weight.grad for weight in self.front.parameters())
+            first = next(gradient for gradient in gradients if gradient is not None)
+            self.detector.watch(labels, message.payload, first.clone(), probe=not self.learning)
         if self.learning:
             self.optimizer.step()
 
@@ -228,9 +241,9 @@ def exchange(
 class Session:
     """A trained pair of parties, with the record of their training.
 
-    `losses` holds the mean over the batches of each whole epoch (NaN if a malicious server keeps it
-    to itself), `transcript` the messages if they were recorded. `interrupted` says that Ctrl-C
-    stopped the training.
+    `losses` holds the mean over the batches of each whole epoch, without probes (NaN if a malicious
+    server keeps it to itself), `transcript` the messages if they were recorded. `interrupted` says
+    that Ctrl-C stopped the training.
     """
 
     client: Client
@@ -307,10 +320,10 @@ def train(
                 losses, first = [], step
                 for rows in torch.randperm(len(split), generator=order).split(batch_size):
                     batch = split.images[rows].to(device), split.labels[rows].to(device)
-                    results = _step(client, server, batch, step, step - first, transcript)
-                    losses.append(results[0])
-                    step += len(results)
-                session.losses.append(torch.stack(losses).mean().item())
+                    loss, exchanges = _step(client, server, batch, step, step - first, transcript)
+                    losses += loss
+                    step += exchanges
+                session.losses.append(torch.stack(losses).mean().item() if losses else math.nan)
                 progress.set_postfix(loss=f"{session.losses[-1]:.3f}")
         except KeyboardInterrupt:
             session.interrupted = True
@@ -344,19 +357,26 @@ def _step(
     step: int,
     number: int,
     transcript: Transcript | None,
-) -> list[Tensor]:
-    """One batch, then the extra batches of the client's hook; return the loss of each.
+) -> tuple[list[Tensor], int]:
+    """One batch or the probe in its place, then the extra batches of the client's hook.
 
-    All are numbered as one sequence: nothing on the wire tells an extra batch from a real one.
+    All are numbered as one sequence: nothing on the wire tells a probe or an extra batch from a
+    real one. Return the loss, in a list that is empty after a probe, and the number of exchanges.
     """
-    losses = [_teach(client, server, batch, step, number, transcript)]
-    client.learning = False
+    images, labels = batch
+    probe = None if client.detector is None else client.detector.probe(labels)
+    exchanges = 1
     try:
-        for done, extra in enumerate(client.extra(step, *batch), start=1):
-            losses.append(_teach(client, server, extra, step + done, number + done, transcript))
+        client.learning = probe is None
+        sent = (images, labels if probe is None else probe)
+        loss = _teach(client, server, sent, step, number, transcript)
+        client.learning = False
+        for extra in client.extra(step, *batch):
+            _teach(client, server, extra, step + exchanges, number + exchanges, transcript)
+            exchanges += 1
     finally:
         client.learning = True
-    return losses
+    return [loss] if probe is None else [], exchanges
 
 
 def _teach(

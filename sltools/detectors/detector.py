@@ -1,0 +1,71 @@
+"""What all detectors share: a client that watches what the server returns."""
+
+from torch import Tensor
+
+
+class Detector:
+    """Watches the exchanges of one client and scores how suspicious the server is.
+
+        client = Client(front, detector=SplitGuard())
+        train(client, server, split)
+        client.detector.raised_at
+
+    `scores` holds one number for each batch from the first that could be scored: higher is more
+    suspicious. `batches` are the numbers of these batches, from 0; a probe is a batch like any
+    other, for it takes the place of one. A score above `threshold` is an alarm, and so is one that
+    is not a number. `alarms` holds the batches with an alarm. An alarm does not stop the training.
+
+    A subclass defines `judge`, and `probe` if it is more than a listener. A detector that only
+    listens leaves the training as it is, bit for bit.
+    """
+
+    def __init__(self, threshold: float) -> None:
+        self.threshold = float(threshold)
+        self.scores: list[float] = []
+        self.alarms: list[int] = []
+        self._seen = 0
+
+    def probe(self, labels: Tensor) -> Tensor | None:
+        """Return false labels to send in place of `labels` (B,), or None to leave the batch."""
+        return None
+
+    def judge(
+        self, labels: Tensor, cut_gradient: Tensor, weight_gradient: Tensor, probe: bool
+    ) -> float | None:
+        """Return the suspicion after one exchange, or None to keep that of the batch before."""
+        raise NotImplementedError
+
+    def watch(
+        self, labels: Tensor, cut_gradient: Tensor, weight_gradient: Tensor, *, probe: bool
+    ) -> None:
+        """Take note of one exchange, after the backward pass and before the client's step.
+
+        `labels` (B,) are those the exchange was about, false ones in a probe; `cut_gradient`
+        (B, ...) is dL/dz as received; `weight_gradient` is that of the front's first layer; `probe`
+        says that the client does not learn from this batch.
+        """
+        score = self.judge(labels, cut_gradient, weight_gradient, probe)
+        if score is None and self.scores:
+            score = self.scores[-1]
+        if score is not None:
+            self.scores.append(score)
+            if not score <= self.threshold:  # a server cannot hide behind NaN
+                self.alarms.append(self._seen)
+        self._seen += 1
+
+    @property
+    def batches(self) -> range:
+        """The numbers of the batches that `scores` belong to."""
+        return range(self._seen - len(self.scores), self._seen)
+
+    @property
+    def raised_at(self) -> int | None:
+        """The first batch with an alarm, or None."""
+        return self.alarms[0] if self.alarms else None
+
+    def __repr__(self) -> str:
+        settings = {k: v for k, v in vars(self).items() if not k.startswith("_")}
+        settings = {k: v for k, v in settings.items() if k not in ("scores", "alarms")}
+        found = f"alarm at batch {self.raised_at}" if self.alarms else "no alarm"
+        written = ", ".join(f"{name}={value!r}" for name, value in settings.items())
+        return f"{type(self).__name__}({written}): {found} in {self._seen} batches"

@@ -1,0 +1,111 @@
+"""The gradients scrutinizer: samples of one class should be pulled the same way."""
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sltools.detectors.detector import Detector
+
+
+class Pairs(NamedTuple):
+    """Mean and spread (standard deviation) of the similarities of one batch's pairs, 0 to 1."""
+
+    same: float
+    different: float
+    same_spread: float
+    different_spread: float
+
+
+class Scrutinizer(Detector):
+    """Compares the gradients dL/dz that samples of one label and of two labels get.
+
+    The similarity of two samples is ½ + ½·cos of their gradients (see `similarities`). A server
+    that learns the labels pulls those of one label together and the others apart, and does so
+    steadily. After `warmup` batches each batch is scored by three numbers: the gap g = (s - d) /
+    (s + d) between the mean similarities s of pairs of one label and d of the others; the overlap o
+    of the bands mean ± standard deviation (intersection over union); and the fit error e, how far
+    s and d of all batches so far stray from a parabola (root mean square, mean of both). The score
+    of honesty is
+
+        sigmoid(6·(sign(g)·|g|^0.2 · -log(9·e + exp(-3)) · -log(o + exp(-1)) - 0.7))
+
+    and a score here is 1 minus that. (Fu et al., NDSS 2023. The three numbers are those of the
+    authors' code; how they combine, the constants and `warmup` are those of another group's
+    implementation, for the authors' could not be read.) Ours: `threshold`, and that probes and
+    batches without a pair of each sort are passed over.
+
+    Sends nothing, so the server cannot tell that it is there.
+    """
+
+    def __init__(self, warmup: int = 50, threshold: float = 0.5) -> None:
+        super().__init__(threshold)
+        self.warmup = warmup
+        self._history: list[Pairs] = []
+
+    def judge(
+        self, labels: Tensor, cut_gradient: Tensor, weight_gradient: Tensor, probe: bool
+    ) -> float | None:
+        """Compare the gradients of one batch; None before the end of the warm-up."""
+        pairs = None if probe else similarities(cut_gradient, labels)
+        if pairs is None:
+            return None
+        self._history.append(pairs)
+        if len(self._history) <= self.warmup:
+            return None
+        return 1 - honesty(gap(pairs), overlap(pairs), fit_error(self._history))
+
+
+def similarities(gradients: Tensor, labels: Tensor) -> Pairs | None:
+    """Compare all pairs of `gradients` (B, ...) with `labels` (B,).
+
+    None if there is no pair of one label or none of two. A gradient of zero is at right angles to
+    all others.
+    """
+    flat = gradients.flatten(1).double()
+    unit = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-300)
+    above = torch.ones(len(flat), len(flat), device=flat.device).triu(1).bool()
+    likeness = (0.5 + 0.5 * unit @ unit.T)[above]
+    alike = (labels[:, None] == labels)[above]
+    same, different = likeness[alike], likeness[~alike]
+    if not len(same) or not len(different):
+        return None
+    means = (same.mean().item(), different.mean().item())
+    return Pairs(*means, same.std(correction=0).item(), different.std(correction=0).item())
+
+
+def gap(pairs: Pairs) -> float:
+    """How much more alike pairs of one label are than pairs of two, -1 to 1."""
+    total = pairs.same + pairs.different
+    return (pairs.same - pairs.different) / total if total else 0.0
+
+
+def overlap(pairs: Pairs) -> float:
+    """Intersection over union of the two bands mean ± spread, 0 to 1."""
+    bands = (
+        (pairs.same - pairs.same_spread, pairs.same + pairs.same_spread),
+        (pairs.different - pairs.different_spread, pairs.different + pairs.different_spread),
+    )
+    (low, inner_low), (inner_high, high) = (sorted(ends) for ends in zip(*bands, strict=True))
+    return max(0.0, inner_high - inner_low) / (high - low) if high > low else 1.0
+
+
+def fit_error(history: list[Pairs]) -> float:
+    """How far the mean similarities of the batches of `history` stray from a parabola, in rms."""
+    series = np.array([(pairs.same, pairs.different) for pairs in history])
+    if not np.isfinite(series).all():
+        return math.nan
+    times = np.linspace(-1, 1, len(series))
+    powers = np.vander(times, 3)
+    weights = np.linalg.lstsq(powers, series, rcond=None)[0]
+    return float(np.sqrt(np.square(series - powers @ weights).mean(0)).mean())
+
+
+def honesty(gap: float, overlap: float, error: float) -> float:
+    """Combine the three numbers into the score of an honest server, 0 to 1 (see `Scrutinizer`)."""
+    steady = -math.log(9 * error + math.exp(-3))
+    apart = -math.log(overlap + math.exp(-1))
+    value = math.copysign(abs(gap) ** 0.2, gap) * steady * apart
+    return 1 / (1 + math.exp(-6 * (value - 0.7)))

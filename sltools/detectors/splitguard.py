@@ -1,0 +1,126 @@
+"""SplitGuard: send false labels now and then, and see whether the server cares."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from sltools import seeds
+from sltools.defenses.outgoing import positive
+from sltools.detectors.detector import Detector
+from sltools.errors import DefenseError
+
+
+class SplitGuard(Detector):
+    """Sends batches with shifted labels; gradients that do not differ betray the server.
+
+    After `warmup` batches each batch becomes a probe with `probability`: the labels of its first
+    `changed` samples are shifted by a random number of classes. The gradients of the front's first
+    layer are kept in three heaps: F from probes, R1 and R2 at random from the others. With θ the
+    angle between two mean gradients, d the difference of the mean norms and R both heaps together,
+
+        S = (θ(F, R)·|d(F, R)| - θ(R1, R2)·|d(R1, R2)|) / (|d(F, R)| + |d(R1, R2)|)
+
+    and SplitGuard's score is (1 + exp(-`slope`·S))^-`power`, near 1 for an honest server (Erdoğan,
+    Küpçü, Çiçek, arXiv 2108.09052; settings of their code). A score here is 1 minus that, renewed
+    at each probe. Ours, for their code decides nothing: the mean of the last `window` probes counts
+    and `threshold`. A server that sends nothing but zeros scores ¾.
+
+    Draws from the stream (`seed`, "SplitGuard"). Raises DefenseError for a senseless setting.
+    """
+
+    def __init__(
+        self,
+        probability: float = 0.1,
+        warmup: int = 20,
+        changed: int = 64,
+        classes: int = 10,
+        slope: float = 5.0,
+        power: float = 2.0,
+        window: int = 5,
+        threshold: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(threshold)
+        if not 0 < probability < 1:
+            raise DefenseError(f"the probability of a probe is between 0 and 1, not {probability}")
+        if classes < 2:
+            raise DefenseError(f"labels of {classes} classes cannot be shifted; there must be 2")
+        self.probability = probability
+        self.warmup, self.changed, self.classes, self.window = warmup, changed, classes, window
+        self.slope, self.power = positive("slope", slope), positive("power", power)
+        self._generator = seeds.generator(seed, "SplitGuard")
+        self._false, self._first, self._second = Heap(), Heap(), Heap()
+        self._suspicions: list[float] = []
+
+    def probe(self, labels: Tensor) -> Tensor | None:
+        """Return `labels` (B,), the first of them shifted, or None if this is no probe."""
+        if self._seen < self.warmup or self._draw() >= self.probability:
+            return None
+        shift = 1 + int(self._draw() * (self.classes - 1))
+        shifted = labels.clone()
+        shifted[: self.changed] = (labels[: self.changed] + shift) % self.classes
+        return shifted
+
+    def judge(
+        self, labels: Tensor, cut_gradient: Tensor, weight_gradient: Tensor, probe: bool
+    ) -> float | None:
+        """Put the gradient on a heap; after a probe, compare the heaps."""
+        if self._seen < self.warmup:
+            return None
+        regular = self._first if self._draw() < 0.5 else self._second
+        (self._false if probe else regular).add(weight_gradient)
+        if not probe or not (self._first.size and self._second.size):
+            return None
+        raw = contrast(self._false, self._first, self._second)
+        self._suspicions.append(1 - (1 + math.exp(-self.slope * raw)) ** -self.power)
+        recent = self._suspicions[-self.window :]
+        return sum(recent) / len(recent)
+
+    def _draw(self) -> float:
+        return torch.rand((), generator=self._generator).item()
+
+
+class Heap:
+    """A growing set of gradients, of which only the mean and the mean norm are kept."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._sum: Tensor = torch.zeros(())
+        self._norms = 0.0
+
+    def add(self, gradient: Tensor) -> None:
+        """Put one `gradient` of any shape on the heap."""
+        flat = gradient.flatten().double().cpu()
+        self._sum = self._sum + flat
+        self._norms += flat.norm().item()
+        self.size += 1
+
+    @property
+    def mean(self) -> Tensor:
+        return self._sum / self.size
+
+    @property
+    def norm(self) -> float:
+        """The mean of the norms."""
+        return self._norms / self.size
+
+
+def contrast(false: Heap, first: Heap, second: Heap) -> float:
+    """Return SplitGuard's S of three heaps (see `SplitGuard`), in radians, from -π to π."""
+    regular = (first.mean + second.mean) / 2
+    probed = abs(false.norm - (first.norm + second.norm) / 2)
+    usual = abs(first.norm - second.norm)
+    if probed + usual == 0:
+        return 0.0
+    turned = angle(false.mean, regular) * probed - angle(first.mean, second.mean) * usual
+    return turned / (probed + usual)
+
+
+def angle(left: Tensor, right: Tensor) -> float:
+    """The angle between two vectors in radians, 0 if one of them is zero."""
+    norms = left.norm().item() * right.norm().item()
+    if norms == 0:
+        return 0.0
+    cosine = torch.dot(left, right).item() / norms
+    return math.acos(max(-1.0, min(1.0, cosine))) if math.isfinite(cosine) else math.nan
