@@ -145,6 +145,26 @@ def sweep(
 
 
 @app.command()
+def arena(
+    folder: Annotated[Path, typer.Argument(help="Folder for arena.csv and arena.png.")],
+    dataset: DataSet = "digits",
+    budget: Annotated[Budget, typer.Option(help="tiny, quick or full")] = Budget.quick,
+    victims: Victims = 3,
+    clones: Annotated[int, typer.Option(min=1, help="Clones for each victim.")] = 3,
+    defense: Annotated[
+        list[str] | None, typer.Option(help="A defence to try, as often as needed. Default: all.")
+    ] = None,
+    device: Device = "cpu",
+) -> None:
+    """Try all attacks on all defences, into a CSV and a figure; goes on where it was stopped."""
+    from sltools import arena as contest
+
+    settings = contest.Settings(dataset, budget.value, victims, clones, device=device)
+    print(contest.table(contest.run(settings, folder, defense or ())))
+    print(f"{folder / contest.CSV}, {folder / contest.FIGURE}")
+
+
+@app.command()
 def grade(
     submissions: Annotated[Path, typer.Argument(help="Folder of notebooks, or of folders.")],
     salt: Salt,

@@ -309,6 +309,9 @@ def test_dp_sgd_is_for_the_front_alone() -> None:
     front, _, head = models.cut(models.mnist_net(1), ("pool1", "relu4"))
     with pytest.raises(DefenseError, match="vanilla client"):
         protocol.Client(front, head, optimizer=defenses.PrivateOptimizer(front, 1.0, 1.0))
+    protocol.Client(front, optimizer=defenses.PrivateOptimizer(front, 1.0, 1.0))
+    with pytest.raises(DefenseError, match="cut a new network"):
+        protocol.Client(front, optimizer=defenses.PrivateOptimizer(front, 1.0, 1.0))
 
 
 # ---- bad settings --------------------------------------------------------------------------------

@@ -52,6 +52,10 @@ class PrivateOptimizer:
                 "this optimiser protects a client's front and must be given no other weights: use "
                 "it for a vanilla client, whose only part is that front"
             )
+        if hasattr(self._front, "autograd_grad_sample_hooks"):
+            raise DefenseError(
+                "this front has been given to a client with DP-SGD before: cut a new network"
+            )
         GradSampleModule(self._front)  # sets hooks on the layers, which go on to be used as before
         self._front.register_forward_pre_hook(_differentiable)
         generator = seeds.generator(self._seed, type(self).__name__)

@@ -1,0 +1,415 @@
+"""The arena: attacks against defences, what each attack gains and what each defence costs.
+
+    sltools arena my-arena --budget quick
+
+A row of the CSV is one measure of one trial: `value`, and as `baseline` what somebody reaches who
+attacks nobody. A trial that is in the file already is not run again.
+"""
+
+import csv
+import io
+import statistics
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sltools import data, defenses, experiments, metrics, models, plots, protocol
+from sltools.attacks import DecoderInversion, LabelInference, UnSplit
+from sltools.errors import SltoolsError
+from sltools.models import Architecture
+from sltools.progress import bar
+
+CUTS = ("pool1", "relu4")  # of a label-private client; a vanilla one is cut at the first alone
+WATCHED = {"tiny": 128, "quick": 640, "full": 3840}  # first samples of a training, for their labels
+SINGLES = {"tiny": 64, "quick": 320, "full": 1000}  # of those in batches of one
+DECODER_STEPS = {"tiny": 30, "quick": 300, "full": 3000}
+GUESS = 1000  # between the seed of a defence and that of an attacker who imitates it
+CSV, FIGURE = "arena.csv", "arena.png"
+
+Options = Callable[[float, nn.Sequential, int], dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Defense:
+    """A defence in several strengths; `options(strength, front, seed)` are given to the client.
+
+    `label_private` says who holds the head. Some defences only make sense for a vanilla client.
+    """
+
+    name: str
+    options: Options
+    strengths: tuple[float, ...] = (0.0,)
+    label_private: bool = True
+
+
+def _sends(make: Callable[[float, int], defenses.Outgoing]) -> Options:
+    return lambda strength, front, seed: {"outgoing": make(strength, seed)}
+
+
+NONE = Defense("none", lambda *_: {})
+DEFENSES = (
+    NONE,
+    Defense("Gaussian noise", _sends(defenses.GaussianNoise), (0.5, 2, 8)),
+    Defense("Laplace noise", _sends(defenses.LaplaceNoise), (0.5, 2)),
+    Defense(
+        "local privacy",
+        _sends(lambda strength, seed: defenses.LocalPrivacy(20.0, strength, seed)),
+        (0.01, 0.1, 1),
+    ),
+    Defense(
+        "quantisation", _sends(lambda bits, seed: defenses.Quantisation(int(bits), seed)), (4, 2, 1)
+    ),
+    Defense("top-k", _sends(defenses.TopK), (0.3, 0.1, 0.03)),
+    Defense("NoPeek", lambda strength, *_: {"penalty": defenses.NoPeek(strength)}, (1, 10)),
+    Defense("max-norm", _sends(lambda _, seed: defenses.MaxNorm(seed))),
+    Defense(
+        "Marvell",
+        lambda strength, _, seed: {"returning": defenses.Marvell(strength, 0, seed)},
+        (1, 4),
+    ),
+    Defense("none, vanilla", lambda *_: {}, label_private=False),
+    Defense(
+        "randomised response",
+        _sends(lambda epsilon, seed: defenses.RandomisedResponse(epsilon, 10, seed)),
+        (4, 2, 1),
+        label_private=False,
+    ),
+    Defense(
+        "DP-SGD",
+        lambda strength, front, seed: {
+            "optimizer": defenses.PrivateOptimizer(front, 1.0, strength, seed=seed)
+        },
+        (1,),
+        label_private=False,
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Settings of the arena: each of `victims` is attacked with `clones` clones."""
+
+    dataset: str = "digits"
+    budget: str = "quick"
+    victims: int = 3
+    clones: int = 3
+    targets: int = 10
+    device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure of one trial. Image scores are medians over the targets; "best" is the least.
+
+    `attack` is "service" for what the user loses; `clone` is -1 where there is none.
+    """
+
+    dataset: str
+    budget: str
+    defense: str
+    strength: float
+    victim: int
+    attack: str
+    clone: int
+    measure: str
+    value: float
+    baseline: float
+
+
+def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> list[Row]:
+    """Run the trials that `folder`/arena.csv lacks; return its rows and draw the figure.
+
+    `only` names the defences to try (default: all). Ctrl-C keeps all finished trials. Raises
+    SltoolsError for an unknown defence or budget.
+    """
+    known = {defense.name: defense for defense in DEFENSES}
+    if unknown := [name for name in only if name not in known]:
+        raise SltoolsError(f"no defence is called {unknown[0]!r}; there are {', '.join(known)}")
+    if settings.budget not in WATCHED:
+        raise SltoolsError(f"a budget is one of {', '.join(WATCHED)}, not {settings.budget!r}")
+    dataset = data.load(settings.dataset)
+    folder.mkdir(parents=True, exist_ok=True)
+    done = {_key(row) for row in read(folder / CSV)}
+    trials = [
+        _Trial(settings, dataset, known[name], strength, victim)
+        for victim in range(settings.victims)
+        for name in only or known
+        for strength in known[name].strengths
+    ]
+    try:
+        for trial in bar([trial for trial in trials if trial.key not in done], "arena"):
+            _append(folder / CSV, trial.rows())
+    except KeyboardInterrupt:
+        print(f"interrupted; {folder / CSV} has the trials that were finished")
+    rows = read(folder / CSV)
+    if rows:
+        frontier(rows).save(folder / FIGURE)
+    return rows
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """One victim with one defence."""
+
+    settings: Settings
+    dataset: data.Dataset
+    defense: Defense
+    strength: float
+    victim: int
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return _key(self._row("", "", 0, 0))
+
+    def rows(self) -> list[Row]:
+        """Train the victim and attack it in every way; all of it or nothing."""
+        start = time.process_time()
+        session = experiments.train_victim(
+            self.dataset,
+            CUTS if self.defense.label_private else CUTS[0],
+            budget=self.settings.budget,
+            seed=self.victim,
+            device=self.settings.device,
+            client=self.client,
+        )
+        if session.interrupted:
+            raise KeyboardInterrupt
+        seconds = time.process_time() - start
+        rows = [*self._service(session, seconds), *self._unsplit(session), *self._decoder(session)]
+        return rows + self._labels()
+
+    def client(self, front: nn.Sequential, *head: nn.Sequential) -> protocol.Client:
+        """A client with this defence."""
+        options = self.defense.options(self.strength, front, self.victim)
+        return protocol.Client(front, *head, **options)
+
+    def _row(
+        self, attack: str, measure: str, value: float, baseline: float, clone: int = -1
+    ) -> Row:
+        settings, name = self.settings, self.defense.name
+        trial = (settings.dataset, settings.budget, name, float(self.strength), self.victim)
+        return Row(*trial, attack, clone, measure, value, baseline)
+
+    def _targets(self) -> Tensor:
+        found = experiments.first_targets(self.dataset, self.settings.targets)
+        return found.images.to(self.settings.device)
+
+    def _service(self, session: protocol.Session, seconds: float) -> list[Row]:
+        """What the user gets: accuracy, bytes of an image on the wire, seconds of the training."""
+        test = self.dataset.test
+        most = test.labels.bincount().max().item() / len(test)
+        plain = session.client.front(self._targets()).detach()
+        sent = getattr(session.client.outgoing, "nbytes", lambda tensor: tensor.nbytes)
+        return [
+            self._row("service", "accuracy", session.accuracy(test), most),
+            self._row("service", "bytes", sent(plain) / len(plain), plain.nbytes / len(plain)),
+            self._row("service", "cpu_seconds", seconds, float("nan")),
+        ]
+
+    def _unsplit(self, session: protocol.Session) -> list[Row]:
+        truth, budget = self._targets(), self.settings.budget
+        attack = UnSplit(
+            steps=experiments.STEPS[budget], restarts=self.settings.clones, seed=self.victim
+        )
+        rows = []
+        for number, found in enumerate(_whole(attack.runs(session.observe(truth)))):
+            rows += self._images("UnSplit", found.inputs, truth, number)
+            rows += self._theft(session, found.clone, number)
+        return rows
+
+    def _decoder(self, session: protocol.Session) -> list[Row]:
+        """An inverse network, trained on public images that went through the same defence."""
+        truth = self._targets()
+        public = self.dataset.test[experiments.public_rows(self.dataset, self.settings.targets)]
+        view = session.observe(truth, grants=["client_model"])
+        steps = DECODER_STEPS[self.settings.budget]
+        attack = DecoderInversion(steps=steps, batch=32, seed=self.victim)
+        # The attacker knows the defence and not its random numbers.
+        options = self.defense.options(self.strength, session.client.front, GUESS + self.victim)
+        images = public.images.to(truth.device)
+        found = attack(view, images, defense=options.get("outgoing"))
+        return self._images("decoder", _whole([found])[0].inputs, truth)
+
+    def _images(self, attack: str, inputs: Tensor, truth: Tensor, clone: int = -1) -> list[Row]:
+        mean = self.dataset.train.images.mean(0).to(truth.device).expand_as(truth)
+        found, floor = metrics.score_images(inputs, truth), metrics.score_images(mean, truth)
+        measures: dict[str, Callable[[metrics.ImageScores], Tensor]] = {
+            "raw_mse": lambda scores: scores.mse.median(),
+            "aligned_mse": lambda scores: scores.aligned_mse.median(),
+            "best_mse": lambda scores: scores.mse.min(),
+            "ssim": lambda scores: scores.ssim.median(),
+        }
+        return [
+            self._row(attack, name, measure(found).item(), measure(floor).item(), clone)
+            for name, measure in measures.items()
+        ]
+
+    def _theft(self, session: protocol.Session, clone: nn.Sequential, number: int) -> list[Row]:
+        front, head = session.client.front, session.client.head
+        parts = [session.server.model] if head is None else [session.server.model, head]
+        shape = self.dataset.train.images.shape[1:]
+        random = Architecture.of(front, shape).build(self.victim, f"random clone {number}")
+        random = random.to(self.settings.device)
+        report = metrics.score_clone(clone, front, nn.Sequential(*parts), self.dataset.test, random)
+        pairs = {
+            "clone_accuracy": (report.clone_accuracy, report.random_accuracy),
+            "agreement": (report.clone_agreement, report.random_agreement),
+        }
+        return [self._row("UnSplit", name, *pair, number) for name, pair in pairs.items()]
+
+    def _labels(self) -> list[Row]:
+        """The labels of a fresh client's first samples: read, clustered or matched."""
+        classes = len(self.dataset.classes)
+        watched, singles = WATCHED[self.settings.budget], SINGLES[self.settings.budget]
+        first = self._watch(watched, batch_size=64)
+        truth = _true_labels(first)
+        if not self.defense.label_private:
+            read = metrics.score_labels(truth, classes, first.transcript.view().labels.cpu())
+            assert read.label_accuracy is not None
+            return [self._row("labels read", "label_accuracy", read.label_accuracy, read.majority)]
+        found = LabelInference("wire", seed=self.victim)(first.transcript.view())
+        wire = metrics.score_labels(truth, classes, clusters=found.clusters)
+        second = self._watch(singles, batch_size=1)
+        attack = LabelInference("published", seed=self.victim, device=self.settings.device)
+        guess = attack(second.transcript.view("server", ["head_weight_gradients"])).labels
+        published = metrics.score_labels(_true_labels(second), classes, guess)
+        assert wire.cluster_accuracy is not None and wire.random_partition is not None
+        assert published.label_accuracy is not None
+        return [
+            self._row(
+                "labels, wire", "cluster_accuracy", wire.cluster_accuracy, wire.random_partition
+            ),
+            self._row(
+                "labels, published", "label_accuracy", published.label_accuracy, published.majority
+            ),
+        ]
+
+    def _watch(self, count: int, batch_size: int) -> protocol.Session:
+        """Train a fresh client for one epoch on `count` samples, on record."""
+        net = models.for_images(self.dataset.train.images.shape, self.victim)
+        at = CUTS if self.defense.label_private else CUTS[0]
+        client, server = experiments.parties(net, at, self.client)
+        session = protocol.train(
+            client,
+            server,
+            self.dataset.train[:count],
+            epochs=1,
+            batch_size=batch_size,
+            seed=self.victim,
+            record=True,
+            device=self.settings.device,
+        )
+        if session.interrupted:
+            raise KeyboardInterrupt
+        return session
+
+
+def _true_labels(session: protocol.Session) -> Tensor:
+    return torch.cat([page["labels"] for page in session.transcript.diary.values()]).cpu()
+
+
+def _whole(results: list[Any]) -> list[Any]:
+    """Return `results`; half an attack is no trial."""
+    if any(result.interrupted for result in results):
+        raise KeyboardInterrupt
+    return results
+
+
+# ---- the file and the figure ---------------------------------------------------------------------
+
+
+def read(path: Path) -> list[Row]:
+    """Read the rows of an arena's CSV file, none if there is no file; SltoolsError if damaged."""
+    if not path.exists():
+        return []
+    kinds: dict[Any, Callable[[str], Any]] = {str: str, int: int, float: float}
+    text = path.read_text(encoding="utf-8")
+    try:
+        return [
+            Row(**{field.name: kinds[field.type](line[field.name]) for field in fields(Row)})
+            for line in csv.DictReader(io.StringIO(text))
+        ]
+    except (KeyError, TypeError, ValueError) as error:
+        raise SltoolsError(
+            f"{path} is no file of an arena ({error!r}); name another folder"
+        ) from None
+
+
+def _key(row: Row) -> tuple[Any, ...]:
+    return (row.dataset, row.budget, row.defense, row.strength, row.victim)
+
+
+def _append(path: Path, rows: list[Row]) -> None:
+    """Add the rows of one trial at once, so that an interruption leaves whole trials."""
+    new = not path.exists()
+    with path.open("a", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+        if new:
+            writer.writeheader()
+        for row in rows:
+            values = asdict(row)
+            writer.writerow(
+                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
+            )
+
+
+def medians(rows: Iterable[Row], attack: str, measure: str) -> dict[tuple[str, float], list[float]]:
+    """The values of one measure, all victims and clones, for each defence and strength."""
+    found: dict[tuple[str, float], list[float]] = {}
+    for row in rows:
+        if (row.attack, row.measure) == (attack, measure):
+            found.setdefault((row.defense, row.strength), []).append(row.value)
+    return found
+
+
+COLUMNS = {
+    "accuracy": ("service", "accuracy"),
+    "bytes": ("service", "bytes"),
+    "UnSplit": ("UnSplit", "aligned_mse"),
+    "decoder": ("decoder", "aligned_mse"),
+    "clone": ("UnSplit", "clone_accuracy"),
+    "clusters": ("labels, wire", "cluster_accuracy"),
+    "published": ("labels, published", "label_accuracy"),
+    "read": ("labels read", "label_accuracy"),
+}
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The Markdown table of the medians: what the user keeps, what each attack gains."""
+    rows = list(rows)
+    columns = {name: medians(rows, *measure) for name, measure in COLUMNS.items()}
+    lines = [f"| defence | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for defense, strength in columns["accuracy"]:
+        cells = [f"{defense} {strength:g}" if strength else defense]
+        for found in columns.values():
+            values = found.get((defense, strength))
+            cells.append(f"{statistics.median(values):.3g}" if values else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def frontier(rows: Iterable[Row]) -> plots.Picture:
+    """Draw privacy against utility: the image error of the better attack over the accuracy kept.
+
+    Medians over victims and clones; strengths of one defence are joined. Up and right is better for
+    the user.
+    """
+    rows = list(rows)
+    accuracy = medians(rows, "service", "accuracy")
+    errors = [medians(rows, attack, "aligned_mse") for attack in ("UnSplit", "decoder")]
+    series: dict[str, list[tuple[float, float]]] = {}
+    for key, values in accuracy.items():
+        least = min(statistics.median(error[key]) for error in errors)
+        series.setdefault(key[0], []).append((statistics.median(values), least))
+    level = [row.baseline for row in rows if row.measure == "aligned_mse"]
+    return plots.frontier(
+        series,
+        "accuracy of the service",
+        "image error of the better attack",
+        {"mean image": statistics.median(level)},
+    )
