@@ -1,8 +1,19 @@
 """The attacks. Each is an object made from its settings and called with a view."""
 
+from sltools.attacks.decoder import DecoderInversion
+from sltools.attacks.hijacking import Hijacking, HijackingServer
 from sltools.attacks.inversion import InversionResult
 from sltools.attacks.known_weights import KnownWeightsInversion
 from sltools.attacks.labels import LabelInference, LabelResult
 from sltools.attacks.unsplit import UnSplit
 
-__all__ = ["InversionResult", "KnownWeightsInversion", "LabelInference", "LabelResult", "UnSplit"]
+__all__ = [
+    "DecoderInversion",
+    "Hijacking",
+    "HijackingServer",
+    "InversionResult",
+    "KnownWeightsInversion",
+    "LabelInference",
+    "LabelResult",
+    "UnSplit",
+]

@@ -1,0 +1,182 @@
+"""Inversion by a trained network: public images teach a decoder what smashed data look like."""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy
+from torch.optim import Adam
+
+from sltools import devices, seeds
+from sltools.attacks import networks
+from sltools.attacks.inversion import RECORDS, InversionResult, check_amount, check_count
+from sltools.errors import AttackError
+from sltools.progress import bar
+from sltools.view import View
+
+CHUNK = 500  # images that are decoded at once
+
+
+@dataclass(frozen=True)
+class DecoderInversion:
+    """Train a decoder on pairs (smashed data, image) of public images, then decode the view's.
+
+    (He et al., ACSAC 2019, the black-box attack: their pairs come from asking the client's model,
+    ours from a copy of it.) `steps` of Adam at `lr`, falling to zero along a cosine, on `batch`
+    images each. About `snapshots` copies of the reconstructions are kept on the way. Pixels are
+    bounded to [0, 1] by the decoder's last layer. Weights come from the stream (`seed`, "decoder"),
+    the order of the public images from (`seed`, "public order").
+    """
+
+    steps: int = 1000
+    lr: float = 2e-3
+    batch: int = 64
+    snapshots: int = 10
+    seed: int = 0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch", "snapshots"):
+            check_count(name, getattr(self, name))
+        check_amount("lr", self.lr)
+
+    def __call__(
+        self,
+        view: View,
+        public_images: Tensor,
+        *,
+        front: nn.Sequential | None = None,
+        defense: Callable[[str, Tensor], Tensor] | None = None,
+    ) -> InversionResult:
+        """Attack what `view` shows, knowing `public_images` (N, C, H, W), in [0, 1].
+
+        `front` makes smashed data of public images: a stolen copy of the client (a clone of
+        UnSplit), or by default the client's own model, which the view must grant ("client_model").
+        `defense` is what the client does to its messages, with the signature of its `outgoing`: an
+        attacker who knows of it trains on defended data. Ctrl-C returns the partial result, marked
+        `interrupted`. Raises NotObservable without a grant and AttackError for data that do not fit
+        each other.
+        """
+        start = time.perf_counter()
+        networks.check_images(public_images)
+        view = view.fresh()
+        smashed = view.smashed
+        networks.check_smashed(smashed)
+        if not bool(smashed.isfinite().all()):
+            raise AttackError("the smashed data contain NaN or infinite values: nothing to decode")
+        device = devices.find(self.device or smashed.device)
+        extra = ["public images"]
+        if front is not None:
+            extra.append("stolen client")
+        if defense is not None:
+            extra.append("defence")
+        front = view.client_model if front is None else copy.deepcopy(front)
+        front = front.to(device).eval()
+        decoder = networks.decoder(smashed.shape[1:], public_images.shape[1:], seed=self.seed)
+        course = _Course(decoder.to(device), smashed.to(device))
+        interrupted = False
+        try:
+            self._train(course, _Sender(front, defense), public_images.to(device))
+        except KeyboardInterrupt:
+            interrupted = True
+        course.snapshot()
+        inputs = course.snapshots[-1]
+        loss = _explained(front, inputs, course.smashed)
+        return InversionResult(
+            inputs,
+            front,
+            {"decoder": torch.stack(course.losses).cpu()} if course.losses else {},
+            torch.tensor(course.loss_steps),
+            torch.stack(course.snapshots).cpu(),
+            torch.tensor(course.snapshot_steps),
+            attack=type(self).__name__,
+            settings=asdict(self),
+            knowledge=(*view.knowledge, *extra),
+            seed=self.seed,
+            device=str(device),
+            seconds=time.perf_counter() - start,
+            feature_loss=loss,
+            objective=loss,
+            interrupted=interrupted,
+        )
+
+    def _train(self, course: "_Course", sender: "_Sender", images: Tensor) -> None:
+        optimizer = Adam(course.decoder.parameters(), lr=self.lr)
+        order = seeds.generator(self.seed, "public order")
+        for step in bar(range(self.steps), "decoder"):
+            rows = torch.randint(len(images), (self.batch,), generator=order).to(images.device)
+            if step % max(1, self.steps // self.snapshots) == 0:
+                course.snapshot()
+            sent = sender(images[rows], course.smashed.shape[1:])
+            # Cross-entropy: with the squared error, dark images drive the sigmoid to 0 and hold it.
+            loss = binary_cross_entropy(course.decoder(sent), images[rows])
+            optimizer.zero_grad()
+            loss.backward()
+            rate = (1 + math.cos(math.pi * step / self.steps)) / 2
+            optimizer.param_groups[0]["lr"] = self.lr * rate
+            optimizer.step()
+            course.count(loss.detach(), max(1, self.steps // RECORDS))
+
+
+class _Sender:
+    """What the attacker believes the client sends for images."""
+
+    def __init__(
+        self, front: nn.Sequential, defense: Callable[[str, Tensor], Tensor] | None
+    ) -> None:
+        self._front = front
+        self._defense = defense
+
+    def __call__(self, images: Tensor, shape: torch.Size) -> Tensor:
+        """Return the smashed data of `images`; AttackError unless each has `shape`."""
+        try:
+            with torch.no_grad():
+                made: Tensor = self._front(images)
+                made = made if self._defense is None else self._defense("smashed", made)
+        except RuntimeError as error:
+            raise AttackError(f"the public images do not fit the client: {error}") from None
+        if made.shape[1:] != shape:
+            raise AttackError(
+                f"the public images give smashed data of shape {tuple(made.shape[1:])}, the client "
+                f"sent {tuple(shape)}: take images of the client's size and a model of this cut"
+            )
+        return made
+
+
+class _Course:
+    """A decoder on its way, with losses and snapshots of what it makes of the smashed data."""
+
+    def __init__(self, decoder: nn.Sequential, smashed: Tensor) -> None:
+        self.decoder = decoder
+        self.smashed = smashed
+        self.losses: list[Tensor] = []
+        self.loss_steps: list[int] = []
+        self.snapshots: list[Tensor] = []
+        self.snapshot_steps: list[int] = []
+        self._step = 0
+
+    def count(self, loss: Tensor, every: int) -> None:
+        """Count a step; keep its loss if due."""
+        if self._step % every == 0:
+            self.losses.append(loss)
+            self.loss_steps.append(self._step)
+        self._step += 1
+
+    def snapshot(self) -> None:
+        """Keep what the decoder makes of the smashed data now."""
+        with torch.no_grad():
+            parts = [self.decoder(part) for part in self.smashed.split(CHUNK)]
+        self.snapshots.append(torch.cat(parts))
+        self.snapshot_steps.append(self._step)
+
+
+def _explained(front: nn.Sequential, inputs: Tensor, smashed: Tensor) -> float:
+    """Mean squared error of `front` at `inputs` to the smashed data, divided by their variance."""
+    with torch.no_grad():
+        made = torch.cat([front(part) for part in inputs.split(CHUNK)])
+    scale = smashed.var(correction=0).clamp_min(torch.finfo(smashed.dtype).tiny)
+    return ((made - smashed).square().mean() / scale).item()

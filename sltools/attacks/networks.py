@@ -1,0 +1,129 @@
+"""Networks that an attacker builds from the shapes of images and of smashed data alone.
+
+A client that cuts a (1, 28, 28) image down to (8, 12, 12) looks at every second pixel, through a
+window of at least six: stride and window follow from the two sizes if strides are powers of two
+and nothing, or the same on all sides, is padded. A pilot on another grid sees another scale, and
+what is decoded from the client's data is then enlarged or shifted. Vectors have no grid; one of a
+quarter of the image is assumed for them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from sltools import seeds
+from sltools.errors import AttackError
+
+Shape = Sequence[int]
+
+WIDTH = 32
+SLOPE = 0.2  # of the critic for negative inputs, as usual for critics
+
+
+def pilot(image: Shape, smashed: Shape, *, rectified: bool, seed: int) -> nn.Sequential:
+    """Make a stand-in for an unknown client: images (N, C, H, W) to the shape of smashed data.
+
+    `image` and `smashed` are the shapes of one sample. `rectified` ends it with a ReLU, for smashed
+    data that are never negative. Weights come from the stream (`seed`, "pilot").
+    """
+    coarse = _map_shape(image, smashed)
+    size, stride, window = _grid(image, coarse)
+    with seeds.scope(seed, "pilot"):
+        layers: list[nn.Module] = [] if size == tuple(image[1:]) else [nn.Upsample(size)]
+        layers += [nn.Conv2d(image[0], WIDTH, window, stride), nn.ReLU()]
+        if len(smashed) == 3:
+            layers.append(nn.Conv2d(WIDTH, smashed[0], 1))
+        else:
+            inputs = WIDTH * coarse[1] * coarse[2]
+            layers += [nn.Flatten(), nn.Linear(inputs, smashed[0])]
+    return nn.Sequential(*layers, *([nn.ReLU()] if rectified else []))
+
+
+def decoder(smashed: Shape, image: Shape, *, seed: int) -> nn.Sequential:
+    """Make an inverse network: smashed data (N, ...) to images (N, C, H, W) in [0, 1].
+
+    `smashed` and `image` are the shapes of one sample. Weights come from the stream
+    (`seed`, "decoder").
+    """
+    coarse = _map_shape(image, smashed)
+    size, stride, window = _grid(image, coarse)
+    with seeds.scope(seed, "decoder"):
+        layers: list[nn.Module] = []
+        if len(smashed) == 1:
+            outputs = coarse[0] * coarse[1] * coarse[2]
+            layers += [nn.Linear(smashed[0], outputs), nn.ReLU(), nn.Unflatten(1, coarse)]
+        layers += [nn.Conv2d(coarse[0], 2 * WIDTH, 3, padding=1), nn.ReLU()]
+        layers += [nn.Conv2d(2 * WIDTH, WIDTH // 2, 3, padding=1), nn.ReLU()]
+        layers += [nn.ConvTranspose2d(WIDTH // 2, WIDTH // 2, window, stride), nn.ReLU()]
+        if size != tuple(image[1:]):
+            layers.append(nn.AdaptiveAvgPool2d(tuple(image[1:])))
+        layers += [nn.Conv2d(WIDTH // 2, image[0], 3, padding=1), nn.Sigmoid()]
+    return nn.Sequential(*layers)
+
+
+def critic(smashed: Shape, *, seed: int) -> nn.Sequential:
+    """Make a critic that gives smashed data (N, ...) a score (N, 1), without bounds.
+
+    `smashed` is the shape of one sample. Weights come from the stream (`seed`, "critic").
+    """
+    with seeds.scope(seed, "critic"):
+        if len(smashed) == 1:
+            layers: list[nn.Module] = [nn.Linear(smashed[0], 8 * WIDTH), nn.LeakyReLU(SLOPE)]
+            layers += [nn.Linear(8 * WIDTH, 8 * WIDTH), nn.LeakyReLU(SLOPE)]
+            return nn.Sequential(*layers, nn.Linear(8 * WIDTH, 1))
+        channels, *sides = smashed
+        layers = []
+        while not layers or max(sides) > 4:
+            layers += [nn.Conv2d(channels, WIDTH, 3, 2, padding=1), nn.LeakyReLU(SLOPE)]
+            channels, sides = WIDTH, [(side + 1) // 2 for side in sides]
+        layers += [nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.LeakyReLU(SLOPE), nn.Flatten()]
+        return nn.Sequential(*layers, nn.Linear(WIDTH * sides[0] * sides[1], 1))
+
+
+def check_images(images: Tensor) -> None:
+    """Raise AttackError unless `images` are (N, C, H, W), N at least 1, finite and in [0, 1]."""
+    if not isinstance(images, Tensor) or images.ndim != 4 or images.numel() == 0:
+        shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
+        raise AttackError(
+            f"public images must be a tensor (N, C, H, W) of at least one image, not {shape}: take "
+            "a split's `.images`"
+        )
+    if not images.is_floating_point() or not bool(((images >= 0) & (images <= 1)).all()):
+        raise AttackError(
+            f"public images must be floats in [0, 1], and these are {images.dtype} from "
+            f"{images.min():.3g} to {images.max():.3g}: divide 8-bit pixels by 255"
+        )
+
+
+def check_smashed(smashed: Tensor, shape: Shape | None = None) -> None:
+    """Raise AttackError unless `smashed` is (B, C, H, W) or (B, D), of samples of `shape`."""
+    if smashed.ndim not in (2, 4) or smashed.numel() == 0:
+        raise AttackError(
+            f"smashed data must be maps (B, C, H, W) or vectors (B, D), not {tuple(smashed.shape)}"
+        )
+    if shape is not None and smashed.shape[1:] != torch.Size(shape):
+        raise AttackError(
+            f"the attack was made for smashed data of shape {tuple(shape)} for each image and met "
+            f"{tuple(smashed.shape[1:])}: use a new one for another cut"
+        )
+
+
+def _map_shape(image: Shape, smashed: Shape) -> tuple[int, int, int]:
+    """The shape of the smashed data as maps (channels, height, width)."""
+    if len(smashed) == 3:
+        return (smashed[0], smashed[1], smashed[2])
+    return (WIDTH, max(1, image[1] // 4), max(1, image[2] // 4))
+
+
+def _grid(image: Shape, coarse: Shape) -> tuple[tuple[int, int], tuple[int, int], tuple[int, int]]:
+    """Size of the image to look at, and stride and window that lead to the size of `coarse`."""
+    size = (max(image[1], coarse[1]), max(image[2], coarse[2]))
+    (high, window_high), (wide, window_wide) = map(_stride, size, coarse[1:])
+    return size, (high, wide), (window_high, window_wide)
+
+
+def _stride(whole: int, part: int) -> tuple[int, int]:
+    """The largest power of two that divides `whole` pixels into `part`, and the least window."""
+    stride = 1 << ((whole // part).bit_length() - 1)
+    return stride, whole - (part - 1) * stride
