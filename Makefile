@@ -34,20 +34,18 @@ lab: $(VENV)/.lab
 	$(BIN)/sltools lab my-course $(ARGS)
 
 test: $(VENV)/.dev
-	@echo "== 1/6 style and types"
+	@echo "== 1/5 style and types"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	@echo "== 2/6 the notebooks, read without running them"
+	@echo "== 2/5 the notebooks, read without running them"
 	$(PYTEST) tests/test_notebooks_static.py
-	@echo "== 3/6 the library, with coverage"
-	$(PYTEST) $(TWO_AT_ONCE) -m "not slow and not notebooks and not browser" \
-		--ignore tests/test_notebooks_static.py --cov --cov-report=
-	@echo "== 4/6 the wheel, challenges, grading and other slow tests"
-	$(PYTEST) -n 2 -m "slow and not browser" --cov --cov-append --cov-fail-under=90
-	@echo "== 5/6 every lesson gives the outputs it shows"
+	@echo "== 3/5 the library, the exercises, grading and the wheel, with coverage"
+	$(PYTEST) -n 2 --dist worksteal -m "not notebooks and not browser" \
+		--ignore tests/test_notebooks_static.py --cov --cov-fail-under=90 --durations=12
+	@echo "== 4/5 every lesson gives the outputs it shows"
 	$(PYTEST) $(TWO_AT_ONCE) $(NBVAL) course/*.ipynb solutions/*.ipynb
-	@echo "== 6/6 every lesson with other parameters"
+	@echo "== 5/5 every lesson with other parameters"
 	$(PYTEST) -n 2 --durations=0 --durations-min=1 -m "notebooks and not browser"
 
 test-newest:

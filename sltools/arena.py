@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 
 from sltools import data, defenses, experiments, metrics, models, plots, protocol
-from sltools.attacks import DecoderInversion, LabelInference, UnSplit
+from sltools.attacks import DecoderInversion, Hijacking, HijackingServer, LabelInference, UnSplit
+from sltools.detectors import Scrutinizer
 from sltools.errors import SltoolsError
 from sltools.models import Architecture
 from sltools.progress import bar
@@ -28,7 +29,9 @@ CUTS = ("pool1", "relu4")  # of a label-private client; a vanilla one is cut at 
 WATCHED = {"tiny": 128, "quick": 640, "full": 3840}  # first samples of a training, for their labels
 SINGLES = {"tiny": 64, "quick": 320, "full": 1000}  # of those in batches of one
 DECODER_STEPS = {"tiny": 30, "quick": 300, "full": 3000}
+HIJACKED = {"tiny": 256, "quick": 14_000, "full": 120_000}  # samples that a hijacker is sent
 GUESS = 1000  # between the seed of a defence and that of an attacker who imitates it
+HIJACKING = "hijacking"
 CSV, FIGURE = "arena.csv", "arena.png"
 
 Options = Callable[[float, nn.Sequential, int], dict[str, Any]]
@@ -136,7 +139,8 @@ def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> list[Row]
     folder.mkdir(parents=True, exist_ok=True)
     done = {_key(row) for row in read(folder / CSV)}
     trials = [
-        _Trial(settings, dataset, known[name], strength, victim)
+        _Trial(settings, dataset, known[name], strength, victim, malicious)
+        for malicious in (False, True)
         for victim in range(settings.victims)
         for name in only or known
         for strength in known[name].strengths
@@ -154,20 +158,68 @@ def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> list[Row]
 
 @dataclass(frozen=True)
 class _Trial:
-    """One victim with one defence."""
+    """One victim with one defence, before a curious server or before a `malicious` one."""
 
     settings: Settings
     dataset: data.Dataset
     defense: Defense
     strength: float
     victim: int
+    malicious: bool = False
 
     @property
     def key(self) -> tuple[Any, ...]:
-        return _key(self._row("", "", 0, 0))
+        return _key(self._row(HIJACKING if self.malicious else "", "", 0, 0))
 
     def rows(self) -> list[Row]:
         """Train the victim and attack it in every way; all of it or nothing."""
+        return self._hijacking() if self.malicious else self._curious()
+
+    def _hijacking(self) -> list[Row]:
+        """Feature-space hijacking, and whether the gradients scrutinizer sees it.
+
+        The baseline of "seen" is the same detector's alarm in an honest training as long.
+        """
+        honest = self._watched(protocol.Server)
+        hijacked = self._watched(self._hijacker)
+        truth = self._targets()
+        found = hijacked.server.invert(hijacked.observe(truth))
+        seen, falsely = (
+            float(run.client.detector.raised_at is not None) for run in (hijacked, honest)
+        )
+        return [
+            *self._images(HIJACKING, found.inputs, truth),
+            self._row(HIJACKING, "seen", seen, falsely),
+        ]
+
+    def _hijacker(self, model: nn.Sequential, **options: Any) -> HijackingServer:
+        return HijackingServer(model, self._public(), Hijacking(seed=self.victim), **options)
+
+    def _watched(self, server: Callable[..., protocol.Server]) -> Any:
+        """Train with a detector, before a server made by `server(model, label_private=...)`."""
+        samples, train = HIJACKED[self.settings.budget], self.dataset.train
+        net = models.for_images(train.images.shape, self.victim)
+        private = self.defense.label_private
+        front, middle, *head = models.cut(net, CUTS if private else CUTS[0])
+        client = self.client(front, *head)
+        client.detector = Scrutinizer()
+        session = protocol.train(
+            client,
+            server(middle, label_private=private),
+            train[: min(samples, len(train))],
+            epochs=max(1, samples // len(train)),
+            seed=self.victim,
+            device=self.settings.device,
+        )
+        if session.interrupted:
+            raise KeyboardInterrupt
+        return session
+
+    def _public(self) -> Tensor:
+        rows = experiments.public_rows(self.dataset, self.settings.targets)
+        return self.dataset.test.images[rows].to(self.settings.device)
+
+    def _curious(self) -> list[Row]:
         start = time.process_time()
         session = experiments.train_victim(
             self.dataset,
@@ -225,14 +277,12 @@ class _Trial:
     def _decoder(self, session: protocol.Session) -> list[Row]:
         """An inverse network, trained on public images that went through the same defence."""
         truth = self._targets()
-        public = self.dataset.test[experiments.public_rows(self.dataset, self.settings.targets)]
         view = session.observe(truth, grants=["client_model"])
         steps = DECODER_STEPS[self.settings.budget]
         attack = DecoderInversion(steps=steps, batch=32, seed=self.victim)
         # The attacker knows the defence and not its random numbers.
         options = self.defense.options(self.strength, session.client.front, GUESS + self.victim)
-        images = public.images.to(truth.device)
-        found = attack(view, images, defense=options.get("outgoing"))
+        found = attack(view, self._public(), defense=options.get("outgoing"))
         return self._images("decoder", _whole([found])[0].inputs, truth)
 
     def _images(self, attack: str, inputs: Tensor, truth: Tensor, clone: int = -1) -> list[Row]:
@@ -341,7 +391,8 @@ def read(path: Path) -> list[Row]:
 
 
 def _key(row: Row) -> tuple[Any, ...]:
-    return (row.dataset, row.budget, row.defense, row.strength, row.victim)
+    malicious = row.attack == HIJACKING
+    return (row.dataset, row.budget, row.defense, row.strength, row.victim, malicious)
 
 
 def _append(path: Path, rows: list[Row]) -> None:
@@ -376,6 +427,8 @@ COLUMNS = {
     "clusters": ("labels, wire", "cluster_accuracy"),
     "published": ("labels, published", "label_accuracy"),
     "read": ("labels read", "label_accuracy"),
+    "hijacking": (HIJACKING, "aligned_mse"),
+    "seen": (HIJACKING, "seen"),
 }
 
 
@@ -393,23 +446,23 @@ def table(rows: Iterable[Row]) -> str:
     return "\n".join(lines)
 
 
-def frontier(rows: Iterable[Row]) -> plots.Picture:
-    """Draw privacy against utility: the image error of the better attack over the accuracy kept.
+def frontier(
+    rows: Iterable[Row],
+    attacks: Sequence[str] = ("UnSplit", "decoder"),
+    measure: str = "aligned_mse",
+) -> plots.Picture:
+    """Draw privacy against utility: the least image error of `attacks` over the accuracy kept.
 
     Medians over victims and clones; strengths of one defence are joined. Up and right is better for
     the user.
     """
     rows = list(rows)
     accuracy = medians(rows, "service", "accuracy")
-    errors = [medians(rows, attack, "aligned_mse") for attack in ("UnSplit", "decoder")]
+    errors = [medians(rows, attack, measure) for attack in attacks]
     series: dict[str, list[tuple[float, float]]] = {}
     for key, values in accuracy.items():
         least = min(statistics.median(error[key]) for error in errors)
         series.setdefault(key[0], []).append((statistics.median(values), least))
-    level = [row.baseline for row in rows if row.measure == "aligned_mse"]
-    return plots.frontier(
-        series,
-        "accuracy of the service",
-        "image error of the better attack",
-        {"mean image": statistics.median(level)},
-    )
+    floor = statistics.median(row.baseline for row in rows if row.measure == measure)
+    ylabel = f"{measure.replace('_mse', '')} image error, {' or '.join(attacks)}"
+    return plots.frontier(series, "accuracy of the service", ylabel, {"mean image": floor})

@@ -261,6 +261,9 @@ for item in result.knowledge:
 # * [06 Model theft](06_model_theft.ipynb): what the copy is worth to a thief.
 # * [07 Label inference](07_label_inference.ipynb): attack 2, for the labels that a client keeps to
 #   itself.
+# * [08 Defences](08_defences.ipynb): what they promise, cost, and only seem to do.
+# * [09 The malicious server](09_malicious_server.ipynb): a server that breaks the rules, and what a
+#   client can notice.
 #
 # Take them in this order. If you know split learning, begin with 02. If you are in a hurry, read
 # 02 and 04.

@@ -1297,4 +1297,4 @@ collected = {
 # * B. Zhao, K. R. Mopuri, H. Bilen: *iDLG: Improved Deep Leakage from Gradients*, 2020.
 #   [arXiv 2001.02610](https://arxiv.org/abs/2001.02610). The sign rule.
 #
-# This is the last lesson for now. Back to the overview: [lesson 00](00_start_here.ipynb).
+# **Next:** [lesson 08](08_defences.ipynb), on what a client can do about all this.

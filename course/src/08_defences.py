@@ -1,0 +1,644 @@
+# ---
+# jupyter:
+#   sltools:
+#     minutes: 60
+#     alternative: {dataset: mnist}
+# ---
+
+# %% [markdown]
+# # Defences
+#
+# After this lesson you can judge a defence of split learning: what it promises, what it costs, and
+# whether an attacker who knows of it is stopped.
+#
+# **Objectives.** You can
+#
+# * say of six defences what they promise and what they leave open;
+# * break a noise that is drawn anew for each message;
+# * show that a small distance correlation, or a large mean error, proves no privacy;
+# * attack a defence as somebody who knows it;
+# * read a frontier of privacy against utility, and name the price of a defence that works.
+#
+# **Prerequisites.** [Lesson 04](04_inversion_and_stealing.ipynb) (the attack *UnSplit*) and
+# [lesson 07](07_label_inference.ipynb) (labels from gradients).
+#
+# **Time.** About 60 minutes (estimated).
+
+# %% [markdown]
+# ## Threat card
+#
+# | | defending a client |
+# |---|---|
+# | **who** | a client that wants to keep its images and labels; an honest-but-curious server |
+# | **may change** | the client: what it sends, how it learns, what it returns. The protocol stays |
+# | **the attacker sees** | the messages, defended as they are; how often the same image comes |
+# | **the attacker knows** | the architecture; and **the defence**, except its random numbers |
+# | **granted here** | to one attack the client's weights, and public images: the worst case |
+# | **simulated here** | both parties in one process; each attack gets the server's view |
+# | **what a defence must not be judged by** | an attack that was made for undefended clients |
+#
+# That the attacker knows the defence is no unkindness. It is how a lock is judged: by somebody who
+# has seen the same lock in the shop. (Kerckhoffs wrote it down in 1883.)
+
+# %% [markdown]
+# ## The idea in one figure
+
+# %%
+from sltools import plots
+
+plots.exchange(
+    {"client": "private images x and labels y", "server": "wants x, y and the client's layers"},
+    [
+        ("client", "client", "NoPeek: learns layers that say less"),
+        ("client", "server", "z plus noise; or z clipped, rounded, thinned out"),
+        ("server", "client", "features u (label-private)"),
+        ("client", "server", "dL/du, stretched (max-norm) or blurred (Marvell)"),
+        ("server", "client", "dL/dz"),
+        ("client", "client", "DP-SGD: noise on its own weights"),
+    ],
+)
+
+# %% [markdown]
+# ## Settings
+
+# %% tags=["parameters"]
+dataset: str = "digits"  # one of: digits, mnist, fashion_mnist
+cut: str = "pool1"  # one of: conv1, relu1, pool1
+budget: str = "quick"  # one of: tiny, quick, full
+seed: int = 0  # changes victims, clones, data order and noise together, each from its own stream
+device: str = "cpu"  # one of: cpu, cuda
+
+# %%
+import json
+import statistics
+
+import torch
+
+from sltools import (
+    arena,
+    data,
+    defenses,
+    experiments,
+    lessons,
+    metrics,
+    models,
+    protocol,
+    seeds,
+    widgets,
+)
+from sltools.attacks import DecoderInversion, KnownWeightsInversion, UnSplit
+from sltools.attacks.leaks import GradientLeak
+from sltools.messages import Message
+from sltools.transcript import Transcript
+
+as_shown = (dataset, cut, budget, seed) == ("digits", "pool1", "quick", 0)
+
+
+def check(claim, holds):
+    """Print a claim and whether the numbers bear it out; as shown, every claim must hold."""
+    print(f"{claim}: {bool(holds)}")
+    assert holds or not as_shown
+
+
+source = data.load(dataset)
+targets = experiments.first_targets(source, 10)
+truth = targets.images.to(device)
+names = [source.classes[label] for label in targets.labels.tolist()]
+mean_image = source.train.images.mean(0).to(device).expand_as(truth)
+unsplit = UnSplit(steps=experiments.STEPS[budget] // 2, seed=seed)
+decoder = DecoderInversion(steps=arena.DECODER_STEPS[budget] // 2, batch=32, seed=seed)
+
+
+def error(images):
+    """The median over the images of the raw MSE."""
+    return metrics.mse(images, truth).median().item()
+
+
+nobody = error(mean_image)
+session = experiments.train_victim(source, cut, budget=budget, seed=seed, device=device)
+plain = session.client.outgoing
+
+# %% [markdown]
+# ## What they promise
+#
+# Each defence of `sltools.defenses` is one argument of `protocol.Client`. Each says what it
+# promises, and what it leaves open. Read both columns before you buy.
+
+# %%
+offered = [
+    defenses.GaussianNoise, defenses.LocalPrivacy, defenses.NoPeek, defenses.Quantisation,
+    defenses.TopK, defenses.RandomisedResponse, defenses.MaxNorm, defenses.Marvell,
+    defenses.PrivateOptimizer,
+]  # fmt: skip
+for defense in offered:
+    print(f"{defense.__name__}\n  promises  {defense.promises}\n  leaves    {defense.leaves}")
+
+# %% [markdown]
+# ## Noise
+#
+# The first idea everybody has: add noise to the smashed data. The client of the coming cells was
+# trained without noise and adds it when it sends the ten private images. `scale` is the standard
+# deviation of the noise. Beside it stands that of the smashed data themselves.
+
+# %%
+scale = 1.0
+undefended = unsplit(session.observe(truth))
+session.client.outgoing = defenses.GaussianNoise(scale, seed=seed)
+noisy = unsplit(session.observe(truth))
+accuracy_noisy = session.accuracy(source.test)
+plots.reconstructions(
+    truth.cpu(), {"no defence": undefended.inputs, f"noise {scale:g}": noisy.inputs}, names
+)
+
+# %%
+check("UnSplit without a defence: less than a tenth of the mean image's error",
+      error(undefended.inputs) < nobody / 10)  # fmt: skip
+check(
+    "with noise: at least five times the error", error(noisy.inputs) > 5 * error(undefended.inputs)
+)
+check("and the service keeps 85% accuracy", accuracy_noisy > 0.85)
+
+# %% tags=["nbval-ignore-output"]
+# not compared: the last digits depend on the machine
+with torch.no_grad():
+    spread = session.client.front(truth).std().item()
+print(f"standard deviation of the smashed data {spread:.2f}, of the noise {scale:g}")
+print(f"error: no defence {error(undefended.inputs):.4f}, noise {error(noisy.inputs):.4f}, "
+      f"mean image {nobody:.4f}; accuracy with noise {accuracy_noisy:.1%}")  # fmt: skip
+
+# %% [markdown]
+# That looks like a defence. A paper could end here. The next three sections are about three ways
+# to be wrong about it.
+
+# %% [markdown]
+# ## Seeming safe, 1: noise that averages out
+#
+# The noise is drawn anew for each message. Whoever gets the smashed data of **the same image**
+# $n$ times takes the mean, and is left with noise of $\sigma / \sqrt{n}$. In training every image
+# comes once an epoch. A service that is asked twice for the same photograph sends it twice.
+
+# %%
+counts = [1, 8, 64] if budget != "tiny" else [1, 8]
+
+
+def averaged(count):
+    """The server's view after `count` queries for the same images, of which it took the mean."""
+    sent = [session.infer(truth) for _ in range(count)]
+    z = torch.stack([transcript.view().smashed for transcript in sent]).mean(0)
+    first = sent[0]
+    merged = Transcript(first.client, models=first.models)
+    merged.append(Message(0, 0, "smashed", z, "inference"))
+    return merged.view("server")
+
+
+queried = {count: unsplit(averaged(count)).inputs for count in counts}
+plots.reconstructions(
+    truth.cpu(), {f"mean of {count}": images for count, images in queried.items()}, names
+)
+
+# %%
+errors = [error(queried[count]) for count in counts]
+check("each step to more queries lowers the error", errors == sorted(errors, reverse=True))
+check(f"{counts[-1]} queries undo most of the noise", errors[-1] < errors[0] / 4)
+
+# %% tags=["nbval-ignore-output"]
+# not compared: the last digits depend on the machine
+print("queries:", "  ".join(f"{count}: {e:.4f}" for count, e in zip(counts, errors, strict=True)))
+
+# %% [markdown]
+# * The attack did not change. It was given the mean of what the wire carried.
+# * **A noise has to be accounted for over all releases of an image**, not for one. That is what the
+#   $\varepsilon$ of differential privacy does, and why it grows with every epoch.
+# * Drawing the noise of an image once and keeping it would help here, until the image comes back
+#   slightly shifted.
+
+# %% [markdown]
+# ## Seeming safe, 2: a dCor that falls
+#
+# **Distance correlation** (dCor) measures how much two random variables have to do with each other:
+# 0 if they are independent, 1 if one is the other, rotated and scaled. For a batch of images $x_i$
+# and their smashed data $z_i$, take all distances $a_{ij} = \lVert x_i - x_j \rVert$ and
+# $b_{ij} = \lVert z_i - z_j \rVert$, subtract row and column means and add the overall mean, and
+# call the results $A$ and $B$. Then
+#
+# $$\mathrm{dCor}(x, z) = \sqrt{\frac{\overline{A B}}{\sqrt{\overline{A A} \cdot \overline{B B}}}}$$
+#
+# where the bar is the mean over all pairs. In words: are images that are far apart also far apart
+# after the cut?
+
+
+# %%
+def centred(v):
+    d = torch.cdist(v.flatten(1), v.flatten(1))
+    return d - d.mean(0) - d.mean(1, keepdim=True) + d.mean()
+
+
+def dcor(x, z):
+    a, b = centred(x), centred(z)
+    return ((a * b).mean() / ((a * a).mean() * (b * b).mean()).sqrt()).sqrt().item()
+
+
+x = source.test.images[:100].to(device)
+with torch.no_grad():
+    z = session.client.front(x)
+generator = seeds.generator(seed, "lesson")
+unrelated = torch.randn(x.shape, generator=generator).to(device)
+check("by hand it is what the library has",
+      abs(dcor(x, z) - defenses.distance_correlation(x, z).item()) < 1e-3)  # fmt: skip
+check("an image and itself, darker: above 0.999", dcor(x, x / 2) > 0.999)
+check("an image and its smashed data: above 0.9", dcor(x, z) > 0.9)
+check("an image and unrelated noise: above 0.3 all the same", dcor(x, unrelated) > 0.3)
+
+# %% [markdown]
+# Unrelated noise does not come out at 0: with a hundred samples of many dimensions the estimate is
+# far too high. Remember that when somebody reports a dCor of 0.4 on a batch.
+#
+# **NoPeek** (Vepakomma et al., 2020) adds dCor to the client's loss, so that it learns layers
+# whose output varies as little as possible with the image. One cut deeper than before, because the
+# first layer has too little freedom to hide anything: the arena below shows it.
+#
+# The attacker is one who knows the client's layers (granted) and has public images of the same
+# kind. It lets the public images through the layers, and trains a **decoder** to undo them.
+
+# %%
+deeper = "pool2"
+public = source.test[experiments.public_rows(source, 10)].images.to(device)
+weight = 2.0
+hiding = experiments.train_victim(
+    source, deeper, budget=budget, seed=seed, device=device,
+    client=lambda front, *head: protocol.Client(front, *head, penalty=defenses.NoPeek(weight)),
+)  # fmt: skip
+session.client.outgoing = plain
+open_ = protocol.recut(session, deeper)
+clients = {"without": open_, f"NoPeek {weight:g}": hiding}
+decoded, found = {}, {}
+for name, client in clients.items():
+    view = client.observe(truth, grants=["client_model"])
+    decoded[name] = decoder(view, public).inputs
+    with torch.no_grad():
+        found[name] = (
+            dcor(x, client.client.front(x)),
+            error(decoded[name]),
+            client.accuracy(source.test),
+        )
+plots.reconstructions(truth.cpu(), decoded, names)
+
+# %%
+(before, error_before, _), (after, error_after, kept) = found.values()
+check("NoPeek lowers the dCor by at least 0.04", after < before - 0.04)
+check("the decoder's error stays below half the mean image's", error_after < nobody / 2)
+check("and within a factor of two of that without NoPeek", error_after < 2 * error_before)
+
+# %% tags=["nbval-ignore-output"]
+# not compared: the last digits depend on the machine
+for name, (correlation, wrong, accuracy) in found.items():
+    print(f"{name:10} dCor {correlation:.3f}  decoder's error {wrong:.4f}  accuracy {accuracy:.1%}")
+
+# %% [markdown]
+# The number that was to be lowered was lowered. The images come back as before. dCor asks whether
+# **distances** survive; an attacker needs only that different images go to different places,
+# however near. *A measure that the defence trains against is the last one to judge it by.*
+#
+# A cruder trick makes the point without any training. Drown one of the channels in noise: the
+# distances are then those of the noise, and dCor falls. All other channels are as they were.
+
+
+# %%
+class OneLoudChannel(defenses.Outgoing):
+    """Adds noise of standard deviation `scale` to the first channel and leaves the others alone."""
+
+    def __init__(self, scale, seed=0):
+        super().__init__(seed)
+        self.scale = scale
+
+    def change(self, tensor):
+        noise = torch.randn(tensor[:, :1].shape, generator=self._generator).to(tensor)
+        return torch.cat([tensor[:, :1] + self.scale * noise, tensor[:, 1:]], dim=1)
+
+
+loud = OneLoudChannel(10.0, seed=seed)
+session.client.outgoing = loud
+view = session.observe(truth, grants=["client_model"])
+through = decoder(view, public, defense=OneLoudChannel(10.0, seed=seed + 1)).inputs
+dcor_loud = dcor(x, loud.change(z))
+session.client.outgoing = plain
+check("one loud channel lowers the dCor by 0.2", dcor_loud < dcor(x, z) - 0.2)
+check("the decoder learns to look elsewhere: less than a third of the mean image's error",
+      error(through) < nobody / 3)  # fmt: skip
+
+# %% [markdown]
+# ## Seeming safe, 3: a mean that hides one victim
+#
+# A client adds strong noise to nine of ten messages and none to the tenth, "to save accuracy".
+# The report says: mean error as bad as a blank guess. Here the attacker knows the weights, to keep
+# the point apart from all others.
+
+
+# %%
+class Mostly(defenses.GaussianNoise):
+    """Adds noise to nine samples of ten, drawn by lot."""
+
+    def change(self, tensor):
+        spared = torch.randperm(len(tensor), generator=self._generator) % 10 == 0
+        return torch.where(
+            spared.view(-1, 1, 1, 1).to(tensor.device), tensor, super().change(tensor)
+        )
+
+
+session.client.outgoing = Mostly(8.0, seed=seed)
+known = KnownWeightsInversion(steps=max(50, unsplit.steps // 2), seed=seed)
+mostly = known(session.observe(truth, grants=["client_model"])).inputs
+session.client.outgoing = plain
+each = metrics.mse(mostly, truth)
+plots.reconstructions(truth.cpu(), {"nine of ten with noise": mostly}, names)
+
+# %%
+check("the mean error is above the mean image's", each.mean().item() > nobody)
+check("and one image is all but perfect: below a twentieth of it", each.min().item() < nobody / 20)
+
+# %% [markdown]
+# Somebody is in that picture. **Privacy is a promise to each person**, so report the worst case
+# beside the mean: the best reconstruction, not the average one. Differential privacy is a bound
+# for the worst case; that is its point.
+
+# %% [markdown]
+# ## The attacker knows
+#
+# Back to the noise of the beginning. UnSplit was built for clean smashed data, and so far it has
+# been our only judge of noise. An **adaptive** attacker adds the same kind of noise, of its own
+# drawing, to the smashed data of public images, and trains its decoder on those.
+
+# %%
+noise = defenses.GaussianNoise(scale, seed=seed)
+session.client.outgoing = noise
+view = session.observe(truth, grants=["client_model"])
+session.client.outgoing = plain
+naive = decoder(view, public).inputs
+adaptive = decoder(view, public, defense=defenses.GaussianNoise(scale, seed=seed + 1)).inputs
+plots.reconstructions(
+    truth.cpu(),
+    {"UnSplit": noisy.inputs, "decoder": naive, "knows the noise": adaptive},
+    names,
+)
+
+# %%
+check("the decoder that knows the noise does better than UnSplit by a factor of two",
+      error(adaptive) < error(noisy.inputs) / 2)  # fmt: skip
+check("and better than the one that does not know it", error(adaptive) < error(naive))
+
+# %% tags=["nbval-ignore-output"]
+# not compared: the last digits depend on the machine
+print(f"UnSplit {error(noisy.inputs):.4f}, decoder {error(naive):.4f}, "
+      f"decoder that knows {error(adaptive):.4f}, mean image {nobody:.4f}")  # fmt: skip
+
+# %% [markdown]
+# ## One that works, and its price
+#
+# **Local differential privacy.** Clip the smashed data of each image to norm $C$, then add Gaussian
+# noise of standard deviation $m \cdot 2C$. Whatever two images go in, what comes out is nearly as
+# likely for one as for the other: by a factor of at most $e^\varepsilon$, up to a small failure
+# probability $\delta$. No attack needs to be tried. It holds against attacks that are not yet
+# invented.
+#
+# What is $\varepsilon$ for a given $m$? An accountant knows (here opacus'). An $\varepsilon$ of 1
+# is a strong promise, of 10 a weak one; above, it is hardly a promise.
+
+# %%
+promises = {m: defenses.LocalPrivacy(20.0, m).epsilon(releases=1) for m in (0.01, 0.1, 1.0, 4.0)}
+print("noise m   epsilon of one release (delta 1e-5)")
+for m, epsilon in promises.items():
+    print(f"{m:7g}   {epsilon:,.1f}")
+print(f"m = 1 after 25 epochs: {defenses.LocalPrivacy(20.0, 1.0).epsilon(25):,.1f}")
+
+# %%
+study_folder = lessons.course() / "results"
+recorded = arena.read(study_folder / "arena_digits.csv")
+about = json.loads((study_folder / "arena_digits.json").read_text())
+print("recorded with:", about["command"], f"(torch {about['versions']['torch']})")
+
+
+def middle(defense, strength, attack, measure):
+    return statistics.median(arena.medians(recorded, attack, measure)[defense, strength])
+
+
+lost = {m: middle("local privacy", m, "service", "accuracy") for m in (0.01, 0.1, 1.0)}
+free = middle("none", 0.0, "service", "accuracy")
+print(f"\naccuracy, medians of three victims (recorded): no defence {free:.1%}")
+for m, accuracy in lost.items():
+    print(f"m = {m:<5g} epsilon {promises[m]:12,.1f}   accuracy {accuracy:.1%}")
+
+# %% [markdown]
+# There is the price. At an $\varepsilon$ that means something the service is worthless; where the
+# service works, $\varepsilon$ means nothing. That is not the mechanism's fault: smashed data are
+# **meant** to tell the image's class apart from others in more than a thousand numbers at once, and
+# each of them is drowned. Local privacy works where one number per person is asked for, and the
+# crowd is large.
+
+# %%
+check("recorded: at epsilon below 10, the accuracy is that of a guess", lost[1.0] < 0.2)
+check(
+    "recorded: with 90% accuracy, epsilon is above 1,000", lost[0.01] > 0.9 and promises[0.01] > 1e3
+)
+
+# %% [markdown]
+# ## Labels
+#
+# With one rare class, $\partial L / \partial u$ gives it away by its length alone: the client errs
+# on the rare class, so $\lvert p - y \rvert$ is large there (Li et al., 2022). The **leak AUC** is
+# the chance that a rare sample scores higher than a common one: ½ is a guess, 1 is certainty.
+# *Max-norm* stretches all gradients to the length of the longest on average; *Marvell* adds the
+# noise that makes the two classes most alike for its power, and states a bound.
+
+
+# %%
+def leak(**options):
+    """Leak AUC of "is it the first class?", batch by batch, at the start of a training."""
+    some = source.train[: 640 if budget != "tiny" else 256]
+    rare = data.Split(some.images, (some.labels == 0).long())
+    net = models.for_images(source.train.images.shape, seed)
+    front, rest, head = models.cut(net, ("pool1", "relu4"))
+    client = protocol.Client(front, head, **options)
+    server = protocol.Server(rest, label_private=True)
+    watched = protocol.train(
+        client, server, rare, epochs=1, seed=seed, record=True, device=device
+    ).transcript
+    scores = GradientLeak("norm")(watched.view("server")).scores.split(64)
+    truths = [page["labels"].cpu() == 1 for page in watched.diary.values()]
+    aucs = [
+        metrics.leak_auc(s, t) for s, t in zip(scores, truths, strict=True) if 0 < t.sum() < len(t)
+    ]
+    return statistics.fmean(aucs)
+
+
+marvell = defenses.Marvell(4.0, seed=seed)
+leaks = {
+    "no defence": leak(),
+    "max-norm": leak(outgoing=defenses.MaxNorm(seed)),
+    "Marvell 4": leak(returning=marvell),
+}
+plots.bars(leaks, "leak AUC of the gradients' length (0.5: a guess)")
+
+# %%
+check("undefended, the length tells the rare class: AUC above 0.9", leaks["no defence"] > 0.9)
+check("max-norm brings it below 0.8", leaks["max-norm"] < 0.8)
+check(
+    "Marvell keeps its own bound, of the last batch, on average",
+    leaks["Marvell 4"] < marvell.plan.auc_bound,
+)
+wire = {d: middle(d, s, "labels, wire", "cluster_accuracy")
+        for d, s in (("none", 0.0), ("max-norm", 0.0), ("Marvell", 4.0))}  # fmt: skip
+published = middle("Marvell", 4.0, "labels, published", "label_accuracy")
+check("recorded: against ten classes in clusters max-norm does nothing", wire["max-norm"] > 0.95)
+check("recorded: Marvell lowers the clusters' accuracy below 70%", wire["Marvell"] < 0.7)
+check("recorded: the granted weight gradient still tells every label", published > 0.99)
+
+# %% [markdown]
+# The last line is a warning of another kind. Marvell protects the message that it changes. Whoever
+# has the gradient of the head's weights, as the attack of the paper supposes, does not need that
+# message. And **DP-SGD**, which gives differential privacy to the client's *weights*, changes no
+# message at all: the arena shows the images coming back as if it were not there.
+
+# %% [markdown]
+# ## The frontier
+#
+# The following figure is **recorded**: every defence of the arena, three victims, three clones of
+# each, on the digits. To the right a service that works, upwards images that do not come back. The
+# better of the two attacks counts: UnSplit, which is granted nothing, and the adaptive decoder,
+# which is granted the client's layers and has public images.
+
+# %%
+arena.frontier(recorded)
+
+# %%
+print(arena.table(recorded))
+
+# %% [markdown]
+# Choose an attack and how its error is counted. (The aligned error allows each image its best gain
+# and offset; "best image" is the one that came out best: the worst case for the client.)
+
+
+# %%
+MEASURES = {"aligned error": "aligned_mse", "raw error": "raw_mse", "best image": "best_mse"}
+
+
+def draw(attack, error_of):
+    """The frontier as one attack sees it."""
+    return arena.frontier(recorded, attack.split(" and "), MEASURES[error_of])
+
+
+widgets.show(draw, attack=["UnSplit and decoder", "UnSplit", "decoder"], error_of=list(MEASURES))
+
+
+# %%
+def kept_and_leaked(defense, strength):
+    """Accuracy of the service, and the error of the better attack, both recorded."""
+    attacks = [
+        middle(defense, strength, attack, "aligned_mse") for attack in ("UnSplit", "decoder")
+    ]
+    return middle(defense, strength, "service", "accuracy"), min(attacks)
+
+
+floor = statistics.median(r.baseline for r in recorded if r.measure == "aligned_mse")
+noise_8, thin, private = (
+    kept_and_leaked(*key)
+    for key in (("Gaussian noise", 8.0), ("top-k", 0.03), ("local privacy", 0.1))
+)
+check("recorded: noise of scale 8 leaves the better attack under half the mean image's error",
+      noise_8[1] < floor / 2)  # fmt: skip
+check("recorded: against NoPeek, DP-SGD and randomised response images come back as undefended",
+      all(kept_and_leaked(*key)[1] < 2 * kept_and_leaked("none", 0.0)[1]
+          for key in (("NoPeek", 1.0), ("DP-SGD", 1.0), ("randomised response", 4.0))))  # fmt: skip
+tempting = [
+    key for key in arena.medians(recorded, "service", "accuracy")
+    if kept_and_leaked(*key)[0] > 0.9 and kept_and_leaked(*key)[1] > floor / 2
+]  # fmt: skip
+print("defences that keep 90% accuracy and half the mean image's error:", tempting or "none")
+
+# %%
+# what `sltools sweep` keeps of this lesson
+collected = {
+    "error_undefended": error(undefended.inputs),
+    "error_noise": error(noisy.inputs),
+    "error_averaged": errors[-1],
+    "error_adaptive": error(adaptive),
+    "leak_auc": leaks["no defence"],
+    "leak_auc_marvell": leaks["Marvell 4"],
+}
+
+# %% [markdown]
+# ## Frank notes
+#
+# * **The decoder is granted the client's weights.** An attacker without them has a clone from
+#   UnSplit, or hijacks the training ([lesson 09](09_malicious_server.ipynb)). We take the worst
+#   case, because a defence that needs its opponent to be weak is none.
+# * **Public images of the same kind** are the test images here. Digits are easy to have; patients
+#   are not.
+# * **Strengths were not tuned** for each defence, and the attacks not for each strength. A point of
+#   the frontier is one setting, not the best that a defence can do.
+# * **dCor, NoPeek and Marvell are shown on small networks.** NoPeek's authors use larger ones,
+#   where there is more to hide in.
+# * **Marvell's bound supposes normal gradients**, of two classes. Ours have ten, one against the
+#   rest.
+# * **Nothing here was averaged over releases but the first noise.** Every one of the noises of the
+#   arena averages out when an image is sent again.
+#
+# ## Try it
+#
+# * How many queries undo a noise of scale 2? Of 4? Compare with $\sigma / \sqrt n$.
+# * Train the client with the loud channel from the start
+#   (`experiments.train_victim(..., client=...)`). What accuracy does the service keep?
+# * Set `cut = "conv1"`: which defence suffers?
+# * Run the arena on MNIST: `sltools arena my-arena --dataset mnist`.
+# * Write a defence of your own: a subclass of `defenses.Outgoing` with `promises`, `leaves` and
+#   `change`. Then attack it as somebody who has read it.
+#
+# ## Review questions
+#
+# **1.** A vendor adds noise to the smashed data and shows that UnSplit's error grows tenfold. Which
+# two experiments do you ask for?
+#
+# <details><summary>Answer</summary>
+#
+# One with an attacker who knows of the noise, for instance a decoder trained on public images with
+# the same noise; and one where each image is sent as often as it is in use, with the messages
+# averaged. And the accuracy of the service at that noise.
+#
+# </details>
+#
+# **2.** Why is a small distance correlation no proof that the images are safe?
+#
+# <details><summary>Answer</summary>
+#
+# It compares distances. The image may still be a function of the smashed data, only one that a
+# small number of coordinates, or small differences, carry. And it is an average over pairs, which a
+# single exposed image hardly changes.
+#
+# </details>
+#
+# **3.** A client trains with DP-SGD at ε = 1. What does that promise to a person whose image was in
+# the training set, and what not?
+#
+# <details><summary>Answer</summary>
+#
+# That the trained weights of the client's layers would be nearly as likely without that image. It
+# does not speak of the smashed data, which the server received in every epoch, and from which it
+# can reconstruct the image.
+#
+# </details>
+#
+# ## Further reading
+#
+# * P. Vepakomma et al.: *NoPeek: Information leakage reduction to share activations in distributed
+#   deep learning*, ICDM workshops 2020. [arXiv 2008.09161](https://arxiv.org/abs/2008.09161).
+# * O. Li et al.: *Label Leakage and Protection in Two-party Split Learning*, ICLR 2022.
+#   [arXiv 2102.08504](https://arxiv.org/abs/2102.08504). Leak AUC, max-norm, Marvell.
+# * G. Gawron, P. Stubbings: *Feature Space Hijacking Attacks against Differentially Private Split
+#   Learning*, 2022. [arXiv 2201.04018](https://arxiv.org/abs/2201.04018).
+# * F. Tramèr et al.: *On Adaptive Attacks to Adversarial Example Defenses*, NeurIPS 2020.
+#   [arXiv 2002.08347](https://arxiv.org/abs/2002.08347). The same lesson in another field.
+# * G. Székely et al.: *Measuring and testing dependence by correlation of distances*, Annals of
+#   Statistics 2007. [arXiv 0803.4101](https://arxiv.org/abs/0803.4101). dCor.
+# * Z. He, T. Zhang, R. Lee: *Model Inversion Attacks Against Collaborative Inference*, ACSAC 2019.
+#   The decoder.
+#
+# **Next:** [lesson 09](09_malicious_server.ipynb), on a server that does not keep to the rules.
