@@ -1,6 +1,10 @@
 """What all detectors share: a client that watches what the server returns."""
 
+import math
+
 from torch import Tensor
+
+from sltools.errors import DefenseError
 
 
 class Detector:
@@ -10,19 +14,27 @@ class Detector:
         train(client, server, split)
         client.detector.raised_at
 
-    `scores` holds one number for each batch from the first that could be scored: higher is more
-    suspicious. `batches` are the numbers of these batches, from 0; a probe is a batch like any
-    other, for it takes the place of one. A score above `threshold` is an alarm, and so is one that
-    is not a number. `alarms` holds the batches with an alarm. An alarm does not stop the training.
+    `scores` holds one number for each batch from the first that could be scored, the mean of the
+    last `window` suspicions: from 0 to 1, higher is more suspicious. `batches` are the numbers of
+    these batches, from 0; a probe is a batch like any other, for it takes the place of one. A score
+    above `threshold` is an alarm, and so is one that is not a number. `alarms` holds the batches
+    with an alarm. An alarm does not stop the training.
 
     A subclass defines `judge`, and `probe` if it is more than a listener. A detector that only
-    listens leaves the training as it is, bit for bit.
+    listens leaves the training as it is, bit for bit. Use a new one for each client. Raises
+    DefenseError for a senseless setting.
     """
 
-    def __init__(self, threshold: float) -> None:
+    def __init__(self, window: int, threshold: float) -> None:
+        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
+            raise DefenseError(f"window must be a whole number of 1 or more, not {window!r}")
+        if not 0 <= threshold < 1:
+            raise DefenseError(f"no score is above 1: threshold must be below, not {threshold!r}")
+        self.window = window
         self.threshold = float(threshold)
         self.scores: list[float] = []
         self.alarms: list[int] = []
+        self._suspicions: list[float] = []
         self._seen = 0
 
     def probe(self, labels: Tensor) -> Tensor | None:
@@ -32,7 +44,7 @@ class Detector:
     def judge(
         self, labels: Tensor, cut_gradient: Tensor, weight_gradient: Tensor, probe: bool
     ) -> float | None:
-        """Return the suspicion after one exchange, or None to keep that of the batch before."""
+        """Return the suspicion that one exchange raises, 0 to 1, or None if it tells nothing."""
         raise NotImplementedError
 
     def watch(
@@ -44,10 +56,12 @@ class Detector:
         (B, ...) is dL/dz as received; `weight_gradient` is that of the front's first layer; `probe`
         says that the client does not learn from this batch.
         """
-        score = self.judge(labels, cut_gradient, weight_gradient, probe)
-        if score is None and self.scores:
-            score = self.scores[-1]
-        if score is not None:
+        suspicion = self.judge(labels, cut_gradient, weight_gradient, probe)
+        if suspicion is not None:
+            self._suspicions.append(suspicion)
+        recent = self._suspicions[-self.window :]
+        if len(recent) == self.window:
+            score = math.fsum(recent) / self.window
             self.scores.append(score)
             if not score <= self.threshold:  # a server cannot hide behind NaN
                 self.alarms.append(self._seen)

@@ -32,16 +32,17 @@ class Scrutinizer(Detector):
 
         sigmoid(6·(sign(g)·|g|^0.2 · -log(9·e + exp(-3)) · -log(o + exp(-1)) - 0.7))
 
-    and a score here is 1 minus that. (Fu et al., NDSS 2023. The three numbers are those of the
+    and a suspicion here is 1 minus that. (Fu et al., NDSS 2023. The three numbers are those of the
     authors' code; how they combine, the constants and `warmup` are those of another group's
-    implementation, for the authors' could not be read.) Ours: `threshold`, and that probes and
-    batches without a pair of each sort are passed over.
+    implementation, for the authors' could not be read.) Ours: the mean over a `window` of batches,
+    `threshold`, and that probes and batches without a pair of each sort are passed over.
 
-    Sends nothing, so the server cannot tell that it is there.
+    Sends nothing, so the server cannot tell that it is there. A loss without labels may pass, if it
+    pulls images that look alike the same way.
     """
 
-    def __init__(self, warmup: int = 50, threshold: float = 0.5) -> None:
-        super().__init__(threshold)
+    def __init__(self, warmup: int = 50, window: int = 10, threshold: float = 0.8) -> None:
+        super().__init__(window, threshold)
         self.warmup = warmup
         self._history: list[Pairs] = []
 

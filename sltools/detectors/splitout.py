@@ -20,45 +20,51 @@ class SplitOut(Detector):
         SplitOut(models.mnist_net(seed=1), dataset.train)
 
     Before the split training starts, the client trains a copy of `net`, a whole network that begins
-    with a front like its own, for one epoch on a `share` of its images in batches of `batch_size`
+    with a front like its own, for `epochs` on a `share` of its images in batches of `batch_size`
     (protocol.adam, cross-entropy), and keeps the gradients of the first layer's weights. To the N
-    of them it fits a local outlier factor with N - 1 neighbours. A score is the share of outliers
-    among the last `window` gradients; more than half of them is an alarm, `window` gradients have
-    to be there first. (Erdoğan, Tekşen, Çeliktenyıldız, Küpçü, Çiçek, CANS 2024, arXiv 2302.08618;
-    as published: `share` 0.01, `window` 1 or 10.) Ours: probes are passed over.
+    of them it fits a local outlier factor with N - 1 neighbours. A suspicion is 1 for an outlier
+    and 0 for others; more than half of the last `window` gradients are an alarm. (Erdoğan, Tekşen,
+    Çeliktenyıldız, Küpçü, Çiçek, CANS 2024, arXiv 2302.08618.)
 
-    The order of the images comes from the stream (`seed`, "SplitOut"). Raises DefenseError if the
-    share makes fewer than two batches, or if a front's first layer is not that of `net`.
+    As published, `share` is 0.01, `epochs` 1 and `window` 1 or 10. That makes five to ten gradients
+    of a small data set, all from before the network learns anything: then honest gradients are
+    outliers too. Take as many epochs as make fifty. Ours: `epochs`, and that probes are passed
+    over. What it notices first is the size of the gradients, which a client with Adam ignores.
+
+    The choice and order of the images come from the stream (`seed`, "SplitOut"). Raises
+    DefenseError if there are fewer than two batches, or if a front's first layer is not that of
+    `net`.
     """
 
     def __init__(
         self,
         net: nn.Sequential,
         split: Split,
-        share: float = 0.01,
+        share: float = 0.1,
+        epochs: int = 1,
         window: int = 10,
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
-        super().__init__(threshold=0.5)
-        self.share, self.window = share, window
-        count = round(share * len(split))
-        if not 0 < share <= 1 or count <= batch_size:
-            raise DefenseError(
-                f"the share {share} of {len(split)} images is {count}, and an outlier cannot be "
-                f"told without at least two batches of {batch_size}: take a larger share, up to 1"
-            )
-        gradients = honest_gradients(net, split, count, batch_size, seed)
+        super().__init__(window, threshold=0.5)
+        if not 0 < share <= 1:
+            raise DefenseError(f"a share of the images is above 0 and at most 1, not {share!r}")
+        self.share, self.epochs = share, epochs
+        gradients = honest_gradients(net, split, share, epochs, batch_size, seed)
         self.gradients = len(gradients)
+        if self.gradients < 2:
+            raise DefenseError(
+                f"{epochs} epochs on a share {share} of {len(split)} images are {len(gradients)} "
+                f"batches of {batch_size}, and an outlier cannot be told without two: take more"
+            )
         self._shape = gradients[0].shape
         self._usual = LocalOutlierFactor(n_neighbors=len(gradients) - 1, novelty=True)
         self._usual.fit(torch.stack(gradients).flatten(1).numpy())
-        self._outliers: list[bool] = []
 
     def judge(
         self, labels: Tensor, cut_gradient: Tensor, weight_gradient: Tensor, probe: bool
     ) -> float | None:
-        """Ask whether the gradient is an outlier; None before `window` of them are seen."""
+        """Ask whether the gradient is an outlier."""
         if probe:
             return None
         if weight_gradient.shape != self._shape:
@@ -67,9 +73,7 @@ class SplitOut(Detector):
                 f"that of SplitOut's network {tuple(self._shape)}: give it a network that begins "
                 "with the client's front"
             )
-        self._outliers.append(self._is_outlier(weight_gradient))
-        recent = self._outliers[-self.window :]
-        return sum(recent) / self.window if len(recent) == self.window else None
+        return float(self._is_outlier(weight_gradient))
 
     def _is_outlier(self, gradient: Tensor) -> bool:
         row = gradient.flatten()[None].cpu()
@@ -77,21 +81,25 @@ class SplitOut(Detector):
 
 
 def honest_gradients(
-    net: nn.Sequential, split: Split, count: int, batch_size: int, seed: int
+    net: nn.Sequential, split: Split, share: float, epochs: int, batch_size: int, seed: int
 ) -> list[Tensor]:
-    """Train a copy of `net` for an epoch on `count` images of `split`; return the gradients of its
-    first weights, one for each batch, on the CPU.
+    """Train a copy of `net` on a `share` of `split`, 0 to 1, for `epochs`.
+
+    Return the gradients of its first weights, one for each batch, on the CPU.
     """
     net = copy.deepcopy(net).cpu().train()
     first = next(net.parameters())
     optimizer = adam(net.parameters())
-    order = torch.randperm(len(split), generator=seeds.generator(seed, "SplitOut"))
+    order = seeds.generator(seed, "SplitOut")
+    chosen = torch.randperm(len(split), generator=order)[: round(share * len(split))]
     gradients = []
     with seeds.scope(seed, "SplitOut training"):
-        for rows in order[:count].split(batch_size):
-            optimizer.zero_grad()
-            cross_entropy(net(split.images[rows].cpu()), split.labels[rows].cpu()).backward()
-            assert first.grad is not None
-            gradients.append(first.grad.clone())
-            optimizer.step()
+        for _ in range(epochs):
+            for rows in chosen[torch.randperm(len(chosen), generator=order)].split(batch_size):
+                optimizer.zero_grad()
+                images, labels = split.images[rows].cpu(), split.labels[rows].cpu()
+                cross_entropy(net(images), labels).backward()
+                assert first.grad is not None
+                gradients.append(first.grad.clone())
+                optimizer.step()
     return gradients
