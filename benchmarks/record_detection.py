@@ -1,0 +1,270 @@
+"""Record what detectors find under course/results/detection.json, for lesson 09 and the README.
+
+    python -m benchmarks.record_detection digits mnist
+
+Half of the training images are the client's, the other half is public. Thresholds and windows were
+chosen on the seeds 0 to 15; what is recorded has the seeds 100, 101, ... SplitGuard sends probes,
+so it has runs of its own; the others only listen and share theirs. It takes half an hour of one
+core.
+"""
+
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from scipy.stats import binomtest
+from torch import Tensor, nn
+
+from sltools import data, devices, lessons, metrics, models, protocol, seeds
+from sltools.attacks import Hijacking, HijackingServer, InversionResult, UnSplit
+from sltools.data import Split
+from sltools.detectors import Detector, Scrutinizer, SplitGuard, SplitOut
+from sltools.errors import DefenseError
+from sltools.messages import Message
+from sltools.models import Architecture
+from sltools.protocol import Server
+from sltools.transcript import Transcript
+
+CUT = "pool1"
+FIRST_SEED = 100
+SCORED = 500  # test images that a hijacker's reconstructions are scored on
+TARGETS, ATTACK_STEPS, ATTACKED_STEP = 10, 500, 30  # of UnSplit, in the middle of the training
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much to run on one data set, and what SplitOut trains on before."""
+
+    epochs: int
+    honest: int
+    hijacked: int
+    share: float
+    rounds: int
+
+
+PLANS = {"digits": Plan(15, 20, 5, 0.5, 10), "mnist": Plan(1, 10, 3, 0.1, 1)}
+
+
+class Curious(Server):
+    """Honest in every message; meanwhile it runs UnSplit on what one of them brought."""
+
+    def __init__(self, model: nn.Sequential, client: Architecture, attack: UnSplit) -> None:
+        super().__init__(model)
+        self.client, self.attack = client, attack
+        self.result: InversionResult | None = None
+
+    def reply(self, message: Message) -> Message | None:
+        """Answer as an honest server does."""
+        if message.kind == "smashed" and message.step == ATTACKED_STEP:
+            seen = replace(message, payload=message.payload[:TARGETS])
+            self.result = self.attack(Transcript(self.client, messages=[seen]).view("server"))
+        return super().reply(message)
+
+
+class Quiet(HijackingServer):
+    """A hijacker that gives its gradients the size of honest ones: a client with Adam obeys all the
+    same. This is ours, not published.
+    """
+
+    def reply(self, message: Message) -> Message | None:
+        """Answer with the hijacker's gradient, of the norm of the honest one."""
+        honest = Server.reply(self, message)
+        if honest is None or honest.kind != "cut_gradient":
+            return honest
+        assert self._smashed is not None
+        lure = self._steer(self._smashed.detach())
+        return replace(honest, payload=lure * (honest.payload.norm() / lure.norm()))
+
+
+class Listeners(Detector):
+    """Several detectors that only listen, on one run."""
+
+    def __init__(self, detectors: dict[str, Detector]) -> None:
+        super().__init__(window=1, threshold=0)
+        self.detectors = detectors
+
+    def watch(self, *seen: Tensor, probe: bool) -> None:
+        """Show them all one exchange."""
+        for detector in self.detectors.values():
+            detector.watch(*seen, probe=probe)
+
+
+def listeners(private: Split, plan: Plan, seed: int) -> dict[str, Detector]:
+    """The detectors that send nothing, in the settings that are recorded."""
+    net = models.for_images(private.images.shape, seed + 1000)  # not the client's own weights
+    made: dict[str, Detector] = {
+        "Scrutinizer": Scrutinizer(),
+        "Scrutinizer, each batch for itself, ½": Scrutinizer(window=1, threshold=0.5),
+        "SplitOut": SplitOut(net, private, plan.share, plan.rounds, seed=seed),
+    }
+    for window in (1, 10):
+        try:
+            published = SplitOut(net, private, 0.01, 1, window, seed=seed)
+        except DefenseError:
+            continue  # one per cent of digits is less than two batches
+        made[f"SplitOut as published, window {window}"] = published
+    return made
+
+
+def watch(
+    dataset: data.Dataset, plan: Plan, seed: int, kind: str
+) -> tuple[dict[str, Detector], dict[str, Any]]:
+    """Train twice with a server of one `kind`; return the detectors and facts about the runs."""
+    rows = torch.randperm(len(dataset.train), generator=seeds.generator(seed, "private or public"))
+    private, public = (dataset.train[half] for half in rows.split(len(rows) // 2)[:2])
+    found, facts = {}, {"seed": seed}
+    for name, panel in (
+        ("probing", {"SplitGuard": SplitGuard(seed=seed)}),
+        ("listening", listeners(private, plan, seed)),
+    ):
+        front, rest = models.cut(models.for_images(private.images.shape, seed), CUT)
+        detector = panel["SplitGuard"] if name == "probing" else Listeners(panel)
+        server = SERVERS[kind](rest, Architecture.of(front, private.images.shape[1:]), public, seed)
+        session = protocol.train(
+            protocol.Client(front, detector=detector),
+            server,
+            private,
+            epochs=plan.epochs,
+            seed=seed,
+            record=kind in ("honest", "UnSplit") and seed < FIRST_SEED + plan.hijacked,
+        )
+        found |= panel
+        digests = [message.digest() for message in session.transcript.messages]
+        facts[name] = {"digests": digests} | _quality(session, server, dataset)
+    return found, facts
+
+
+def _quality(
+    session: protocol.Session, server: Server, dataset: data.Dataset
+) -> dict[str, float | int]:
+    """What the attacker has in the end."""
+    if isinstance(server, HijackingServer):
+        images = dataset.test.images[:SCORED]
+        found = server.invert(session.observe(images)).inputs
+        mean_image = server.public_images.mean(0, keepdim=True).expand_as(images)
+        return {
+            "mse": metrics.mse(found, images).mean().item(),
+            "mean_image_mse": metrics.mse(mean_image, images).mean().item(),
+        }
+    if isinstance(server, Curious):
+        assert server.result is not None
+        return {"feature_loss": server.result.feature_loss, "targets": TARGETS}
+    return {}
+
+
+def _curious(rest: nn.Sequential, client: Architecture, public: Split, seed: int) -> Server:
+    return Curious(rest, client, UnSplit(steps=ATTACK_STEPS, seed=seed))
+
+
+SERVERS: dict[str, Callable[[nn.Sequential, Architecture, Split, int], Server]] = {
+    "honest": lambda rest, client, public, seed: Server(rest),
+    "UnSplit": _curious,
+    "FSHA": lambda rest, client, public, seed: HijackingServer(
+        rest, public.images, Hijacking(seed=seed)
+    ),
+    "FSHA, gradients of honest size": lambda rest, client, public, seed: Quiet(
+        rest, public.images, Hijacking(seed=seed)
+    ),
+}
+
+
+def study(name: str) -> dict[str, Any]:
+    """Run all servers on one data set."""
+    plan, dataset, start = PLANS[name], data.load(name), time.process_time()
+    counts = {kind: plan.honest if kind == "honest" else plan.hijacked for kind in SERVERS}
+    runs = {
+        kind: [watch(dataset, plan, FIRST_SEED + number, kind) for number in range(count)]
+        for kind, count in counts.items()
+    }
+    detectors = list(runs["honest"][0][0])
+    return {
+        "plan": asdict(plan),
+        "settings": [repr(found).split(":")[0] for found in runs["honest"][0][0].values()],
+        "servers": {
+            kind: {
+                "detectors": {each: summary([run[each] for run, _ in made]) for each in detectors},
+                "attacker": [_without_digests(facts) for _, facts in made],
+            }
+            for kind, made in runs.items()
+        },
+        "unsplit_is_invisible": [
+            invisible(*pair) for pair in zip(runs["honest"], runs["UnSplit"], strict=False)
+        ],
+        "cpu_seconds": round(time.process_time() - start),
+    }
+
+
+def _without_digests(facts: dict[str, Any]) -> dict[str, Any]:
+    return {
+        name: {k: v for k, v in value.items() if k != "digests"}
+        if isinstance(value, dict)
+        else value
+        for name, value in facts.items()
+    }
+
+
+def invisible(honest: tuple[Any, Any], curious: tuple[Any, Any]) -> dict[str, Any]:
+    """Compare an honest run and one of UnSplit of the same seed, message by message."""
+    (ours, facts), (theirs, other) = honest, curious
+    pairs = [(facts[name]["digests"], other[name]["digests"]) for name in ("probing", "listening")]
+    return {
+        "seed": facts["seed"],
+        "messages": sum(len(left) for left, _ in pairs),
+        "equal_digests": all(left == right and left for left, right in pairs),
+        "equal_scores": all(ours[name].scores == theirs[name].scores for name in ours),
+        "equal_alarms": all(ours[name].alarms == theirs[name].alarms for name in ours),
+    }
+
+
+def summary(detectors: list[Detector]) -> dict[str, Any]:
+    """Rates with 95% intervals (Wilson); batches of one run are not independent, runs are."""
+    scored = sum(len(detector.scores) for detector in detectors)
+    raised = [found.raised_at for found in detectors]
+    first = [batch for batch in raised if batch is not None]
+    return {
+        "batches": rate(sum(len(detector.alarms) for detector in detectors), scored),
+        "runs": rate(len(first), len(detectors)),
+        "raised_at": raised,
+        "median_raised_at": statistics.median(first) if first else None,
+        "first_scored": [detector.batches.start for detector in detectors],
+        "highest_score": max(max(detector.scores) for detector in detectors if detector.scores),
+        "median_score": statistics.median(s for detector in detectors for s in detector.scores),
+        "example": [round(score, 3) for score in detectors[0].scores],
+    }
+
+
+def rate(alarms: int, of: int) -> dict[str, float | int]:
+    """A share and its 95% interval."""
+    interval = binomtest(alarms, of).proportion_ci(method="wilson")
+    return {
+        "alarms": alarms,
+        "of": of,
+        "rate": alarms / of,
+        "low": interval.low,
+        "high": interval.high,
+    }
+
+
+def main(names: list[str]) -> None:
+    """Study the data sets and write detection.json."""
+    torch.set_num_threads(1)
+    facts = {
+        "command": f"python -m benchmarks.record_detection {' '.join(names)}",
+        "cut": CUT,
+        "client": "Adam with amsgrad, 1e-3, batches of 64",
+        "first_seed": FIRST_SEED,
+        "fsha": asdict(Hijacking()),
+        "versions": devices.versions("scikit-learn", "scipy"),
+        "studies": {name: study(name) for name in names},
+    }
+    target = lessons.course() / "results" / "detection.json"
+    target.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
