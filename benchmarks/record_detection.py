@@ -3,9 +3,9 @@
     python -m benchmarks.record_detection digits mnist
 
 Half of the training images are the client's, the other half is public. Thresholds and windows were
-chosen on the seeds 0 to 15; what is recorded has the seeds 100, 101, ... SplitGuard sends probes,
-so it has runs of its own; the others only listen and share theirs. It takes half an hour of one
-core.
+chosen on the seeds 0 to 15; what is recorded has the seeds 100, 101, ... All detectors watch the
+same runs: SplitGuard sends its probes, which the others pass over. It takes a quarter of an hour of
+one core.
 """
 
 import json
@@ -33,7 +33,7 @@ from sltools.transcript import Transcript
 CUT = "pool1"
 FIRST_SEED = 100
 SCORED = 500  # test images that a hijacker's reconstructions are scored on
-TARGETS, ATTACK_STEPS, ATTACKED_STEP = 10, 500, 30  # of UnSplit, in the middle of the training
+TARGETS, ATTACK_STEPS, ATTACKED_STEP = 10, 300, 30  # of UnSplit, in the middle of the training
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Plan:
     rounds: int
 
 
-PLANS = {"digits": Plan(15, 20, 5, 0.5, 10), "mnist": Plan(1, 10, 3, 0.1, 1)}
+PLANS = {"digits": Plan(15, 20, 5, 0.5, 10), "mnist": Plan(1, 8, 3, 0.1, 1)}
 
 
 class Curious(Server):
@@ -81,12 +81,16 @@ class Quiet(HijackingServer):
         return replace(honest, payload=lure * (honest.payload.norm() / lure.norm()))
 
 
-class Listeners(Detector):
-    """Several detectors that only listen, on one run."""
+class Panel(Detector):
+    """Several detectors on one run, of which the first may send probes."""
 
     def __init__(self, detectors: dict[str, Detector]) -> None:
         super().__init__(window=1, threshold=0)
         self.detectors = detectors
+
+    def probe(self, labels: Tensor) -> Tensor | None:
+        """Let the first one decide."""
+        return next(iter(self.detectors.values())).probe(labels)
 
     def watch(self, *seen: Tensor, probe: bool) -> None:
         """Show them all one exchange."""
@@ -94,10 +98,11 @@ class Listeners(Detector):
             detector.watch(*seen, probe=probe)
 
 
-def listeners(private: Split, plan: Plan, seed: int) -> dict[str, Detector]:
-    """The detectors that send nothing, in the settings that are recorded."""
+def panel(private: Split, plan: Plan, seed: int) -> dict[str, Detector]:
+    """The detectors in the settings that are recorded."""
     net = models.for_images(private.images.shape, seed + 1000)  # not the client's own weights
     made: dict[str, Detector] = {
+        "SplitGuard": SplitGuard(seed=seed),
         "Scrutinizer": Scrutinizer(),
         "Scrutinizer, each batch for itself, ½": Scrutinizer(window=1, threshold=0.5),
         "SplitOut": SplitOut(net, private, plan.share, plan.rounds, seed=seed),
@@ -111,37 +116,37 @@ def listeners(private: Split, plan: Plan, seed: int) -> dict[str, Detector]:
     return made
 
 
-def watch(
-    dataset: data.Dataset, plan: Plan, seed: int, kind: str
-) -> tuple[dict[str, Detector], dict[str, Any]]:
-    """Train twice with a server of one `kind`; return the detectors and facts about the runs."""
+@dataclass(frozen=True)
+class Run:
+    """What the detectors found in one training, and what the attacker has in the end."""
+
+    seed: int
+    detectors: dict[str, Detector]
+    digests: list[str]
+    quality: dict[str, float]
+
+
+def watch(dataset: data.Dataset, plan: Plan, seed: int, kind: str) -> Run:
+    """Train with a server of one `kind` under the eyes of all detectors."""
     rows = torch.randperm(len(dataset.train), generator=seeds.generator(seed, "private or public"))
     private, public = (dataset.train[half] for half in rows.split(len(rows) // 2)[:2])
-    found, facts = {}, {"seed": seed}
-    for name, panel in (
-        ("probing", {"SplitGuard": SplitGuard(seed=seed)}),
-        ("listening", listeners(private, plan, seed)),
-    ):
-        front, rest = models.cut(models.for_images(private.images.shape, seed), CUT)
-        detector = panel["SplitGuard"] if name == "probing" else Listeners(panel)
-        server = SERVERS[kind](rest, Architecture.of(front, private.images.shape[1:]), public, seed)
-        session = protocol.train(
-            protocol.Client(front, detector=detector),
-            server,
-            private,
-            epochs=plan.epochs,
-            seed=seed,
-            record=kind in ("honest", "UnSplit") and seed < FIRST_SEED + plan.hijacked,
-        )
-        found |= panel
-        digests = [message.digest() for message in session.transcript.messages]
-        facts[name] = {"digests": digests} | _quality(session, server, dataset)
-    return found, facts
+    front, rest = models.cut(models.for_images(private.images.shape, seed), CUT)
+    server = SERVERS[kind](rest, Architecture.of(front, private.images.shape[1:]), public, seed)
+    detectors = panel(private, plan, seed)
+    session = protocol.train(
+        protocol.Client(front, detector=Panel(detectors)),
+        server,
+        private,
+        epochs=plan.epochs,
+        seed=seed,
+        record=kind in ("honest", "UnSplit") and seed < FIRST_SEED + plan.hijacked,
+    )
+    digests = [message.digest() for message in session.transcript.messages]
+    print(kind, seed, *(found.raised_at for found in detectors.values()), flush=True)
+    return Run(seed, detectors, digests, _quality(session, server, dataset))
 
 
-def _quality(
-    session: protocol.Session, server: Server, dataset: data.Dataset
-) -> dict[str, float | int]:
+def _quality(session: protocol.Session, server: Server, dataset: data.Dataset) -> dict[str, float]:
     """What the attacker has in the end."""
     if isinstance(server, HijackingServer):
         images = dataset.test.images[:SCORED]
@@ -181,14 +186,16 @@ def study(name: str) -> dict[str, Any]:
         kind: [watch(dataset, plan, FIRST_SEED + number, kind) for number in range(count)]
         for kind, count in counts.items()
     }
-    detectors = list(runs["honest"][0][0])
+    first = runs["honest"][0].detectors
     return {
         "plan": asdict(plan),
-        "settings": [repr(found).split(":")[0] for found in runs["honest"][0][0].values()],
+        "settings": [repr(found).split(":")[0] for found in first.values()],
         "servers": {
             kind: {
-                "detectors": {each: summary([run[each] for run, _ in made]) for each in detectors},
-                "attacker": [_without_digests(facts) for _, facts in made],
+                "detectors": {
+                    name: summary([run.detectors[name] for run in made]) for name in first
+                },
+                "attacker": [{"seed": run.seed} | run.quality for run in made],
             }
             for kind, made in runs.items()
         },
@@ -199,23 +206,13 @@ def study(name: str) -> dict[str, Any]:
     }
 
 
-def _without_digests(facts: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: {k: v for k, v in value.items() if k != "digests"}
-        if isinstance(value, dict)
-        else value
-        for name, value in facts.items()
-    }
-
-
-def invisible(honest: tuple[Any, Any], curious: tuple[Any, Any]) -> dict[str, Any]:
+def invisible(honest: Run, curious: Run) -> dict[str, Any]:
     """Compare an honest run and one of UnSplit of the same seed, message by message."""
-    (ours, facts), (theirs, other) = honest, curious
-    pairs = [(facts[name]["digests"], other[name]["digests"]) for name in ("probing", "listening")]
+    ours, theirs = honest.detectors, curious.detectors
     return {
-        "seed": facts["seed"],
-        "messages": sum(len(left) for left, _ in pairs),
-        "equal_digests": all(left == right and left for left, right in pairs),
+        "seed": honest.seed,
+        "messages": len(honest.digests),
+        "equal_digests": bool(honest.digests) and honest.digests == curious.digests,
         "equal_scores": all(ours[name].scores == theirs[name].scores for name in ours),
         "equal_alarms": all(ours[name].alarms == theirs[name].alarms for name in ours),
     }
@@ -251,19 +248,21 @@ def rate(alarms: int, of: int) -> dict[str, float | int]:
 
 
 def main(names: list[str]) -> None:
-    """Study the data sets and write detection.json."""
+    """Study the data sets and write detection.json, anew after each."""
     torch.set_num_threads(1)
-    facts = {
+    facts: dict[str, Any] = {
         "command": f"python -m benchmarks.record_detection {' '.join(names)}",
         "cut": CUT,
         "client": "Adam with amsgrad, 1e-3, batches of 64",
         "first_seed": FIRST_SEED,
         "fsha": asdict(Hijacking()),
         "versions": devices.versions("scikit-learn", "scipy"),
-        "studies": {name: study(name) for name in names},
+        "studies": {},
     }
     target = lessons.course() / "results" / "detection.json"
-    target.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    for name in names:
+        facts["studies"][name] = study(name)
+        target.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":
