@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from sltools import data, devices, lessons, metrics, models, protocol, seeds
 from sltools.attacks import Hijacking, HijackingServer, InversionResult, UnSplit
 from sltools.data import Split
-from sltools.detectors import Detector, Scrutinizer, SplitGuard, SplitOut
+from sltools.detectors import Detector, LabelGap, Scrutinizer, SplitGuard, SplitOut
 from sltools.errors import DefenseError
 from sltools.messages import Message
 from sltools.models import Architecture
@@ -47,7 +47,7 @@ class Plan:
     rounds: int
 
 
-PLANS = {"digits": Plan(15, 20, 5, 0.5, 10), "mnist": Plan(1, 8, 3, 0.1, 1)}
+PLANS = {"digits": Plan(15, 20, 5, 0.5, 10), "mnist": Plan(1, 6, 3, 0.1, 1)}
 
 
 class Curious(Server):
@@ -105,6 +105,7 @@ def panel(private: Split, plan: Plan, seed: int) -> dict[str, Detector]:
         "SplitGuard": SplitGuard(seed=seed),
         "Scrutinizer": Scrutinizer(),
         "Scrutinizer, each batch for itself, ½": Scrutinizer(window=1, threshold=0.5),
+        "LabelGap": LabelGap(),
         "SplitOut": SplitOut(net, private, plan.share, plan.rounds, seed=seed),
     }
     for window in (1, 10):

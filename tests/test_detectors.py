@@ -16,7 +16,7 @@ from benchmarks import record_detection
 from sltools import data, models, seeds
 from sltools.attacks import Hijacking, HijackingServer, UnSplit
 from sltools.defenses import NoPeek, PrivateOptimizer
-from sltools.detectors import Detector, Scrutinizer, SplitGuard, SplitOut
+from sltools.detectors import Detector, LabelGap, Scrutinizer, SplitGuard, SplitOut
 from sltools.detectors.scrutinizer import Pairs, fit_error, gap, honesty, overlap, similarities
 from sltools.detectors.splitguard import Heap, angle, contrast
 from sltools.detectors.splitout import honest_gradients
@@ -275,6 +275,23 @@ def test_the_scrutinizer_waits_for_its_warmup_and_passes_over_probes() -> None:
     assert len(detector._history) == 10
 
 
+def test_the_label_gap_is_one_minus_the_gap() -> None:
+    detector = LabelGap(window=2)
+    gradients, labels = (
+        torch.tensor([[1.0, 0], [9, 0], [0, 1], [-1, 0]]),
+        torch.tensor([3, 3, 8, 8]),
+    )
+    detector.watch(labels, gradients, NOBODY, probe=False)  # a gap of ½
+    detector.watch(labels, torch.zeros(4, 2), NOBODY, probe=True)
+    detector.watch(labels, torch.ones(4, 2), NOBODY, probe=False)
+    detector.watch(labels, torch.full((4, 2), math.nan), NOBODY, probe=False)
+    assert detector.scores == [0.75, 1]
+    assert detector.alarms == [3]
+    apart = LabelGap(window=1)
+    apart.watch(torch.tensor([3, 8, 3, 8]), gradients, NOBODY, probe=False)
+    assert apart.scores == [1]  # samples of one label are pulled apart: no gap at all
+
+
 # --- SplitOut -------------------------------------------------------------------------------------
 
 
@@ -355,12 +372,13 @@ def digests(session: Session) -> list[str]:
     "make",
     [
         lambda: Scrutinizer(warmup=1, window=1),
+        lambda: LabelGap(window=1),
         lambda: SplitOut(
             models.mnist_net(seed=9), noise_split(), share=1.0, batch_size=4, window=1
         ),
         lambda: SplitGuard(warmup=99),
     ],
-    ids=["Scrutinizer", "SplitOut", "SplitGuard before its first probe"],
+    ids=["Scrutinizer", "LabelGap", "SplitOut", "SplitGuard before its first probe"],
 )
 def test_a_detector_that_listens_leaves_the_run_bit_for_bit(at: Any, make: Any) -> None:
     plain, detector = run(at, epochs=3), make()
@@ -483,6 +501,7 @@ def test_detectors_work_beside_defences() -> None:
     "make",
     [
         lambda: Scrutinizer(warmup=1, window=1),
+        lambda: LabelGap(window=1),
         lambda: SplitOut(
             models.mnist_net(seed=9), noise_split(), share=1.0, batch_size=4, window=1
         ),
@@ -548,11 +567,15 @@ class Decoding(Critic):
         return (narrow(flat) @ narrow.weight - flat).square().mean()
 
 
+NAMES = ["SplitGuard", "Scrutinizer", "LabelGap", "SplitOut"]
+
+
 def detectors() -> dict[str, Detector]:
     digits, net = data.load("digits").train, models.mnist_net(1000)
     return {
         "SplitGuard": SplitGuard(probability=0.25),
         "Scrutinizer": Scrutinizer(),
+        "LabelGap": LabelGap(),
         "SplitOut": SplitOut(net, digits, share=0.5, epochs=5),
     }
 
@@ -568,7 +591,7 @@ def raised_at(server: Any, name: str, at: Any = "pool1", **options: Any) -> int 
 
 
 @pytest.mark.parametrize("at", CUTS)
-@pytest.mark.parametrize("name", ["SplitGuard", "Scrutinizer", "SplitOut"])
+@pytest.mark.parametrize("name", NAMES)
 def test_an_honest_server_raises_no_alarm(name: str, at: Any) -> None:
     assert raised_at(Server, name, at) is None
 
@@ -578,12 +601,15 @@ def test_an_honest_server_raises_no_alarm(name: str, at: Any) -> None:
     [
         (Critic, "SplitGuard"),
         (Critic, "Scrutinizer"),
+        (Critic, "LabelGap"),
         (Critic, "SplitOut"),
         (Noisy, "Scrutinizer"),
+        (Noisy, "LabelGap"),
         (Noisy, "SplitOut"),
         (Decoding, "SplitGuard"),
         (QuietCritic, "SplitGuard"),
         (QuietCritic, "Scrutinizer"),
+        (QuietCritic, "LabelGap"),
     ],
 )
 def test_a_server_that_learns_something_else_raises_one(server: Any, name: str) -> None:
@@ -597,7 +623,7 @@ def test_what_each_detector_does_not_see(server: Any, name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("at", CUTS)
-@pytest.mark.parametrize("name", ["SplitGuard", "Scrutinizer", "SplitOut"])
+@pytest.mark.parametrize("name", NAMES)
 def test_feature_space_hijacking_raises_an_alarm(name: str, at: Any) -> None:
     public = data.load("digits").test.images
     options = {"public_images": public, "attack": Hijacking(rehearsal=20, critic_steps=1)}

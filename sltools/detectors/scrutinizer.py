@@ -59,6 +59,26 @@ class Scrutinizer(Detector):
         return 1 - honesty(gap(pairs), overlap(pairs), fit_error(self._history))
 
 
+class LabelGap(Detector):
+    """Asks only for the gap between pairs of one label and of two; ours, not published.
+
+    A suspicion is 1 minus the gap g of a batch (see `Scrutinizer`): a mean gap below 0.1 over a
+    `window` of batches is an alarm. It needs no warm-up, for the gap is there before anything is
+    learned. What passes the scrutinizer passes here as well. Probes are passed over, and so are
+    batches without a pair of each sort.
+    """
+
+    def __init__(self, window: int = 10, threshold: float = 0.9) -> None:
+        super().__init__(window, threshold)
+
+    def judge(
+        self, labels: Tensor, cut_gradient: Tensor, weight_gradient: Tensor, probe: bool
+    ) -> float | None:
+        """Compare the gradients of one batch."""
+        pairs = None if probe else similarities(cut_gradient, labels)
+        return None if pairs is None else 1 - max(0.0, gap(pairs))
+
+
 def similarities(gradients: Tensor, labels: Tensor) -> Pairs | None:
     """Compare all pairs of `gradients` (B, ...) with `labels` (B,).
 
