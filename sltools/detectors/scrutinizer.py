@@ -38,7 +38,8 @@ class Scrutinizer(Detector):
     `threshold`, and that probes and batches without a pair of each sort are passed over.
 
     Sends nothing, so the server cannot tell that it is there. A loss without labels may pass, if it
-    pulls images that look alike the same way.
+    pulls images that look alike the same way; and as |g|^0.2 is large even for a small gap, so may
+    a hijacker (see `LabelGap`).
     """
 
     def __init__(self, warmup: int = 50, window: int = 10, threshold: float = 0.8) -> None:
