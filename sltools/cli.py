@@ -166,9 +166,14 @@ def arena(
 
 @app.command()
 def grade(
-    submissions: Annotated[Path, typer.Argument(help="Folder of notebooks, or of folders.")],
+    submissions: Annotated[
+        Path,
+        typer.Argument(help="Folder with one notebook, or one folder of notebooks, per learner."),
+    ],
     salt: Salt,
-    out: Annotated[Path, typer.Option(help="Folder for scores and feedback pages.")],
+    out: Annotated[
+        Path, typer.Option(help="Folder for scores and feedback pages, not inside SUBMISSIONS.")
+    ],
     topic: Annotated[str, typer.Option(help="The exercises of this topic.")] = "04",
     roster: Annotated[
         Path | None, typer.Option(help="Grade the homework made for this roster instead.")
@@ -181,7 +186,12 @@ def grade(
         bool, typer.Option(help="Refuse to run submissions that cannot be isolated.")
     ] = True,
 ) -> None:
-    """Grade SUBMISSIONS with fresh data into scores.csv, scores.json and feedback pages."""
+    """Grade SUBMISSIONS with fresh data into scores.csv, scores.json and feedback pages.
+
+    Expected are SUBMISSIONS/ann.ipynb or SUBMISSIONS/ann/ANY_NAME.ipynb; every notebook gets a row.
+    Its topic is known by its calls of `check` and its names: one of another topic has the status
+    "other topic" and no points, not zero. Without --roster a salt that is missing is made.
+    """
     from sltools.grading import assignment as homework
     from sltools.grading import grade as grading
     from sltools.grading import sandbox, secrets
@@ -190,7 +200,7 @@ def grade(
     if roster:
         plan = homework.Assignment(secrets.read(salt), homework.read_roster(roster))
     else:
-        plan = grading.HomeTasks(secrets.read_or_make(salt), topic, challenges)
+        plan = grading.HomeTasks(_read_or_make(salt), topic.zfill(2), challenges)
     private = [path.expanduser().resolve() for path in (salt, roster) if path]
     box = sandbox.Sandbox(isolation, hidden=tuple(map(str, private)))
     if not isolation:
@@ -205,12 +215,14 @@ def new(
     roster: Annotated[Path, typer.Option(help="CSV file with a column `id`.")],
     out: Annotated[Path, typer.Option(help="Folder for the notebooks, one for each id.")],
 ) -> None:
-    """Write the homework of topic 04 for everyone on a roster; makes the salt if there is none."""
+    """Write the homework of topic 04 for everyone on a roster; makes the salt if there is none.
+
+    There is homework for topic 04 only. Constants and data are drawn for each id.
+    """
     from sltools.grading import assignment as homework
-    from sltools.grading import secrets
 
     ids = homework.read_roster(roster)
-    plan = homework.Assignment(secrets.read_or_make(salt), ids)
+    plan = homework.Assignment(_read_or_make(salt), ids)
     print(f"{out}: {len(homework.write(plan, out))} notebooks")
 
 
@@ -264,6 +276,22 @@ def labels(
         dataset, cut, head, targets, budget.value, setting.value, victims, seed, device
     )
     _report(experiments.run_labels(settings), as_json, save)
+
+
+def _read_or_make(salt: Path) -> bytes:
+    """Read the salt, or make one and say so: a misspelt name would else go unnoticed."""
+    from sltools.grading import secrets
+
+    if salt.expanduser().exists():
+        return secrets.read(salt)
+    made = secrets.make(salt)
+    print(
+        f"NOTE: made a new salt at {salt.expanduser().absolute()}. Keep it to yourself, and use it "
+        "from now on. If you have one already, delete this one and name the old: with another salt "
+        "the data are others, and so may the points be.",
+        file=sys.stderr,
+    )
+    return made
 
 
 def _prepare(save: Path | None) -> None:

@@ -24,8 +24,9 @@ from sltools.attacks import UnSplit
 from sltools.errors import ExerciseError
 from sltools.exercises.judging import LocalAnswer, judge
 from sltools.grading import assignment as homework
+from sltools.grading import cells as code
+from sltools.grading import copies, report, sandbox, secrets, submissions, wire
 from sltools.grading import grade as grading
-from sltools.grading import report, sandbox, secrets, submissions, wire
 from sltools.grading.remote import RemoteAnswer, RemoteNotebook
 from sltools.grading.sandbox import Limits, Sandbox
 from sltools.grading.submissions import Submission
@@ -353,7 +354,56 @@ def test_near_identical_code_is_noticed_under_other_names() -> None:
     made = {"one": OWN, "two": f"# all my own\n{renamed}", "three": other, "four": "x = 1"}
     subs = [Submission(name, (*course, text)) for name, text in made.items()]
     subs += [Submission("five", tuple(course)), Submission("six", tuple(course))]
-    assert submissions.alike(subs, [course]) == {"one": ["two"], "two": ["one"]}
+    assert copies.alike(subs, [course]) == {"one": ["two"], "two": ["one"]}
+
+
+def _forms(*sources: str) -> str:
+    return copies.forms(sources, {"key": "answer"}).get("key", "")
+
+
+def test_the_same_answer_is_known_under_other_names() -> None:
+    plain = "def answer(x):\n    total = helper(x)\n    return total.sum()"
+    helper = "def helper(a):\n    return a * 2 + torch.pi"
+    other = (
+        "scale = 3\nx = 1\nfor total in (1, 2):\n    print(mine(total))\n"
+        'def mine(b: Tensor) -> Tensor:\n    """Mine."""\n    return b * 2 + torch.pi',
+        "def answer(image: Tensor) -> Tensor:\n    s = mine(image)  # mine\n    return s.sum()",
+    )
+    form = _forms(helper, plain)
+    assert form and form == _forms(*other)
+    for changed in ("a * 3 + torch.pi", "a + 2 * torch.pi", "a * 2 + math.pi"):
+        assert _forms(helper.replace("a * 2 + torch.pi", changed), plain) != form
+    assert _forms("def answer(x):\n    ...", "answer = None") == _forms("x = 1") == ""
+    values = "guess = 1\nfor i in range(3):\n    guess += i\nanswer = guess"
+    renamed = "g = 1\nfor step in range(3):\n    g += step\nanswer = g"
+    assert _forms(values) == _forms(renamed) != _forms(values.replace("+=", "*="))
+
+
+def test_copies_are_flagged_at_any_size_and_published_answers_noted() -> None:
+    plan = grading.HomeTasks(SALT, "04", challenges=False)
+    own = "def total_variation(x):\n    return sum(x.diff(dim=d).pow(2).mean() for d in (2, 3))"
+    mine = "def tv(im):\n    # mine\n    return sum(im.diff(dim=k).pow(2).mean() for k in (2, 3))"
+    exercise = cells("exercises")
+
+    def with_tv(source: str, name: str = "total_variation") -> list[str]:
+        check = f'{source}\n\n\ncheck("04.tv", {name})'
+        return [check if 'check("04.tv"' in cell else cell for cell in exercise]
+
+    made = {
+        "ann": with_tv(own),
+        "bob": with_tv(mine, "tv"),
+        "eve": with_tv(own.replace("pow(2)", "abs()")),
+        "twin": with_tv(own.replace("pow(2)", "abs()")),
+        "stub": exercise,
+        "stub too": exercise,
+        "solved": cells("solutions"),
+    }
+    noticed = grading._compare(plan, [Submission(n, tuple(c)) for n, c in made.items()])
+    flags = {name: " / ".join(told) for name, told in noticed.flags.items() if told}
+    assert set(flags) == {"ann", "bob", "eve", "twin"}
+    assert flags["ann"] == "04.tv: the same code but for names as bob"
+    assert flags["eve"].startswith("the same cells as twin / 04.tv: the same code")
+    assert not noticed.notes["ann"] and "04.tv, 04.feature_loss" in noticed.notes["solved"][0]
 
 
 # ---- secrets, homework ---------------------------------------------------------------------------
@@ -361,8 +411,10 @@ def test_near_identical_code_is_noticed_under_other_names() -> None:
 
 def test_a_salt_is_its_owners_and_is_not_kept_in_the_course(tmp_path: Path) -> None:
     path = tmp_path / "deep" / "salt"
-    salt = secrets.read_or_make(path)
-    assert salt == secrets.read_or_make(path) == path.read_bytes() and len(salt) == 32
+    salt = secrets.make(path)
+    assert salt == secrets.read(path) == path.read_bytes() and len(salt) == 32
+    with pytest.raises(ExerciseError, match="cannot write"):
+        secrets.make(path)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(ExerciseError, match="would be published"):
         secrets.make(lessons.course() / "salt")
@@ -375,9 +427,9 @@ def test_a_salt_is_its_owners_and_is_not_kept_in_the_course(tmp_path: Path) -> N
     assert first[0] != first[1] and next(secrets.seeds_of(SALT, "04.tv")) != first[0]
 
 
-def _solutions(plan: homework.Assignment) -> str:
-    """Solve the homework; its last task by gradient descent."""
-    known = plan.constants
+def _solutions(plan: homework.Assignment, learner: str) -> str:
+    """Solve the homework of a learner; its last task by gradient descent."""
+    known = plan.constants(learner)
     return f"""
 def prior(images):
     down, across = images.diff(dim=2).abs(), images.diff(dim=3).abs()
@@ -406,7 +458,7 @@ def _handed_in(path: Path, more: str) -> str:
 def test_homework_is_judged_by_its_constants_and_data() -> None:
     plan = homework.Assignment(SALT, ("ann",))
     prior, sensor, recover = plan.tasks(Submission("ann"))
-    known, images = plan.constants, plan.data("").images
+    known, images = plan.constants(""), plan.data("").images
 
     def verdict(task: Any, answer: Any) -> Any:
         return judge(task, LocalAnswer(answer), secrets.seeds_of(SALT, task.key))
@@ -433,7 +485,7 @@ def test_homework_is_judged_by_its_constants_and_data() -> None:
 def test_homework_from_salt_to_scores(
     tmp_path: Path, isolated: Sandbox, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plan = homework.Assignment(SALT, ("ann", "bob", "eve"))
+    plan = homework.Assignment(SALT, ("ann", "bob", "cat", "eve"))
     paths = dict(zip(plan.learners, homework.write(plan, tmp_path / "out"), strict=True))
     (subs := tmp_path / "subs").mkdir()
     published = """
@@ -441,12 +493,15 @@ def prior(images):
     return sum(images.diff(dim=d).square().mean() for d in (2, 3))
 
 def sensor_client(weight, bias):
-    return -weight, bias + weight.sum((1, 2, 3))
+    return -weight, bias + weight.sum(dim=(1, 2, 3))
 """
-    others = f"{_solutions(plan)}\nrecovered = torch.tensor({plan.data('ann').images.tolist()})"
+    others = (
+        f"{_solutions(plan, 'eve')}\nrecovered = torch.tensor({plan.data('ann').images.tolist()})"
+    )
     handed = {
-        "ann": _handed_in(paths["ann"], _solutions(plan)),
+        "ann": _handed_in(paths["ann"], _solutions(plan, "ann")),
         "bob": _handed_in(paths["bob"], published),
+        "cat": _handed_in(paths["cat"], _solutions(plan, "ann")),
         "eve": _handed_in(paths["eve"], others),
         "who": _handed_in(paths["bob"], "").replace(plan.code("bob"), "AAAA-AAAA"),
         "zoe": _handed_in(paths["bob"], ""),
@@ -458,6 +513,7 @@ def sensor_client(weight, bias):
     assert points == {
         "ann": [2, 3, 5],
         "bob": [0, 0, 0],
+        "cat": [0, 0, 5],  # with Ann's constants; how to recover the images is the same for all
         "eve": [2, 3, 0],
         "who": [None] * 3,
         "zoe": [0, 0, 0],
@@ -465,12 +521,18 @@ def sensor_client(weight, bias):
     status = {r.submission[:3]: (r.status, r.learner) for r in results}
     assert status["who"] == (grading.REVIEW, "") and status["ann"] == (grading.GRADED, "ann")
     flags = {r.submission[:3]: " ".join(r.flags) for r in results}
-    assert "AAAA-AAAA is on no roster" in flags["who"]
+    assert "AAAA-AAAA in its first code cell is on no roster" in flags["who"]
     assert "bob handed in bob.ipynb, zoe.ipynb" in flags["bob"] and flags["bob"] == flags["zoe"]
-    assert "nearly the same code as eve.ipynb" in flags["ann"]
+    assert "nearly the same code as cat.ipynb, eve.ipynb" in flags["ann"]
+    assert "hw04.prior, hw04.recover, hw04.sensor: the same code but for names" in flags["cat"]
+    notes = {r.submission[:3]: r.notes for r in results}
+    assert notes["bob"] == ("hw04.sensor: a published solution",) and not notes["ann"]
     page = (tmp_path / "scores" / "feedback" / report.page_name("ann.ipynb")).read_text()
-    assert "eve" not in page, "flags are for the teacher"
-    assert "10 of 10 points" in page
+    assert "eve.ipynb" not in page, "flags are for the teacher"
+    assert "10 of 10 points" in page and "Homework 04, inversion, graded on 20" in page
+    assert "cannot know the brightness" in page, "right answers are told what they mean"
+    page = (tmp_path / "scores" / "feedback" / report.page_name("who.ipynb")).read_text()
+    assert "the short code AAAA-AAAA in its first code cell is on no roster" in page
 
     examined: list[str] = []
     real = grading._examine_all
@@ -483,7 +545,7 @@ def sensor_client(weight, bias):
     (subs / "zoe.ipynb").write_text(_handed_in(paths["eve"], "recovered = 7"))
     again = grading.grade(subs, tmp_path / "scores", plan, isolated, 2)
     assert examined == ["zoe.ipynb"], "what is known is not graded anew"
-    assert [r.points for r in again if r.submission != "zoe.ipynb"] == [10, 0, 5, None]
+    assert [r.points for r in again if r.submission != "zoe.ipynb"] == [10, 0, 5, 5, None]
 
 
 def test_homework_is_each_learners_own_and_always_the_same(tmp_path: Path) -> None:
@@ -493,7 +555,8 @@ def test_homework_is_each_learners_own_and_always_the_same(tmp_path: Path) -> No
     texts = [path.read_text(encoding="utf-8") for path in one]
     assert plan.code("ann") in texts[0] and plan.code("ann") not in texts[1]
     other = homework.Assignment(SALT[::-1], ("ann",))
-    assert other.code("ann") != plan.code("ann") and other.constants != plan.constants
+    assert other.code("ann") != plan.code("ann") and other.constants("ann") != plan.constants("ann")
+    assert len({plan.constants(str(number)) for number in range(30)}) > 20
     with pytest.raises(ExerciseError, match="name a new folder"):
         homework.write(plan, tmp_path / "1")
     mine, other_data = plan.data("ann"), plan.data("=bob")
@@ -506,6 +569,105 @@ def test_a_roster_without_different_ids_is_refused(tmp_path: Path, text: str) ->
     (tmp_path / "roster.csv").write_text(text)
     with pytest.raises(ExerciseError, match="roster"):
         homework.read_roster(tmp_path / "roster.csv")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("id;name\nann;Ann\n", "semicolons between the columns; put commas"),
+        ("id\tname\nann\tAnn\n", "tabs between the columns"),
+        ("name,email\nAnn,a@b\n", "no column `id`: its first line is 'name,email'; put commas"),
+    ],
+)
+def test_a_roster_of_another_form_is_told_what_is_expected(
+    tmp_path: Path, text: str, told: str
+) -> None:
+    (tmp_path / "roster.csv").write_text(text)
+    with pytest.raises(ExerciseError, match=told):
+        homework.read_roster(tmp_path / "roster.csv")
+
+
+# ---- what belongs to what ------------------------------------------------------------------------
+
+
+def test_the_name_handed_to_check_is_read_from_the_cells() -> None:
+    made = [
+        'check("04.tv", first)\n%time check("04.step", nobody)\nexercises.check("04.step", mine)',
+        "def check(: broken",
+        'if True:\n    check("04.tv", last)\ncheck("04.tv", lambda x: x)\ncheck(key, last)',
+        "x = '" + code.LONGEST * "-" + "'\ncheck('04.tv', too_long)",
+        code.LONGEST // 2 * "-" + "1",
+    ]
+    assert code.answer_names(made) == {"04.tv": "last", "04.step": "mine"}
+    assert code.should_define("<<<\ndef f(x)", "f") and code.should_define("f = 1 +", "f")
+    assert not code.should_define("def f2(): f(1) == 2\nf == 3", "f")
+
+
+TV = "    return sum(x.diff(dim=d).square().mean() for d in (2, 3))"
+
+
+@pytest.mark.slow
+def test_other_names_and_lost_imports_cost_nothing_and_failures_are_told(
+    isolated: Sandbox,
+) -> None:
+    plan = grading.HomeTasks(SALT, "04", challenges=False)
+    made = [
+        f'def my_tv(x):\n{TV}\n\n\ncheck("04.tv", my_tv)',  # no import of check
+        'check("04.feature_loss", feature_loss_two)',  # defined nowhere: the task's own name counts
+        "def feature_loss(guess: Tensor, smashed: Tensor):\n"
+        "    return (guess - smashed).square().mean() / smashed.var()",
+        "import nowhere\ndef unsplit_step(*a): ...",
+        "def negative_client(weight, bias):\n    return -weight",
+        "negative_client = 1 / 0",
+        "def score_clones(*a): ...",
+    ]
+    result = grading._examine(plan, Submission("one", tuple(made)), isolated)
+    told = {task.task.removeprefix("04."): task for task in result.tasks}
+    assert (told["tv"].points, told["feature_loss"].points) == (2, 2)
+    assert "cell 4, which should define `unsplit_step`, failed: ModuleNot" in told["step"].message
+    assert "Was it renamed to `score_clones`?" in told["clone_score"].message
+    assert "cell 4: ModuleNotFoundError" in told["fair_score"].message
+    assert "renamed to `fair_score`" not in told["fair_score"].message
+
+
+def test_notebooks_of_other_topics_get_no_zero(tmp_path: Path, isolated: Sandbox) -> None:
+    shipped = lessons.course().parent / "solutions"
+    (gina := tmp_path / "subs" / "gina").mkdir(parents=True)
+    for topic in ("01", "03"):
+        shutil.copy(next(shipped.glob(f"{topic}_*.ipynb")), gina)
+    plan = homework.Assignment(SALT, ("ann",))
+    (written,) = homework.write(plan, gina)
+    (gina / "plain.ipynb").write_text(notebook(["def total_variation(x): ..."]))
+    found = {sub.name[5:7]: sub for sub in submissions.discover(tmp_path / "subs")}
+    topics = {name: grading.HomeTasks(SALT, "04").other(sub) for name, sub in found.items()}
+    assert topics == {"01": "topic 01", "03": "topic 03", "an": "homework", "pl": ""}
+    assert {name: plan.other(sub) for name, sub in found.items()} == {
+        "01": "topic 01",
+        "03": "topic 03",
+        "an": "",
+        "pl": "",
+    }
+    assert "is missing or was changed" in plan.doubt(found["pl"])
+
+    for path in (written, gina / "plain.ipynb"):
+        path.unlink()
+    results = grading.grade(
+        tmp_path / "subs", tmp_path / "out", grading.HomeTasks(SALT, "04"), isolated
+    )
+    assert [(r.status, r.points, r.tasks) for r in results] == [(grading.OTHER, None, ())] * 2
+    row = (tmp_path / "out" / "scores.csv").read_text(encoding="utf-8").splitlines()[1]
+    assert row.startswith("gina/01_split_learning.ipynb,,other topic,,,")
+    page = (tmp_path / "out" / "feedback" / report.page_name(results[0].submission)).read_text()
+    assert "belongs to topic 01; here topic 04" in page and "points" not in page
+
+
+def test_scores_are_not_written_among_the_submissions(tmp_path: Path) -> None:
+    (tmp_path / "one.ipynb").write_text(notebook([]))
+    plan = grading.HomeTasks(SALT, "04")
+    for out in (tmp_path, tmp_path / "scores", tmp_path / "a" / ".." / "scores"):
+        with pytest.raises(ExerciseError, match="lies in the folder of submissions"):
+            grading.grade(tmp_path, out, plan, Sandbox())
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 # ---- reports and command line --------------------------------------------------------------------
@@ -529,11 +691,28 @@ def test_unreadable_submissions_have_rows_and_pages_too(tmp_path: Path, isolated
     assert len(rows) == 3 and rows[2].startswith("'=1+1.ipynb,,unreadable,0,17,0,")
     page = (tmp_path / "out" / "feedback" / report.page_name("<b>.ipynb")).read_text()
     assert "0 of 17 points" in page and "&lt;b&gt;" in page and "<b>.ipynb" not in page
+    assert page.count("a damaged one") == 1 and "Error" not in page
+    assert "Topic 04, Attack 1: inversion and stealing, graded on 20" in page
+
+    (tmp_path / "out" / "feedback" / "my notes.html").touch()
+    (tmp_path / "subs" / "<b>.ipynb").unlink()
+    grading.grade(tmp_path / "subs", tmp_path / "out", plan, isolated)
+    left = {path.name for path in (tmp_path / "out" / "feedback").iterdir()}
+    assert left == {report.page_name("=1+1.ipynb"), "my notes.html"}
+
+
+def test_errors_keep_their_lines_on_a_page() -> None:
+    task = grading.TaskResult("04.tv", "A prior", "error", "line 1\n    x < 1\nNameError", 0, 2)
+    right = replace(task, outcome="right", message="one\ntwo")
+    result = grading.Result("one", grading.GRADED, "", (task, right), cells={"3": "a\n  b"})
+    page = report._page(result, "Topic 04")
+    assert "<pre>line 1\n    x &lt; 1\nNameError</pre>" in page and "one<br>two" in page
+    assert "<pre>a\n  b</pre>" in page
 
 
 def test_an_unknown_topic_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ExerciseError, match="no exercises of topic '99'"):
-        grading.HomeTasks(SALT, "99").tasks(Submission("one"))
+        grading.HomeTasks(SALT, "99")
 
 
 def test_pages_have_safe_names_of_their_own() -> None:
@@ -556,6 +735,10 @@ def test_commands_make_homework_and_say_what_is_missing(
         return "".join(capsys.readouterr())
 
     assert "salt" in call("grade", str(tmp_path), *place, str(tmp_path / "out"))
-    assert "2 notebooks" in call("assignment", "new", *place, str(tmp_path / "homework"))
+    said = call("assignment", "new", *place, str(tmp_path / "homework"))
+    assert "2 notebooks" in said and f"NOTE: made a new salt at {tmp_path / 'salt'}" in said
+    other = ["--salt", str(tmp_path / "slat"), "--out", str(tmp_path / "out")]
+    assert "NOTE: made a new salt at" in call("grade", str(tmp_path / "none"), *other)
+    assert "NOTE" not in call("grade", str(tmp_path / "none"), *other)
     assert len(list((tmp_path / "homework").glob("*.ipynb"))) == 2
     assert "no folder" in call("grade", str(tmp_path / "none"), *place, str(tmp_path / "out"))

@@ -1,17 +1,15 @@
 """Homework for topic 04 whose data and constants come from a salt.
 
-The course's published solutions do not solve it: two tasks are theirs with other constants, drawn
-for this course, and one, without a published solution, has data drawn for each learner. Its check
+The course's published solutions do not solve it: two tasks are theirs with other constants, and
+one, without a published solution, has data of its own; both are drawn for each learner. Its check
 is in the library for all to read; without the salt it tells nobody what is right.
 """
 
 import base64
 import csv
 import random
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import nbformat
@@ -23,10 +21,11 @@ from torch.nn.functional import conv2d
 from sltools import seeds
 from sltools.errors import ExerciseError
 from sltools.exercises.task import Answer, Judge, Task, Wrong, compare, tensor
-from sltools.grading import report, secrets
+from sltools.grading import cells, report, secrets
+from sltools.grading.grade import checked, topics_of
 from sltools.grading.submissions import Submission
 
-CODE = re.compile(r'^code = "([A-Z2-7]{4}-[A-Z2-7]{4})"', re.MULTILINE)
+SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # that stand in rosters for commas
 IMAGES, PIXELS, UNITS = 3, 16, 64  # of each learner's data
 STUB = '    raise NotImplementedError("your code here")\n'
 
@@ -38,10 +37,14 @@ class Assignment:
     salt: bytes
     learners: tuple[str, ...]
 
-    @cached_property
-    def constants(self) -> "Constants":
-        """The constants of this course's tasks."""
-        return Constants.draw(self.salt)
+    @property
+    def title(self) -> str:
+        """The homework's number and name."""
+        return "homework 04, inversion"
+
+    def constants(self, learner: str) -> "Constants":
+        """Draw the constants of a learner's tasks."""
+        return Constants.draw(secrets.seed(self.salt, f"constants/{learner}"))
 
     def code(self, learner: str) -> str:
         """Return the short code that a learner's notebook shows."""
@@ -54,26 +57,41 @@ class Assignment:
 
     def tasks(self, submission: Submission) -> list[Task]:
         """List the tasks of the learner whose code is in the submission."""
+        learner = self.learner(submission)
+        constants = self.constants(learner)
         return [
-            _prior_task(self.constants),
-            _sensor_task(self.constants),
-            _recover_task(self.data(self.learner(submission))),
+            _prior_task(constants),
+            _sensor_task(constants),
+            _recover_task(self.data(learner)),
         ]
 
     def learner(self, submission: Submission) -> str:
         """Return the id whose code is in the submission, or ""."""
         codes = {self.code(learner): learner for learner in self.learners}
-        return codes.get(_code_in(submission), "")
+        return codes.get(cells.code(submission.cells), "")
+
+    def other(self, submission: Submission) -> str:
+        """Return "topic NN" if the notebook is an exercise: it calls `check`, and has no code."""
+        if cells.code(submission.cells) or not checked(submission):
+            return ""
+        return f"topic {topics_of(submission).most_common(1)[0][0]}"
 
     def doubt(self, submission: Submission) -> str:
-        """Say that the code in a submission belongs to nobody on the roster, if so."""
-        code = _code_in(submission)
-        return "" if self.learner(submission) else f"its code {code or '(none)'} is on no roster"
+        """Say that the code in a submission is missing, or belongs to nobody on the roster."""
+        if self.learner(submission):
+            return ""
+        code = cells.code(submission.cells)
+        missing = "the code cell with the short code, the first one, is missing or was changed"
+        return f"the short code {code} in its first code cell is on no roster" if code else missing
+
+    def setup(self, submission: Submission) -> str:
+        """Return the first code cell of the learner's homework: imports, short code and data."""
+        return _first_cell(self, self.learner(submission))
 
     def given(self) -> list[Sequence[str]]:
         """List the homework, by its cells: all are alike in that."""
-        cells = _notebook(self, learner="").cells
-        return [[cell.source for cell in cells if cell.cell_type == "code"]]
+        made = _notebook(self, learner="").cells
+        return [[cell.source for cell in made if cell.cell_type == "code"]]
 
 
 def read_roster(path: Path) -> tuple[str, ...]:
@@ -83,11 +101,20 @@ def read_roster(path: Path) -> tuple[str, ...]:
     """
     try:
         with path.expanduser().open(newline="", encoding="utf-8-sig") as file:
-            ids = tuple(row["id"].strip() for row in csv.DictReader(file))
-    except (OSError, KeyError, AttributeError, ValueError, csv.Error) as error:
+            rows = list(csv.DictReader(file))
+    except (OSError, ValueError, csv.Error) as error:
         raise ExerciseError(
-            f"the roster {path} cannot be read ({error!r}); give a CSV file with a column `id`"
+            f"the roster {path} cannot be read ({error}); give a CSV file with a column `id`"
         ) from None
+    if rows and "id" not in rows[0]:
+        head = ",".join(filter(None, rows[0]))
+        found = next((name for mark, name in SEPARATORS.items() if mark in head), "")
+        raise ExerciseError(
+            f"the roster {path} has no column `id`: its first line is {head!r}"
+            + (f", with {found} between the columns" if found else "")
+            + "; put commas between the columns and call one of them id"
+        )
+    ids = tuple((row["id"] or "").strip() for row in rows)
     if not ids or not all(ids) or len(set(ids)) < len(ids):
         raise ExerciseError(f"the roster {path} needs ids that are not empty and all different")
     return ids
@@ -110,17 +137,12 @@ def write(assignment: Assignment, folder: Path) -> list[Path]:
     return paths
 
 
-def _code_in(submission: Submission) -> str:
-    found = CODE.search("\n".join(submission.cells))
-    return found[1] if found else ""
-
-
 # ---- what is drawn -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Constants:
-    """What tells this course's tasks from the published ones."""
+    """What tells a learner's tasks from the published ones, and mostly from those of others."""
 
     down: int
     across: int
@@ -129,9 +151,9 @@ class Constants:
     offset: float
 
     @classmethod
-    def draw(cls, salt: bytes) -> "Constants":
-        """Draw the constants of a course."""
-        chosen = random.Random(secrets.seed(salt, "constants"))
+    def draw(cls, seed: int) -> "Constants":
+        """Draw the constants of a seed."""
+        chosen = random.Random(seed)
         down, across = chosen.sample(range(2, 10), 2)
         gain = chosen.choice((-2.0, -1.5, -0.8, -0.5))
         return cls(down, across, chosen.choice((3, 4)), gain, chosen.choice((0.2, 0.3, 0.7)))
@@ -191,7 +213,8 @@ def _prior_task(constants: Constants) -> Task:
             "the prior",
         )
 
-    return _task("prior", "prior", "A prior with weights", "implement", 2, judge)
+    meaning = "The weights say which edges the attacker expects, the power how much it minds them."
+    return _task("prior", "prior", "A prior with weights", "implement", 2, meaning, judge)
 
 
 def _sensor_task(constants: Constants) -> Task:
@@ -226,7 +249,9 @@ def _sensor_task(constants: Constants) -> Task:
             "what the new client sends",
         )
 
-    return _task("sensor", "sensor_client", "A client for another sensor", "implement", 3, judge)
+    meaning = "What is sent does not tell the sensors apart: the attack cannot know the brightness."
+    title = "A client for another sensor"
+    return _task("sensor", "sensor_client", title, "implement", 3, meaning, judge)
 
 
 def _recover_task(data: Data) -> Task:
@@ -241,11 +266,20 @@ def _recover_task(data: Data) -> Task:
             raise Wrong(f"Your images can be guessed, more exactly than that: {told}.", share=0.5)
         return f"Recovered: {told}."
 
-    return _task("recover", "recovered", "Your private images", "challenge", 5, judge, trials=1)
+    meaning = "Whoever holds the client's weights sees what a single layer sends."
+    title = "Your private images"
+    return _task("recover", "recovered", title, "challenge", 5, meaning, judge, trials=1)
 
 
 def _task(
-    key: str, answer: str, title: str, kind: str, points: int, judge: Judge, trials: int = 3
+    key: str,
+    answer: str,
+    title: str,
+    kind: str,
+    points: int,
+    meaning: str,
+    judge: Judge,
+    trials: int = 3,
 ) -> Task:
     return Task(
         f"hw04.{key}",
@@ -257,7 +291,7 @@ def _task(
         points=points,
         purpose="homework",
         hints=(),
-        meaning="",
+        meaning=meaning,
         judge=judge,
         trials=trials,
     )
@@ -268,20 +302,14 @@ def _task(
 
 def _notebook(assignment: Assignment, learner: str) -> nbformat.NotebookNode:
     """Write the homework of a learner; the same salt and id give the same notebook."""
-    constants, data = assignment.constants, assignment.data(learner)
+    constants = assignment.constants(learner)
     example = prior(torch.linspace(0, 1, 24).view(1, 1, 4, 6).sin(), constants)
     cells = [
         new_markdown_cell(
             "# Homework 04: inversion\n\nThe first cell below holds your code and your own data. "
             "Leave it as it is: homework is graded by its code. Each cell may run for some seconds."
         ),
-        new_code_cell(
-            "import torch\nfrom torch import Tensor, nn\n\n"
-            f'code = "{assignment.code(learner)}"\n'
-            f"weight = torch.tensor({_digits(data.weight)})\n"
-            f"bias = torch.tensor({_digits(data.bias)})\n"
-            f"smashed = torch.tensor({_digits(data.smashed)})"
-        ),
+        new_code_cell(_first_cell(assignment, learner)),
         new_markdown_cell(
             "## A prior with weights (2 points)\n\nOver all pairs of pixels that are neighbours, "
             f"take the mean of the absolute difference to the power {constants.power}; "
@@ -313,6 +341,17 @@ def _notebook(assignment: Assignment, learner: str) -> nbformat.NotebookNode:
     for place, cell in enumerate(cells):
         cell.id = f"homework-{place}"
     return new_notebook(cells=cells)
+
+
+def _first_cell(assignment: Assignment, learner: str) -> str:
+    data = assignment.data(learner)
+    return (
+        "import torch\nfrom torch import Tensor, nn\n\n"
+        f'code = "{assignment.code(learner)}"\n'
+        f"weight = torch.tensor({_digits(data.weight)})\n"
+        f"bias = torch.tensor({_digits(data.bias)})\n"
+        f"smashed = torch.tensor({_digits(data.smashed)})"
+    )
 
 
 def _digits(values: Tensor) -> str:

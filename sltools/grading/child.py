@@ -7,7 +7,6 @@ grader, which alone knows what is right, asks for values and judges them.
 import ast
 import linecache
 import os
-import re
 import socket
 import sys
 import traceback
@@ -16,7 +15,6 @@ from types import ModuleType
 from typing import Any
 
 LIBRARY = Path(__file__).resolve().parents[1]
-MAGIC = re.compile(r"^(\s*)[%!].*$|^(\s*)\S.*\?$", re.MULTILINE)
 
 
 def replace_exercises() -> None:
@@ -33,6 +31,7 @@ replace_exercises()
 from sltools.exercises.judging import AnswerFailed, LocalAnswer, NotAttempted  # noqa: E402
 from sltools.exercises.task import Wrong  # noqa: E402
 from sltools.grading import wire  # noqa: E402
+from sltools.grading.cells import defined, without_magics  # noqa: E402
 
 
 class Notebook:
@@ -58,13 +57,18 @@ class Notebook:
             return {"error": text, "defines": defines}
         return {"error": None, "defines": defines}
 
-    def answer(self, name: str, arguments: list[Any] | None) -> dict[str, Any]:
-        """Call the function `name`, or return that value if there are no arguments."""
+    def answer(
+        self, name: str, arguments: list[Any] | None, gradient: bool = False
+    ) -> dict[str, Any]:
+        """Call the function `name`, or its gradient; or return that value without arguments."""
         if name not in self.module.__dict__:
             return {"missing": True}
         answer = LocalAnswer(self.module.__dict__[name])
         try:
-            return {"returned": answer.value if arguments is None else answer(*arguments)}
+            if arguments is None:
+                return {"returned": answer.value}
+            called = answer.gradient if gradient else answer
+            return {"returned": called(*arguments)}
         except NotAttempted:
             return {"not attempted": True}
         except Wrong as wrong:
@@ -73,25 +77,6 @@ class Notebook:
             return {"failed": str(failed)}
         except BaseException as error:  # SystemExit, for example
             return {"failed": f"{type(error).__name__}: {error}"}
-
-
-def defined(statement: ast.stmt) -> list[str]:
-    """List the names that a statement of a cell defines."""
-    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
-        return [statement.name]
-    targets = statement.targets if isinstance(statement, ast.Assign) else []
-    return [target.id for target in targets if isinstance(target, ast.Name)]
-
-
-def without_magics(source: str) -> str:
-    """Take out what only IPython understands, if there is any; lines keep their numbers."""
-    if source.startswith("%%"):
-        source = f"#{source}"
-    try:
-        ast.parse(source)
-    except SyntaxError:
-        return MAGIC.sub(lambda line: f"{line[1] or line[2] or ''}pass", source)
-    return source
 
 
 def serve(channel: socket.socket) -> None:
@@ -112,7 +97,7 @@ def serve(channel: socket.socket) -> None:
         if "cell" in request:
             reply = notebook.run(request["cell"], request["source"])
         else:
-            reply = notebook.answer(request["answer"], request["arguments"])
+            reply = notebook.answer(request["answer"], request["arguments"], request["gradient"])
         try:
             message = wire.pack(reply)
         except wire.WireError as error:

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import time
 import traceback
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass, field, replace
@@ -24,7 +24,7 @@ from sltools import exercises, lessons
 from sltools.errors import ExerciseError
 from sltools.exercises import judging
 from sltools.exercises.task import Task
-from sltools.grading import jail, report, secrets, submissions
+from sltools.grading import cells, copies, jail, report, secrets, submissions
 from sltools.grading.remote import RemoteAnswer, RemoteNotebook
 from sltools.grading.sandbox import LIBRARY, Sandbox, refusal
 from sltools.grading.submissions import Submission
@@ -32,6 +32,7 @@ from sltools.progress import bar
 
 CACHE = ".results"
 GRADED, UNREADABLE, REVIEW, FAULT = "graded", "unreadable", "needs review", "grader_error"
+OTHER = "other topic"
 
 
 class Plan(Protocol):
@@ -41,14 +42,24 @@ class Plan(Protocol):
     def salt(self) -> bytes:
         """The secret of the hidden data."""
 
+    @property
+    def title(self) -> str:
+        """What is graded, for the feedback pages."""
+
     def tasks(self, submission: Submission) -> list[Task]:
         """List the tasks of this submission."""
 
     def learner(self, submission: Submission) -> str:
         """Return the learner's id, or "" if it is not known."""
 
+    def other(self, submission: Submission) -> str:
+        """Return what else the submission is, if it is not what is graded, or ""."""
+
     def doubt(self, submission: Submission) -> str:
         """Return why a person must look at the submission before it can be graded, or ""."""
+
+    def setup(self, submission: Submission) -> str:
+        """Return the cell of imports that the learner was given, to be run before all others."""
 
     def given(self) -> list[Sequence[str]]:
         """List the notebooks, by their cells, that learners were given for it."""
@@ -56,30 +67,68 @@ class Plan(Protocol):
 
 @dataclass(frozen=True)
 class HomeTasks:
-    """The exercises of a topic, with fresh data; `challenges`, which take minutes, if wanted."""
+    """The exercises of a topic, with fresh data; `challenges`, which take minutes, if wanted.
+
+    Raises ExerciseError for a topic without exercises.
+    """
 
     salt: bytes
     topic: str
     challenges: bool = True
 
-    def tasks(self, submission: Submission) -> list[Task]:
-        """List the tasks of the topic; raise ExerciseError if it has none."""
-        found = [t for t in exercises.tasks(self.topic) if self.challenges or t.kind != "challenge"]
-        if not found:
+    def __post_init__(self) -> None:
+        if not exercises.tasks(self.topic):
             raise ExerciseError(f"there are no exercises of topic {self.topic!r}; try 04")
-        return found
+
+    @property
+    def title(self) -> str:
+        """The topic's number and name."""
+        return f"topic {self.topic}, {lessons.find(self.topic).title}"
+
+    def tasks(self, submission: Submission) -> list[Task]:
+        """List the tasks of the topic."""
+        return [t for t in exercises.tasks(self.topic) if self.challenges or t.kind != "challenge"]
 
     def learner(self, submission: Submission) -> str:
         """Return "": exercises have no roster."""
         return ""
 
+    def other(self, submission: Submission) -> str:
+        """Return "topic NN" if the notebook is one of another topic, "homework" if it is that."""
+        if any(exercises.find(key).topic == self.topic for key in checked(submission)):
+            return ""
+        topics = topics_of(submission)
+        if not topics and cells.code(submission.cells):
+            return "homework"
+        most = max(topics.values(), default=0)
+        if topics[self.topic] == most:
+            return ""
+        return f"topic {next(topic for topic, number in topics.items() if number == most)}"
+
     def doubt(self, submission: Submission) -> str:
         """Return "": exercises are the same for all."""
         return ""
 
+    def setup(self, submission: Submission) -> str:
+        """Return the imports of the exercise."""
+        return next(iter(_published("exercises", self.topic)))[0]
+
     def given(self) -> list[Sequence[str]]:
         """List nothing: the course's own notebooks are known."""
         return []
+
+
+def checked(submission: Submission) -> list[str]:
+    """List the tasks that a notebook checks, by their keys."""
+    known = {task.key for task in exercises.tasks()}
+    return [key for key, _ in cells.checks(submission.cells) if key in known]
+
+
+def topics_of(submission: Submission) -> Counter[str]:
+    """Count, by topic, the tasks that a notebook checks, or whose answer it defines."""
+    keys = set(checked(submission))
+    names = {n for made in cells.statements(submission.cells) for n in cells.defined(made)}
+    return Counter(t.topic for t in exercises.tasks() if t.key in keys or t.answer in names)
 
 
 @dataclass(frozen=True)
@@ -98,7 +147,8 @@ class TaskResult:
 class Result:
     """What became of a submission.
 
-    `remarks` are for the learner, `flags` for the teacher alone. `cells` says, by number, which
+    `remarks` are for the learner, `flags` and `notes` for the teacher alone: a flag asks to be
+    looked at. `cells` says, by number, which
     code cells failed.
     """
 
@@ -111,12 +161,13 @@ class Result:
     cells: dict[str, str] = field(default_factory=dict)
     timed_out: bool = False
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
     @property
     def points(self) -> float | None:
-        """The sum of the points, or None if one of them is not known."""
+        """The sum of the points, or None if one of them is not known, or there are no tasks."""
         known = [task.points for task in self.tasks if task.points is not None]
-        return sum(known) if len(known) == len(self.tasks) else None
+        return sum(known) if self.tasks and len(known) == len(self.tasks) else None
 
     @property
     def out_of(self) -> int:
@@ -131,8 +182,13 @@ def grade(
 
     `jobs` processes work at the same time, by default one for each core. What took too long, or
     failed by a fault of the grader, is tried once more, alone. Raises ExerciseError if the sandbox
-    does not work here, and for a folder without submissions.
+    does not work here, for a folder without submissions, and if `out` lies in it.
     """
+    if out.expanduser().resolve().is_relative_to(folder.expanduser().resolve()):
+        raise ExerciseError(
+            f"{out} lies in the folder of submissions and would be taken for one the next time; "
+            "name an --out elsewhere"
+        )
     found = submissions.discover(folder)
     private = tuple(str(path.expanduser().resolve()) for path in (folder, out))
     sandbox = replace(sandbox, hidden=(*sandbox.hidden, *private))
@@ -154,9 +210,9 @@ def grade(
         results[sub.name] = result
         if result.status != FAULT:
             kept.write(sub, result)
-    others = submissions.alike(found, [*_published(), *plan.given()])
-    graded = _with_flags([result for result in results.values() if result], others)
-    report.write(out, graded)
+    noticed = _compare(plan, found)
+    graded = _with_flags([result for result in results.values() if result], noticed)
+    report.write(out, plan.title, graded)
     return graded
 
 
@@ -176,11 +232,14 @@ def _at_once(plan: Plan, submission: Submission) -> Result | None:
     """Return the result of a submission that cannot be run, or None."""
     learner = plan.learner(submission)
     if problem := submission.problem:
-        tasks = tuple(_unjudged(t, "not attempted", problem, 0.0) for t in plan.tasks(submission))
+        tasks = tuple(_unjudged(t, "not attempted", "", 0.0) for t in plan.tasks(submission))
         return Result(submission.name, UNREADABLE, learner, tasks, remarks=(problem,))
+    if other := plan.other(submission):
+        text = f"This notebook belongs to {other}; here {plan.title} is graded."
+        return Result(submission.name, OTHER, learner, remarks=(text,))
     if doubt := plan.doubt(submission):
-        text = "Your teacher has to look at this."
-        tasks = tuple(_unjudged(t, REVIEW, text, None) for t in plan.tasks(submission))
+        text = f"Your teacher has to look at this: {doubt}."
+        tasks = tuple(_unjudged(t, REVIEW, "", None) for t in plan.tasks(submission))
         return Result(submission.name, REVIEW, learner, tasks, (text,), (doubt,))
     return None
 
@@ -217,14 +276,15 @@ def _prepare() -> None:
 def _examine(plan: Plan, submission: Submission, sandbox: Sandbox) -> Result:
     """Run a submission in the sandbox and judge its answers."""
     start = time.monotonic()
-    notebook = RemoteNotebook(submission.cells, sandbox)
+    notebook = RemoteNotebook(submission.cells, sandbox, plan.setup(submission))
+    names = cells.answer_names(submission.cells)
     flags: list[str] = []
     tasks = []
     try:
         for task in plan.tasks(submission):
             limits = sandbox.limits
             seconds = limits.challenge if task.kind == "challenge" else limits.call
-            answer = RemoteAnswer(notebook, task, seconds)
+            answer = RemoteAnswer(notebook, task, seconds, names.get(task.key, ""))
             try:
                 tasks.append(_judge(plan, task, answer))
             except Exception:
@@ -237,7 +297,7 @@ def _examine(plan: Plan, submission: Submission, sandbox: Sandbox) -> Result:
         FAULT if flags else GRADED,
         plan.learner(submission),
         tuple(tasks),
-        _remarks(notebook, plan.tasks(submission)),
+        _remarks(notebook, [names.get(t.key, t.answer) for t in plan.tasks(submission)]),
         tuple(flags),
         {str(number): text for number, text in sorted(notebook.errors.items())},
         notebook.timed_out,
@@ -264,41 +324,79 @@ def _fault(plan: Plan, submission: Submission, error: BaseException) -> Result:
     return Result(submission.name, FAULT, plan.learner(submission), tasks, flags=flags)
 
 
-def _remarks(notebook: RemoteNotebook, tasks: Sequence[Task]) -> tuple[str, ...]:
+def _remarks(notebook: RemoteNotebook, names: Sequence[str]) -> tuple[str, ...]:
     remarks = []
-    for task in tasks:
-        places = notebook.defined.get(task.answer, [])
+    for name in names:
+        places = notebook.defined.get(name, [])
         if len(places) > 1:
-            cells = " and ".join(map(str, places))
-            remarks.append(f"`{task.answer}` is defined in code cells {cells}; the last counts.")
+            listed = " and ".join(map(str, places))
+            remarks.append(f"`{name}` is defined in code cells {listed}; the last counts.")
     return tuple(remarks)
 
 
 # ---- all of them ---------------------------------------------------------------------------------
 
 
-def _with_flags(results: Sequence[Result], others: Mapping[str, list[str]]) -> list[Result]:
+@dataclass(frozen=True)
+class _Noticed:
+    """What shows when submissions are compared: by name, flags and notes."""
+
+    flags: Mapping[str, list[str]]
+    notes: Mapping[str, list[str]]
+
+
+def _compare(plan: Plan, found: Sequence[Submission]) -> _Noticed:
+    """Compare the submissions with each other, and with what is published."""
+    exercise, solution = (list(_published(folder)) for folder in ("exercises", "solutions"))
+    given = [*exercise, *plan.given()]
+    stubs = set[str]().union(*map(copies.definitions, given))
+    solved = set[str]().union(*map(copies.definitions, solution)) - stubs
+    answers = {sub.name: _answers(plan, sub) for sub in found if not plan.other(sub)}
+    flags: dict[str, list[str]] = defaultdict(list)
+    for name, others in copies.same_cells(found, given).items():
+        flags[name] += [f"the same cells as {', '.join(others)}"] if others else []
+    for name, shared in copies.same_answers(answers, stubs | solved).items():
+        for keys, others in shared.items():
+            told = f"{', '.join(keys)}: the same code but for names as {', '.join(others)}"
+            flags[name].append(told)
+    public = [*_published("course"), *given, *solution]
+    for name, others in copies.alike(found, public).items():
+        flags[name].append(f"nearly the same code as {', '.join(others)}")
+    notes = {}
+    for name, forms in answers.items():
+        equal = [key for key, form in forms.items() if form in solved]
+        notes[name] = [f"{', '.join(equal)}: a published solution"] if equal else []
+    return _Noticed(flags, notes)
+
+
+def _answers(plan: Plan, submission: Submission) -> dict[str, str]:
+    """Return the answers of a submission in a form that can be compared, by task."""
+    names = cells.answer_names(submission.cells)
+    wanted = {task.key: names.get(task.key, task.answer) for task in plan.tasks(submission)}
+    given = cells.statements([plan.setup(submission)])
+    kept = {name for statement in given for name in cells.defined(statement)}
+    return copies.forms(submission.cells, wanted, kept)
+
+
+def _with_flags(results: Sequence[Result], noticed: _Noticed) -> list[Result]:
     """Add what only shows when submissions are compared; nothing is deducted for it."""
     by_learner: dict[str, list[str]] = {}
     for result in results:
         by_learner.setdefault(result.learner, []).append(result.submission)
     flagged = []
     for result in results:
-        flags = list(result.flags)
-        if names := others.get(result.submission):
-            flags.append(f"nearly the same code as {', '.join(names)}")
+        flags = [*result.flags, *noticed.flags.get(result.submission, [])]
+        notes = tuple(noticed.notes.get(result.submission, []))
         if result.learner and len(by_learner[result.learner]) > 1:
             flags.append(f"{result.learner} handed in {', '.join(by_learner[result.learner])}")
-        flagged.append(replace(result, flags=tuple(flags)))
+        flagged.append(replace(result, flags=tuple(flags), notes=notes))
     return flagged
 
 
-def _published() -> Iterator[Sequence[str]]:
-    """Yield the code of the course's own notebooks: all may use that."""
-    root = lessons.course().parent
-    for folder in ("course", "exercises", "solutions"):
-        for path in sorted((root / folder).glob("*.ipynb")):
-            yield submissions.parse(path.read_bytes())
+def _published(folder: str, topic: str = "") -> Iterator[Sequence[str]]:
+    """Yield the code of the course's own notebooks in `folder`, of all topics or one."""
+    for path in sorted((lessons.course().parent / folder).glob(f"{topic}*.ipynb")):
+        yield submissions.parse(path.read_bytes())
 
 
 class _Kept:
@@ -318,7 +416,7 @@ class _Kept:
     def read(self, submission: Submission) -> Result | None:
         try:
             facts = json.loads(self._path(submission).read_text(encoding="utf-8"))
-            facts |= {name: tuple(facts[name]) for name in ("remarks", "flags")}
+            facts |= {name: tuple(facts[name]) for name in ("remarks", "flags", "notes")}
             facts["tasks"] = tuple(TaskResult(**task) for task in facts["tasks"])
             return Result(**facts)
         except (OSError, ValueError, TypeError, LookupError):

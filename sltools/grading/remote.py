@@ -2,11 +2,13 @@
 
 import difflib
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
+from sltools.errors import ExerciseError
 from sltools.exercises.judging import AnswerFailed, NotAttempted
 from sltools.exercises.task import Task, Wrong
+from sltools.grading.cells import should_define
 from sltools.grading.sandbox import Ended, Process, Sandbox, TimedOut
 from sltools.grading.wire import WireError
 
@@ -17,16 +19,18 @@ MOST = 1000  # names that a cell defines
 class RemoteNotebook:
     """The cells of a submission, run in the sandbox when first needed, and again if it ends.
 
-    A cell that ends or hangs the process is left out the next time, so that it costs only what it
-    defines. `errors` says by cell why it failed, `defined` in what cells a name is defined, and
+    `setup` is run before them: the imports that the exercise came with, should they be lost. A cell
+    that ends or hangs the process is left out the next time, so that it costs only what it defines.
+    `errors` says by cell why it failed, `defined` in what cells a name is defined, and
     `timed_out` whether anything took too long. Close it after use.
     """
 
-    def __init__(self, cells: Sequence[str], sandbox: Sandbox) -> None:
+    def __init__(self, cells: Sequence[str], sandbox: Sandbox, setup: str = "") -> None:
         self.errors: dict[int, str] = {}
         self.defined: dict[str, list[int]] = {}
         self.timed_out = False
         self._cells = cells
+        self._setup = setup
         self._sandbox = sandbox
         self._starts_left = sandbox.limits.starts
         self._left_out: set[int] = set()
@@ -41,6 +45,14 @@ class RemoteNotebook:
             return self._loaded().ask(request, seconds)
         except (Ended, TimedOut) as stopped:
             raise AnswerFailed(self._stopped(stopped)) from None
+
+    def failure(self, names: Iterable[str]) -> str:
+        """Say which cell should define one of `names` and failed, and why; "" if there is none."""
+        for number, error in sorted(self.errors.items()):
+            for name in names:
+                if should_define(self._cells[number - 1], name):
+                    return f"Code cell {number}, which should define `{name}`, failed: {error}"
+        return ""
 
     def close(self) -> None:
         """End the process."""
@@ -58,6 +70,10 @@ class RemoteNotebook:
         return self._process
 
     def _load(self, process: Process) -> None:
+        try:
+            process.ask({"cell": 0, "source": self._setup}, self._sandbox.limits.cell)
+        except (Ended, TimedOut) as stopped:
+            raise ExerciseError(f"the imports of the exercise itself failed: {stopped}") from None
         defined: dict[str, list[int]] = defaultdict(list)
         for number, source in enumerate(self._cells, 1):
             if number in self._left_out:
@@ -82,9 +98,15 @@ class RemoteNotebook:
 
 
 class RemoteAnswer:
-    """The answer of a submission to one task; see `sltools.exercises.task.Answer`."""
+    """The answer of a submission to one task; see `sltools.exercises.task.Answer`.
 
-    def __init__(self, notebook: RemoteNotebook, task: Task, seconds: float) -> None:
+    `name` is what the learner calls it; where nothing is called so, the task's own name counts.
+    """
+
+    def __init__(
+        self, notebook: RemoteNotebook, task: Task, seconds: float, name: str = ""
+    ) -> None:
+        self.name = name or task.answer
         self._notebook = notebook
         self._task = task
         self._seconds = seconds
@@ -92,35 +114,45 @@ class RemoteAnswer:
     def __call__(self, *arguments: Any) -> Any:
         return self._ask(list(arguments))
 
+    def gradient(self, *arguments: Any) -> Any:
+        return self._ask(list(arguments), gradient=True)
+
     @property
     def value(self) -> Any:
         return self._ask(None)
 
-    def _ask(self, arguments: list[Any] | None) -> Any:
-        request = {"answer": self._task.answer, "arguments": arguments}
-        try:
-            reply = self._notebook.ask(request, self._seconds)
-        except WireError as error:
-            raise TypeError(f"the check of {self._task.key} gives arguments: {error}") from None
+    def _ask(self, arguments: list[Any] | None, gradient: bool = False) -> Any:
+        names = list(dict.fromkeys([self.name, self._task.answer]))
+        for name in names:
+            request = {"answer": name, "arguments": arguments, "gradient": gradient}
+            try:
+                reply = self._notebook.ask(request, self._seconds)
+            except WireError as error:
+                raise TypeError(f"the check of {self._task.key} gives arguments: {error}") from None
+            if "missing" not in reply:
+                break
         if "returned" in reply:
             return reply["returned"]
         if "not attempted" in reply:
+            if failure := self._notebook.failure(names):
+                raise AnswerFailed(failure)
             raise NotAttempted
         if "wrong" in reply:
             raise Wrong(shortened(reply["wrong"]))
         if "missing" in reply:
-            raise AnswerFailed(self._missing())
+            raise AnswerFailed(self._missing(names))
         raise AnswerFailed(shortened(reply.get("failed")))
 
-    def _missing(self) -> str:
+    def _missing(self, names: Sequence[str]) -> str:
         """Say that the answer is not there, and what may have become of it."""
-        text = f"The notebook does not define `{self._task.answer}`."
-        if near := difflib.get_close_matches(self._task.answer, self._notebook.defined, n=1):
+        if failure := self._notebook.failure(names):
+            return failure
+        text = f"The notebook does not define `{'` or `'.join(names)}`."
+        others = [name for name in self._notebook.defined if name not in names]
+        if near := difflib.get_close_matches(self._task.answer, others, n=1):
             text += f" Was it renamed to `{near[0]}`?"
-        if self._notebook.errors:
-            cells = ", ".join(map(str, sorted(self._notebook.errors)))
-            text += f" Code cells that failed: {cells}."
-        return text
+        failed = [f"\ncell {n}: {error}" for n, error in sorted(self._notebook.errors.items())]
+        return shortened(f"{text} Code cells that failed:{''.join(failed)}") if failed else text
 
 
 def shortened(text: Any) -> str:

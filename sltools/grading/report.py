@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
+from datetime import date
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,32 +30,45 @@ PAGE = """\
 body {{ font-family: sans-serif; max-width: 50em; margin: 2em auto; padding: 0 1em; }}
 table {{ border-collapse: collapse; width: 100%; }}
 th, td {{ border-bottom: 1px solid #bbb; padding: 6px; text-align: left; vertical-align: top; }}
-td.text {{ white-space: pre-wrap; overflow-wrap: anywhere; }}
+pre {{ white-space: pre-wrap; overflow-wrap: anywhere; margin: 0; }}
 </style>
 </head>
 <body>
 <h1>{title}</h1>
+<p>{graded}</p>
 <p><b>{total}</b></p>
 {remarks}
+{tasks}
+{cells}
+</body>
+</html>
+"""
+TABLE = """\
 <table>
 <tr><th scope="col">Task</th><th scope="col">Outcome</th><th scope="col">Points</th>
 <th scope="col">What the check says</th></tr>
 {rows}
 </table>
-{cells}
-</body>
-</html>
 """
+PAGE_NAME = re.compile(r"[A-Za-z0-9-]*-[0-9a-f]{8}\.html")
 
 
-def write(out: Path, results: Sequence["Result"]) -> None:
-    """Write `scores.csv`, `scores.json` and a page for each submission into the folder `out`."""
+def write(out: Path, title: str, results: Sequence["Result"]) -> None:
+    """Write `scores.csv`, `scores.json` and a page for each submission into the folder `out`.
+
+    `title` says on the pages what was graded. Pages of submissions that are gone are deleted.
+    """
     (out / FEEDBACK).mkdir(parents=True, exist_ok=True)
     _write(out / "scores.csv", _csv(results))
     facts = [asdict(r) | {"points": r.points, "out_of": r.out_of} for r in results]
     _write(out / "scores.json", json.dumps(facts, indent=1) + "\n")
-    for result in results:
-        _write(out / FEEDBACK / page_name(result.submission), _page(result))
+    graded = f"{title[:1].upper()}{title[1:]}, graded on {date.today().isoformat()}"
+    pages = {page_name(result.submission): _page(result, graded) for result in results}
+    for name, page in pages.items():
+        _write(out / FEEDBACK / name, page)
+    for path in (out / FEEDBACK).iterdir():
+        if PAGE_NAME.fullmatch(path.name) and path.name not in pages:
+            path.unlink()
 
 
 def page_name(submission: str) -> str:
@@ -82,14 +96,15 @@ def _csv(results: Sequence["Result"]) -> str:
     file = StringIO()
     writer = csv.writer(file)
     head = ["submission", "learner", "status", "points", "out_of"]
-    writer.writerow([*head, *keys, "seconds", "flags", "feedback"])
+    writer.writerow([*head, *keys, "seconds", "flags", "notes", "feedback"])
     for result in results:
         points = {task.task: _number(task.points) for task in result.tasks}
         row = [
             *(result.submission, result.learner, result.status),
-            *(_number(result.points), result.out_of),
+            *(_number(result.points), result.out_of or ""),
             *(points.get(key, "") for key in keys),
-            *(result.seconds, " / ".join(result.flags), page_name(result.submission)),
+            *(result.seconds, " / ".join(result.flags), " / ".join(result.notes)),
+            page_name(result.submission),
         ]
         writer.writerow([safe_cell(value) for value in row])
     return file.getvalue()
@@ -99,15 +114,22 @@ def _number(points: float | None) -> str:
     return "" if points is None else f"{points:g}"
 
 
-def _page(result: "Result") -> str:
-    points = "not known yet" if result.points is None else f"{result.points:g}"
+def _page(result: "Result", graded: str) -> str:
     return PAGE.format(
         title=html.escape(f"Feedback for {result.submission}"),
-        total=f"{points} of {result.out_of} points ({html.escape(result.status)})",
+        graded=html.escape(graded),
+        total=html.escape(_total(result)),
         remarks=_list(result.remarks),
-        rows="\n".join(map(_row, result.tasks)),
+        tasks=TABLE.format(rows="\n".join(map(_row, result.tasks))) if result.tasks else "",
         cells=_failed(result.cells),
     )
+
+
+def _total(result: "Result") -> str:
+    if not result.tasks:
+        return f"Not graded here ({result.status})"
+    points = "not known yet" if result.points is None else f"{result.points:g}"
+    return f"{points} of {result.out_of} points ({result.status})"
 
 
 def _row(task: "TaskResult") -> str:
@@ -115,16 +137,21 @@ def _row(task: "TaskResult") -> str:
     return (
         f'<tr><th scope="row">{html.escape(task.task)}<br>{html.escape(task.title)}</th>'
         f"<td>{MARKS.get(task.outcome, '?')} {html.escape(task.outcome)}</td>"
-        f'<td>{points} of {task.out_of}</td><td class="text">{html.escape(task.message)}</td></tr>'
+        f"<td>{points} of {task.out_of}</td><td>{_text(task)}</td></tr>"
     )
+
+
+def _text(task: "TaskResult") -> str:
+    text = html.escape(task.message)
+    return f"<pre>{text}</pre>" if task.outcome == "error" else text.replace("\n", "<br>")
 
 
 def _failed(cells: dict[str, str]) -> str:
-    if not cells:
-        return ""
-    return "<h2>Code cells that failed</h2>\n" + _list(
-        [f"cell {number}: {text}" for number, text in cells.items()]
+    items = "\n".join(
+        f"<li>cell {html.escape(number)}:<pre>{html.escape(text)}</pre></li>"
+        for number, text in cells.items()
     )
+    return f"<h2>Code cells that failed</h2>\n<ul>\n{items}\n</ul>" if cells else ""
 
 
 def _list(texts: Sequence[str]) -> str:

@@ -47,11 +47,6 @@ def make(path: Path) -> bytes:
     return salt
 
 
-def read_or_make(path: Path) -> bytes:
-    """Read a salt, or write a new one if there is none."""
-    return read(path) if path.expanduser().exists() else make(path)
-
-
 def derive(salt: bytes, purpose: str) -> bytes:
     """Return 32 bytes for `purpose`; different purposes, and salts, give unrelated ones."""
     return hmac.digest(salt, purpose.encode(), hashlib.sha256)

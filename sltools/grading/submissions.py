@@ -1,14 +1,8 @@
-"""What was handed in: found, read, and compared. Nothing in here runs a submission."""
+"""What was handed in, found and read. Nothing in here runs a submission."""
 
 import hashlib
-import io
-import itertools
 import json
-import keyword
 import stat
-import token
-import tokenize
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +10,6 @@ from sltools.errors import ExerciseError
 
 LARGEST = 20 * 2**20  # bytes of a notebook
 MOST_CELLS = 1000
-COMPARED = 100_000  # characters of code that are compared
-SHINGLE = 6  # tokens
-ALIKE = 0.9  # of the shingles of the shorter one
-TELLING = 40  # shingles of one's own that make a likeness worth a word
 
 
 @dataclass(frozen=True)
@@ -105,57 +95,8 @@ def parse(content: bytes) -> tuple[str, ...]:
         notebook = json.loads(content.decode("utf-8-sig"))
         code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
         return tuple("".join(cell["source"]) for cell in code[:MOST_CELLS])
-    except (LookupError, TypeError, AttributeError, RecursionError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, RecursionError, ValueError):
         raise ValueError(
-            f"This is not a notebook that can be read ({type(error).__name__}: {error})."
+            "This is not a notebook, or a damaged one: it cannot be read. Open it in Jupyter, save "
+            "it there, and hand it in again."
         ) from None
-
-
-# ---- near-identical submissions ------------------------------------------------------------------
-
-
-def alike(
-    submissions: Sequence[Submission], published: Iterable[Sequence[str]] = ()
-) -> dict[str, list[str]]:
-    """Return, by name, the submissions whose code is nearly the same but for names and values.
-
-    One may hold more than the other. What stands in the `published` notebooks, lists of cells, is
-    left aside: all may use that.
-    """
-    common = {shingle for cells in published for shingle in _shingles(cells)}
-    own = {sub.name: _shingles(sub.cells) - common for sub in submissions}
-    telling = {name: found for name, found in own.items() if len(found) >= TELLING}
-    others: dict[str, list[str]] = {}
-    for (one, mine), (other, theirs) in itertools.combinations(telling.items(), 2):
-        if len(mine & theirs) >= ALIKE * min(len(mine), len(theirs)):
-            others.setdefault(one, []).append(other)
-            others.setdefault(other, []).append(one)
-    return others
-
-
-def _shingles(cells: Sequence[str]) -> set[int]:
-    """Return the hashes of all runs of tokens, cell by cell, whatever the names and values."""
-    found = set()
-    for source in cells:
-        tokens = _tokens(source[:COMPARED])
-        found |= {hash(tuple(tokens[i : i + SHINGLE])) for i in range(len(tokens) - SHINGLE + 1)}
-    return found
-
-
-def _tokens(source: str) -> list[str]:
-    tokens = []
-    try:
-        for kind, text, *_ in tokenize.generate_tokens(io.StringIO(source).readline):
-            if kind == token.NAME and not keyword.iskeyword(text):
-                tokens.append("name")
-            elif kind == token.NUMBER:
-                if tokens[-2:-1] in (["["], [","]) and tokens[-1] == "-":
-                    tokens.pop()  # data differ in signs too
-                tokens.append("number")
-            elif kind == token.STRING:
-                tokens.append("text")
-            elif kind not in (token.COMMENT, token.NL):
-                tokens.append(text)
-    except (tokenize.TokenError, SyntaxError, ValueError):
-        pass  # as far as it can be read
-    return tokens

@@ -206,13 +206,22 @@ def score_clone(clone, front, rest, images, labels):
     script = "def total_variation(images):\n    raise ValueError('<script>alert(1)</script>')"
     return {
         "good": Case(cells("solutions")),
-        "good in a folder/04": Case(solved()),
+        "good in a folder/04": Case(  # under another name, and without the cell of imports
+            solved(
+                {
+                    "tv": f"{tv.replace('total_variation', 'my_tv')}    return right\n\n\n"
+                    'check("04.tv", my_tv)'
+                }
+            )[1:]
+        ),
         "other words": Case(
             solved(
                 {
-                    "tv": "import numpy as np\ndef total_variation(images):\n"
-                    "    x = images.double().numpy()\n"
-                    "    return np.mean(np.diff(x, axis=2)**2) + np.mean(np.diff(x, axis=3)**2)",
+                    "tv": "total_variation = lambda x: sum(x.double().diff(dim=d).pow(2).mean() "
+                    "for d in (-1, -2))",
+                    "fair_score": "import numpy as np\ndef fair_score(inputs, truth):\n"
+                    "    x = (inputs - truth).double().numpy()\n"
+                    "    return float(np.median(np.median((x ** 2).mean((2, 3, 4)), axis=1)))",
                     "negative": "def negative_client(weight, bias):\n"
                     "    return [weight.neg(), bias + weight.flatten(1).sum(1)]",
                 }
@@ -260,7 +269,7 @@ def score_clone(clone, front, rest, images, labels):
         "syntax error": Case(
             solved({"tv": "def total_variation(images)\n    return 0"}),
             lost=("tv",),
-            says={"": "SyntaxError"},
+            says={"": "SyntaxError", "tv": "should define `total_variation`, failed: SyntaxError"},
         ),
         "merged": Case(
             [*solved({"tv": "def total_variation(x): return 0"}), f"{tv}    return right"],
@@ -269,7 +278,7 @@ def score_clone(clone, front, rest, images, labels):
         "conflict": Case(
             solved({"step": "<<<<<<< HEAD\ndef unsplit_step(): pass\n=======\n>>>>>>> mine"}),
             lost=("step",),
-            says={"step": "Code cells that failed"},
+            says={"step": "should define `unsplit_step`, failed: SyntaxError"},
         ),
         "a report": unreadable(lambda p: p.write_bytes(b"%PDF"), "not a notebook", ".pdf"),
         "broken": unreadable(lambda p: p.write_text('{"cells": [<<<<'), "not a notebook"),
