@@ -310,6 +310,13 @@ def test_a_fault_of_a_check_is_no_zero(isolated: Sandbox, monkeypatch: pytest.Mo
     assert "in the check" in result.flags[0] and "not you" in result.tasks[0].message
 
 
+def test_lost_imports_of_the_exercise_itself_are_a_fault(isolated: Sandbox) -> None:
+    remote = RemoteNotebook(["x = 1"], isolated, "import os; os._exit(0)")
+    with pytest.raises(ExerciseError, match="imports of the exercise itself"):
+        _ask(remote, "x")
+    remote.close()
+
+
 def test_a_sandbox_that_fails_midway_is_a_fault(tmp_path: Path, isolated: Sandbox) -> None:
     plan = grading.HomeTasks(SALT, "04", challenges=False)
     broken = replace(isolated, limits=Limits(memory=2**20))
@@ -624,7 +631,7 @@ def test_other_names_and_lost_imports_cost_nothing_and_failures_are_told(
     result = grading._examine(plan, Submission("one", tuple(made)), isolated)
     told = {task.task.removeprefix("04."): task for task in result.tasks}
     assert (told["tv"].points, told["feature_loss"].points) == (2, 2)
-    assert "cell 4, which should define `unsplit_step`, failed: ModuleNot" in told["step"].message
+    assert "cell 4, which should define `unsplit_step`, failed:\nModuleNot" in told["step"].message
     assert "Was it renamed to `score_clones`?" in told["clone_score"].message
     assert "cell 4: ModuleNotFoundError" in told["fair_score"].message
     assert "renamed to `fair_score`" not in told["fair_score"].message

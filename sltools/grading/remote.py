@@ -51,7 +51,7 @@ class RemoteNotebook:
         for number, error in sorted(self.errors.items()):
             for name in names:
                 if should_define(self._cells[number - 1], name):
-                    return f"Code cell {number}, which should define `{name}`, failed: {error}"
+                    return f"Code cell {number}, which should define `{name}`, failed:\n{error}"
         return ""
 
     def close(self) -> None:

@@ -269,7 +269,7 @@ def score_clone(clone, front, rest, images, labels):
         "syntax error": Case(
             solved({"tv": "def total_variation(images)\n    return 0"}),
             lost=("tv",),
-            says={"": "SyntaxError", "tv": "should define `total_variation`, failed: SyntaxError"},
+            says={"": "SyntaxError", "tv": "should define `total_variation`, failed:"},
         ),
         "merged": Case(
             [*solved({"tv": "def total_variation(x): return 0"}), f"{tv}    return right"],
@@ -278,7 +278,7 @@ def score_clone(clone, front, rest, images, labels):
         "conflict": Case(
             solved({"step": "<<<<<<< HEAD\ndef unsplit_step(): pass\n=======\n>>>>>>> mine"}),
             lost=("step",),
-            says={"step": "should define `unsplit_step`, failed: SyntaxError"},
+            says={"step": "should define `unsplit_step`, failed:"},
         ),
         "a report": unreadable(lambda p: p.write_bytes(b"%PDF"), "not a notebook", ".pdf"),
         "broken": unreadable(lambda p: p.write_text('{"cells": [<<<<'), "not a notebook"),
