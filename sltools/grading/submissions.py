@@ -97,6 +97,6 @@ def parse(content: bytes) -> tuple[str, ...]:
         return tuple("".join(cell["source"]) for cell in code[:MOST_CELLS])
     except (LookupError, TypeError, AttributeError, RecursionError, ValueError):
         raise ValueError(
-            "This is not a notebook, or a damaged one: it cannot be read. Open it in Jupyter, save "
-            "it there, and hand it in again."
+            "This is not a notebook, or a damaged one: it cannot be read. Save it anew in Jupyter, "
+            "see that it opens there, and hand it in again."
         ) from None
