@@ -71,14 +71,16 @@ def lab(
 @app.command()
 def check(
     topic: Annotated[str | None, typer.Argument(help="A topic, for example 04.")] = None,
-    folder: Annotated[Path, typer.Option(help="Your copy, unless you are in it.")] = Path(
-        "my-course"
-    ),
+    folder: Annotated[
+        Path | None, typer.Option(help="Your copy. Default: the one you are in, or my-course.")
+    ] = None,
 ) -> None:
     """Show how far you are with the exercises; the file is kept on this machine only."""
     from sltools.exercises import record
 
-    print(record.table(topic, record.file() or folder / record.NAME))
+    path = folder / record.NAME if folder else record.file() or Path("my-course") / record.NAME
+    print(record.table(topic, path))
+    print(path if path.exists() else f"nothing is kept yet in {path}")
 
 
 @app.command()

@@ -36,6 +36,8 @@ def hint(key: str) -> None:
     record.note_hint(task, number)
     for place, text in enumerate(task.hints[:number], 1):
         print(f"hint {place} of {len(task.hints)}: {text}")
+    if number == len(task.hints):
+        print("That was the last hint.")
 
 
 def progress(topic: str | None = None) -> None:

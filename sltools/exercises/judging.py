@@ -6,6 +6,7 @@ import linecache
 import traceback
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import FunctionType
 from typing import Any
@@ -17,9 +18,15 @@ from torch import Tensor
 from sltools import seeds
 from sltools.exercises.task import Answer, Task, Wrong
 
-OUTCOMES = ("not attempted", "wrong", "error", "right")
-MARKS = {"not attempted": "○", "wrong": "✗", "error": "!", "right": "✓"}  # never colour alone
-COLOURS = {"not attempted": "#595959", "wrong": "#a34700", "error": "#a34700", "right": "#00603f"}
+MARKS = {  # never colour alone
+    "not attempted": "○",
+    "wrong": "✗",
+    "error": "!",
+    "partly right": "◐",
+    "right": "✓",
+}
+OUTCOMES = tuple(MARKS)
+COLOURS = dict.fromkeys(OUTCOMES, "#a34700") | {"not attempted": "#595959", "right": "#00603f"}
 HOME_SEEDS = range(1, 1000)
 LIBRARY = Path(seeds.__file__).parent
 PLAIN = (str, bool, int, float, type(None))
@@ -70,9 +77,11 @@ def judge(task: Task, answer: Answer, seeds_of_data: Iterable[int] | None = None
         try:
             remark = task.judge(answer, seed)
         except NotAttempted:
-            return Verdict(task, "not attempted", f"Write {task.answer} first.", 0.0)
+            name = getattr(answer, "name", task.answer)
+            return Verdict(task, "not attempted", f"Write {name} first.", 0.0)
         except Wrong as wrong:
-            return Verdict(task, "wrong", wrong.reason, wrong.share)
+            outcome = "partly right" if wrong.share else "wrong"
+            return Verdict(task, outcome, wrong.reason, wrong.share)
         except AnswerFailed as failed:
             return Verdict(task, "error", str(failed), 0.0)
     return Verdict(task, "right", "\n".join(filter(None, [task.meaning, remark])), 1.0)
@@ -84,12 +93,22 @@ class LocalAnswer:
     def __init__(self, answer: Any) -> None:
         self._answer = answer
 
+    @property
+    def name(self) -> str:
+        """What the learner calls it, which in a lesson is not the task's own name for it."""
+        if not isinstance(self._answer, FunctionType):
+            raise AttributeError("a value has no name")
+        return self._answer.__name__
+
     def __call__(self, *arguments: Any) -> Any:
         if self._answer is ... or self._answer is None:
             raise NotAttempted
         if not callable(self._answer):
             raise Wrong(f"a function is asked for, not {type(self._answer).__name__}.")
         return call(self._answer, arguments)
+
+    def gradient(self, *arguments: Any) -> Any:
+        return call(partial(_gradient, self._answer), arguments)
 
     @property
     def value(self) -> Any:
@@ -116,6 +135,20 @@ def call(function: Any, arguments: Iterable[Any]) -> Any:
         except Exception as error:
             raise AnswerFailed(_explain(error)) from None
     return plain(returned)
+
+
+def _gradient(function: Any, *arguments: Any) -> Any:
+    """The gradient at the first of `arguments` of the sum of what `function` returns, or None."""
+    first = arguments[0].requires_grad_()
+    try:
+        returned = function(first.clone(), *arguments[1:])  # an answer may write on its arguments
+    except RuntimeError as error:
+        if "that requires grad" in str(error):  # so numpy() refuses it
+            return None
+        raise
+    if not isinstance(returned, Tensor) or not returned.requires_grad:
+        return None
+    return torch.autograd.grad(returned.sum(), first, allow_unused=True)[0]
 
 
 def plain(value: Any) -> Any:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sltools import lessons
+from sltools.errors import ExerciseError
 from sltools.exercises.judging import MARKS, Verdict
 from sltools.exercises.task import Task, tasks
 
@@ -44,10 +45,19 @@ def read(path: Path | None) -> dict[str, Entry]:
         return {}
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
-        return {key: Entry(**entry) for key, entry in entries.items()}
+        return {key: _entry(**entry) for key, entry in entries.items()}
     except (ValueError, TypeError, AttributeError):
-        path.replace(path.with_suffix(f".damaged-{time.time_ns()}.json"))
+        aside = path.with_suffix(f".damaged-{time.time_ns()}.json")
+        path.replace(aside)
+        print(f"{path.name} was damaged: it is now {aside.name}, and progress starts anew")
         return {}
+
+
+def _entry(outcome: str, points: float, attempts: int, hints: int) -> Entry:
+    """Return an entry as it was kept; raise ValueError if it cannot have been."""
+    if outcome not in MARKS:
+        raise ValueError(outcome)
+    return Entry(outcome, float(points), int(attempts), int(hints))
 
 
 def note_verdict(verdict: Verdict) -> None:
@@ -57,7 +67,7 @@ def note_verdict(verdict: Verdict) -> None:
         if verdict.outcome == "not attempted":
             return
         entry.attempts += 1
-        if entry.outcome != "right":
+        if entry.outcome not in ("partly right", "right") or verdict:
             entry.outcome = verdict.outcome
         entry.points = max(entry.points, verdict.points)
 
@@ -95,10 +105,14 @@ def _change(task: Task, change: Callable[[Entry], None]) -> None:
 def table(topic: str | None, path: Path | None) -> str:
     """One line for each task, of all topics or one, and the sum of points.
 
-    The progress is the one kept in `path`, or of this session if that is None.
+    The progress is the one kept in `path`, or of this session if that is None. Raises
+    ExerciseError for a topic without tasks.
     """
+    known = tasks(topic and topic.zfill(2))
+    if not known:
+        topics = sorted({task.topic for task in tasks()})
+        raise ExerciseError(f"no exercises are called {topic!r}; there are: {', '.join(topics)}")
     entries = _SESSION if path is None else read(path)
-    known = tasks(topic)
     lines = []
     for task in known:
         entry = entries.get(task.key, Entry())

@@ -1,5 +1,6 @@
 """What a task is, and how its check says what is wrong with an answer."""
 
+import difflib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,12 @@ class Answer(Protocol):
 
     def __call__(self, *arguments: Any) -> Any:
         """Call the answer, a function."""
+
+    def gradient(self, *arguments: Any) -> Any:
+        """Return the gradient of what the answer returns, summed, at its first argument.
+
+        None if the answer cannot be differentiated there.
+        """
 
     @property
     def value(self) -> Any:
@@ -103,9 +110,10 @@ def tasks(topic: str | None = None) -> list[Task]:
 def find(key: str) -> Task:
     """Return the task `key`; raise ExerciseError, with the known ones, if there is none."""
     if key not in _TASKS:
-        raise ExerciseError(
-            f"there is no task {key!r}; there are: {', '.join(t.key for t in tasks())}"
-        )
+        known = [made.key for made in tasks()]
+        near = difflib.get_close_matches(key, known, n=1)
+        advice = f"did you mean {near[0]}?" if near else f"there are: {', '.join(known)}"
+        raise ExerciseError(f"there is no task {key!r}; {advice}")
     return _TASKS[key]
 
 
@@ -115,10 +123,12 @@ def find(key: str) -> Task:
 def tensor(value: Any, shape: Sequence[int], what: str = "the result") -> Tensor:
     """Return `value` as a float32 tensor, or raise Wrong if it is none of this shape or not finite.
 
-    A number stands for a tensor of shape ().
+    A number stands for a tensor of shape (), a list of numbers for one of shape (N,).
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         value = torch.tensor(float(value))
+    if isinstance(value, list) and value and all(map(_is_number, value)):
+        value = torch.tensor([float(entry) for entry in value])
     if not isinstance(value, Tensor):
         raise Wrong(f"{what} must be a tensor of shape {tuple(shape)}, not {_name(value)}.")
     if value.shape != torch.Size(shape):
@@ -163,6 +173,16 @@ def compare(
     raise Wrong(f"{what} is off: {_beside(got, right)}.")
 
 
+def differentiable(answer: Answer, *arguments: Any) -> None:
+    """Raise Wrong if what `answer` returns has no gradient at its first argument."""
+    if answer.gradient(*arguments) is None:
+        raise Wrong(
+            "The number is right, and no gradient flows from it back to the images: in an attack "
+            "it would not move them. Return a tensor that torch computed from them, without "
+            "`.item()`, `.detach()`, `no_grad` or numpy."
+        )
+
+
 def _beside(got: Tensor, right: Tensor) -> str:
     if right.numel() == 1:
         return f"yours is {got.item():.4g}, expected {right.item():.4g}"
@@ -177,9 +197,17 @@ def _rms(value: Tensor) -> float:
     return value.double().square().mean().sqrt().item() if value.numel() else 0.0
 
 
+def _is_number(value: Any) -> bool:
+    if isinstance(value, Tensor):
+        return value.numel() == 1
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _name(value: Any) -> str:
     if value is None:
-        return "None (is there a `return`?)"
+        return "None (is there a `return`? a `.grad` is None without `requires_grad_()`)"
+    if isinstance(value, list) and value and isinstance(value[0], Tensor):
+        return f"{len(value)} of them in a tuple or list (take one, `[0]`, or stack them)"
     if isinstance(value, Tensor):
         return f"a tensor of shape {tuple(value.shape)}"
     return f"{value!r}" if isinstance(value, (int, float, bool)) else f"a {type(value).__name__}"

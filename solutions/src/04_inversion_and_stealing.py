@@ -197,10 +197,12 @@ check("04.fair_score", fair_score)
 # Digits, cut after `conv2`, ten private images: here the default settings leave much to be gained.
 # `view` is the server's view of one inference. Return your reconstructions, $(10, 1, 28, 28)$.
 #
-# You may use all of `sltools`, or nothing of it. Scored is the median MSE, beside `UnSplit` with
-# 250 steps on the same view: better than that earns half of the points, better by 40% all of them.
-# Your attack is called twice, the second time with the smashed data of other images: what does not
-# follow the smashed data is no attack. Keep it below a minute.
+# You may use all of `sltools`, or nothing of it. Your attack meets three fresh victims, each
+# trained for a moment only. On each, its median MSE is divided by that of `UnSplit(steps=120)` on
+# the same view, the median of five clones; your score is the median of the three ratios. Up to 0.6
+# earns half of the points, up to 0.35 all of them. On the first victim it is called a second time,
+# with the smashed data of other images: what does not follow the smashed data is no attack. Keep
+# each call below half a minute.
 
 # %%
 from sltools.attacks import UnSplit
@@ -208,7 +210,7 @@ from sltools.attacks import UnSplit
 
 def attack(view) -> Tensor:
     ### BEGIN SOLUTION
-    return UnSplit(steps=700, restarts=4)(view).inputs
+    return UnSplit(steps=1000, restarts=6)(view).inputs
     ### END SOLUTION
 
 

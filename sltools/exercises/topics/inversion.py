@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from sltools import data, experiments, metrics, seeds
+from sltools import data, experiments, metrics, protocol, seeds
 from sltools.attacks import UnSplit
 from sltools.exercises.quiz import Question, Quiz
-from sltools.exercises.task import Answer, Wrong, compare, number, task, tensor
+from sltools.exercises.task import Answer, Wrong, compare, differentiable, number, task, tensor
 
 
 @task(
@@ -57,6 +57,7 @@ def _total_variation(answer: Answer, seed: int) -> None:
         },
         "the total variation",
     )
+    differentiable(answer, images)
 
 
 @task(
@@ -100,6 +101,7 @@ def _feature_loss(answer: Answer, seed: int) -> None:
         "the feature loss",
         tolerance=5e-3,
     )
+    differentiable(answer, guess, smashed)
 
 
 @task(
@@ -353,28 +355,46 @@ def _fair_score(answer: Answer, seed: int) -> str:
 )
 def _challenge(answer: Answer, seed: int) -> str:
     digits = data.load("digits")
-    session = experiments.train_victim(digits, "conv2", seed=seeds.derive(seed, "victim") % 2**31)
     truth = experiments.first_targets(digits, 10).images
-    view = session.observe(truth)
-    got = tensor(answer(view), truth.shape, "the reconstructions")
+    mean = _error(digits.train.images.mean(0).expand_as(truth), truth)
+    errors, baselines = [], []
+    for place in range(3):
+        victim = seeds.derive(seed, f"victim {place}") % 2**31
+        session = experiments.train_victim(digits, "conv2", budget="tiny", seed=victim)
+        view = session.observe(truth)
+        got = tensor(answer(view), truth.shape, "the reconstructions")
+        if place == 0:
+            _control(answer, session, truth, got, mean)
+        default = UnSplit(steps=120, restarts=5, seed=victim).runs(view)
+        baselines.append(statistics.median(_error(run.inputs, truth) for run in default))
+        errors.append(_error(got, truth))
+    # Clones differ much from seed to seed: one victim and one clone would be judged by luck.
+    ratio = statistics.median(e / b for e, b in zip(errors, baselines, strict=True))
+    told = (
+        f"median MSE of three victims {statistics.median(errors):.4f}, of the default in 120 steps "
+        f"{statistics.median(baselines):.4f}, of the mean image {mean:.4f}; error over default, in "
+        f"the median, {ratio:.2f}"
+    )
+    if ratio > 0.6:
+        raise Wrong(f"Not clearly better than the default: {told}.")
+    if ratio > 0.35:
+        raise Wrong(f"Better than the default, not yet at 0.35: {told}.", share=0.5)
+    return f"The {told}."
+
+
+def _control(
+    answer: Answer, session: protocol.Session, truth: Tensor, got: Tensor, mean: float
+) -> None:
+    """Raise Wrong if the answer does as well on the smashed data of other images."""
     turned = session.observe(truth.roll(1, 0))
     control = tensor(answer(turned), truth.shape, "the reconstructions")
     if torch.equal(got, control):
         raise Wrong("Your answer does not depend on the smashed data.")
-    baseline = _error(UnSplit(steps=250, seed=seed)(view).inputs, truth)
-    error, mean = _error(got, truth), _error(digits.train.images.mean(0).expand_as(truth), truth)
-    # Smashed data of other images must lead to other images, or the attack knows too much.
     if _error(control, truth) < mean:
         raise Wrong(
             "Given the smashed data of other images, your attack still comes close to these ones: "
             "it uses something that was not sent."
         )
-    told = f"median MSE {error:.4f}, the default in 250 steps {baseline:.4f}, mean image {mean:.4f}"
-    if error > baseline:
-        raise Wrong(f"Not better than the default: {told}.")
-    if error > 0.6 * baseline:
-        raise Wrong(f"Better than the default, by less than 40%: {told}.", share=0.5)
-    return f"The {told}."
 
 
 def _draw(seed: int, *shape: int) -> Tensor:

@@ -83,7 +83,7 @@ def _judge_refused(
                 reason = "it was granted"
             elif name.endswith("gradients"):
                 reason = f"a message of kind {SENT[name]} carried it"
-            raise Wrong(f"In {setting} {name} is not refused: {reason}.")
+            raise Wrong(f"In {setting} {name} is not refused there: {reason}.")
     if got != right:
         raise Wrong("Keep the order in which the names were asked for, and give each of them once.")
 
