@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sltools import data, defenses, experiments, metrics, models, plots, protocol
 from sltools.attacks import DecoderInversion, Hijacking, HijackingServer, LabelInference, UnSplit
-from sltools.detectors import Scrutinizer
+from sltools.detectors import LabelGap
 from sltools.errors import SltoolsError
 from sltools.models import Architecture
 from sltools.progress import bar
@@ -176,7 +176,7 @@ class _Trial:
         return self._hijacking() if self.malicious else self._curious()
 
     def _hijacking(self) -> list[Row]:
-        """Feature-space hijacking, and whether the gradients scrutinizer sees it.
+        """Feature-space hijacking, and whether the gap between labels gives it away.
 
         The baseline of "seen" is the same detector's alarm in an honest training as long.
         """
@@ -202,7 +202,7 @@ class _Trial:
         private = self.defense.label_private
         front, middle, *head = models.cut(net, CUTS if private else CUTS[0])
         client = self.client(front, *head)
-        client.detector = Scrutinizer()
+        client.detector = LabelGap()
         session = protocol.train(
             client,
             server(middle, label_private=private),
