@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from sltools import seeds
 from sltools.errors import ExerciseError
 
 KINDS = ("implement", "predict", "flaw", "challenge")
@@ -117,7 +118,19 @@ def find(key: str) -> Task:
     return _TASKS[key]
 
 
-# ---- what judges say with ------------------------------------------------------------------------
+# ---- what judges draw, take and say --------------------------------------------------------------
+
+
+def draw(seed: int, *shape: int) -> Tensor:
+    """Draw a tensor from [0, 1)."""
+    return torch.rand(shape, generator=seeds.generator(seed, "exercise"))
+
+
+def pair(value: Any) -> list[Any]:
+    """Return `value` as a list of two, or raise Wrong."""
+    if not isinstance(value, list) or len(value) != 2:
+        raise Wrong("Return two things, in the order that the task names.")
+    return value
 
 
 def tensor(value: Any, shape: Sequence[int], what: str = "the result") -> Tensor:
@@ -170,7 +183,26 @@ def compare(
     for reason, value in mistakes.items():
         if value.shape == got.shape and close(got, value, tolerance):
             raise Wrong(reason)
+    if _is_rounded(got, right):
+        raise Wrong(f"{what} is rounded; give all its digits.")
+    if close(got, 100 * right, tolerance) or _is_rounded(got, 100 * right, whole=True):
+        raise Wrong(f"{what} is in per cent, 100 times what is asked for: 1 means all.")
     raise Wrong(f"{what} is off: {_beside(got, right)}.")
+
+
+def dictionary(value: Any, keys: Sequence[str]) -> dict[str, Any]:
+    """Return `value` if it is a dictionary with just these keys, or raise Wrong and name others."""
+    asked = f"Return a dictionary with the keys {', '.join(map(repr, keys))}"
+    if not isinstance(value, dict):
+        raise Wrong(f"{asked}, not {_name(value)}.")
+    parts = {
+        "lacks": [key for key in keys if key not in value],
+        "has no use for": [key for key in value if key not in keys],
+    }
+    told = [f"{verb} {', '.join(map(repr, names))}" for verb, names in parts.items() if names]
+    if told:
+        raise Wrong(f"{asked}: yours {' and '.join(told)}.")
+    return value
 
 
 def differentiable(answer: Answer, *arguments: Any) -> None:
@@ -190,6 +222,17 @@ def _beside(got: Tensor, right: Tensor) -> str:
     return (
         f"at the worst of its {right.numel():,} places yours is {got.flatten()[place]:.4g}, "
         f"expected {right.flatten()[place]:.4g}"
+    )
+
+
+def _is_rounded(got: Tensor, right: Tensor, whole: bool = False) -> bool:
+    """Say whether `got` is `right`, rounded to some places, or to whole numbers if `whole`."""
+    if not whole and torch.equal(got, got.round()):
+        return False  # ones and zeros are answers of their own
+    return any(
+        torch.allclose(got, right.round(decimals=places), rtol=0, atol=1e-6 * 100**whole)
+        for places in range(0 if whole else 1, 5)
+        if right.round(decimals=places).abs().max() > 0
     )
 
 

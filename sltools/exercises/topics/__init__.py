@@ -1,7 +1,15 @@
 """The tasks of each topic, in the order of the lessons: one file each, and its review questions."""
 
 from sltools.exercises.quiz import Quiz
-from sltools.exercises.topics import depth, inversion, labels, leakage, protocol, threats
+from sltools.exercises.topics import (
+    depth,
+    inversion,
+    labels,
+    leakage,
+    malicious,
+    protocol,
+    threats,
+)
 
 QUIZZES: dict[str, Quiz] = {
     "01": protocol.QUIZ,
@@ -10,4 +18,5 @@ QUIZZES: dict[str, Quiz] = {
     "04": inversion.QUIZ,
     "05": depth.QUIZ,
     "07": labels.QUIZ,
+    "09": malicious.QUIZ,
 }
