@@ -194,7 +194,7 @@ def dictionary(value: Any, keys: Sequence[str]) -> dict[str, Any]:
     """Return `value` if it is a dictionary with just these keys, or raise Wrong and name others."""
     asked = f"Return a dictionary with the keys {', '.join(map(repr, keys))}"
     if not isinstance(value, dict):
-        raise Wrong(f"{asked}, not {_name(value)}.")
+        raise Wrong(f"{asked}, not {'a list' if isinstance(value, list) else _name(value)}.")
     parts = {
         "lacks": [key for key in keys if key not in value],
         "has no use for": [key for key in value if key not in keys],

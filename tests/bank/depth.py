@@ -176,6 +176,17 @@ def known_by_adam(client, smashed, shape, steps=300, direction=1.0, clamp=True, 
     return images.detach()
 
 
+def known_by_clamp(client, smashed, shape):
+    """A pixel that has left [0, 1] has no gradient, and never comes back."""
+    images = torch.full(tuple(shape), 0.5).requires_grad_()
+    optimizer = torch.optim.Adam([images], lr=0.1)
+    for _ in range(300):
+        optimizer.zero_grad()
+        mse_loss(client(images.clamp(0, 1)), smashed).backward()
+        optimizer.step()
+    return images.detach().clamp(0, 1)
+
+
 def known_by_lbfgs(client, smashed, shape):
     images = torch.full(shape, 0.5).requires_grad_()
     optimizer = torch.optim.LBFGS([images], lr=0.5, max_iter=150, line_search_fn="strong_wolfe")
@@ -374,6 +385,7 @@ PROOFS = {
             "climbs": lambda c, z, s: known_by_adam(c, z, s, direction=-1.0),
             "moves the weights too": lambda c, z, s: known_by_adam(c, z, s, joint=True),
             "stops early": lambda c, z, s: known_by_adam(c, z, s, steps=10),
+            "clamps inside the loss": known_by_clamp,
             "returns one image": lambda c, z, s: known_by_adam(c, z, s)[0],
         },
         right=[known_by_adam, known_by_lbfgs, known_by_sigmoid],
@@ -397,6 +409,25 @@ PROOFS = {
             ),
             "takes the mean random client": _report(
                 gain=lambda o, e, a, r: _at(a, o.argmin(1)).median() - r.mean()
+            ),
+            "takes the random client of each row": _report(
+                gain=lambda o, e, a, r: (_at(a, o.argmin(1)) - r.amax(1)).median()
+            ),
+            "takes the median of the rows' best random clients": _report(
+                gain=lambda o, e, a, r: _at(a, o.argmin(1)).median() - r.amax(1).median()
+            ),
+            "takes the random client at the same place": _report(
+                gain=lambda o, e, a, r: (_at(a, o.argmin(1)) - _at(r, o.argmin(1))).median()
+            ),
+            "takes the median random client at the same places": _report(
+                gain=lambda o, e, a, r: _at(a, o.argmin(1)).median() - _at(r, o.argmin(1)).median()
+            ),
+            "takes the worst random client": _report(
+                gain=lambda o, e, a, r: _at(a, o.argmin(1)).median() - r.min()
+            ),
+            "takes the root": _report(lambda o, e: _at(e, o.argmin(1)).median().sqrt()),
+            "gives the gain in per cent": _report(
+                gain=lambda o, e, a, r: 100 * (_at(a, o.argmin(1)).median() - r.max())
             ),
             "mends the error only": _report(gain=lambda o, e, a, r: a.amax(1).median()),
         },

@@ -58,6 +58,10 @@ def _match(condition=None, distance=None):
             residuals = p - torch.eye(len(q))
         if distance == "sign":
             residuals = -residuals
+        if distance == "logits":
+            residuals = clone(u)[0].detach() - torch.eye(len(q))
+        if distance == "nll":
+            residuals = -torch.eye(len(q))
         if distance == "candidate":
             residuals = q.expand(len(q), -1)
         squares = (residuals[:, :, None] * u - target).square()
@@ -302,6 +306,9 @@ PROOFS = {
             "tests the likeliest mistake only": _match(_likeliest),
             "asks for some other class": _match(lambda p, q, y: (_gaps(p, q, y) > 0).sum() > 1),
             "predicts success": _match(lambda p, q, y: True),
+            "predicts with logits": _match(lambda p, q, y: (_gaps(p, q.log(), y) > 0).all()),
+            "forgets the softmax": _match(distance="logits"),
+            "takes nll_loss of the logits": _match(distance="nll"),
             "gives a margin for the prediction": _match(lambda p, q, y: _gaps(p, q, y).min()),
             "adds the squares up": _match(distance="sum"),
             "takes the root": _match(distance="root"),
@@ -337,6 +344,8 @@ PROOFS = {
             "forgets B": _counts(bound=lambda e, k, b: (e / b).ceil().clamp(min=0)),
             "turns the sign": _counts(bound=lambda e, k, b: (-e).ceil().clamp(min=0)),
             "gives the estimate twice": _counts(bound=lambda e, k, b: (e + b / k).round()),
+            "cuts the bounds with int": _counts(bound=lambda e, k, b: e.int()),
+            "cuts the counts with int": _counts(count=lambda e, k, b: (e + b / k).int()),
             "rounds the counts down": _counts(count=lambda e, k, b: (e + b / k).floor()),
             "leaves out the probabilities": _counts(count=lambda e, k, b: e.round()),
             "adds one sample's probability": _counts(count=lambda e, k, b: (e + 1 / k).round()),
@@ -373,6 +382,8 @@ PROOFS = {
             "still compares with chance": _score(baseline="chance"),
             "counts the anchors in the baseline": _score(baseline="all"),
             "takes the most frequent guess": _score(baseline="guesses"),
+            "gives per cent": lambda *a: [100 * share for share in score_by_loop(*a)],
+            "rounds the shares": lambda *a: [round(share, 2) for share in score_by_loop(*a)],
             "returns the share only": lambda *a: score_by_loop(*a)[0],
         },
         right=[score_by_loop, score_by_mask, score_in_numpy],

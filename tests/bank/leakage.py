@@ -219,7 +219,12 @@ def _score(choose="objective", align=False, against="train", middle=statistics.m
         if align:
             found = torch.stack([metrics.affine_align(run, truth).aligned for run in found])
         chosen = min(map(error, found)) if choose == "truth" else error(found[objectives.argmin()])
-        guess = {"train": train.mean(0), "blank": 0 * truth, "own": truth.mean(0)}[against]
+        guess = {
+            "train": train.mean(0),
+            "blank": 0 * truth,
+            "own": truth.mean(0),
+            "grey": train.mean(),
+        }[against]
         return chosen / error(guess)
 
     return score
@@ -340,6 +345,10 @@ PROOFS = {
             "takes the greatest possible rank": _counted(
                 rank=lambda f: min(f["sent"], f["pixels"])
             ),
+            "misspells a key": lambda front, image: {
+                "enuogh" if name == "enough" else name: value
+                for name, value in rank_by_loop(front, image).items()
+            },
             "returns the rank only": lambda front, image: rank_by_loop(front, image)["rank"],
             "predicts in words": _counted(enough=lambda f: "yes"),
         },
@@ -355,6 +364,9 @@ PROOFS = {
             "aligns and compares with a blank image": _score(align=True, against="blank"),
             "mends nothing": _score("truth", True, "blank"),
             "takes the mean of the private images": _score(against="own"),
+            "takes one number for the mean image": _score(against="grey"),
+            "rounds the ratio": lambda *a: round(_score()(*a), 2),
+            "gives per cent": lambda *a: 100 * _score()(*a),
             "takes means": _score(middle=statistics.fmean),
             "turns the ratio": lambda *a: 1 / _score()(*a),
             "returns the error alone": lambda found, objectives, truth, train: metrics.mse(

@@ -118,15 +118,15 @@ def u_by_library(front, middle, head, images, labels):
     return {message.kind: message.payload[order] for message in session.transcript.messages}
 
 
-def _u(**changes):
-    """Send the right messages but for `changes`, functions of all right ones."""
+def _u(without=None, **changes):
+    """Send the right messages but for `changes`, functions of all right ones, and one `without`."""
 
     def messages(front, middle, head, images, labels):
         right = u_by_one_graph(front, middle, head, images, labels)
         right["logits"], right["middle"], right["labels"] = head(right["features"]), middle, labels
         right["raw"] = front[:-1](images)
         sent = right | {name: change(right) for name, change in changes.items()}
-        return {name: sent[name] for name in (*KINDS, *changes)}
+        return {name: sent[name] for name in {*KINDS, *changes} - {without}}
 
     return messages
 
@@ -387,6 +387,9 @@ PROOFS = {
                 cut_gradient=lambda sent: _back_from(sent, torch.ones_like)
             ),
             "goes back from u": _u(cut_gradient=lambda sent: _back_from(sent, lambda u: u)),
+            "forgets a key": _u(without="feature_gradient"),
+            "misspells a key": _u(without="cut_gradient", cut_gradients=lambda sent: sent["raw"]),
+            "sends another message": _u(loss=lambda sent: sent["raw"]),
             "returns a list": lambda *a: list(u_by_one_graph(*a).values()),
         },
         right=[u_by_backward, u_by_one_graph, u_by_library],

@@ -324,6 +324,11 @@ PROOFS = {
             "counts the largest class": lambda y, k: (1 / k, y.bincount().max()),
             "names the largest class": lambda y, k: (1 / k, y.bincount().argmax()),
             "gives per cent": lambda y, k: (100 / k, 100 * _share(y, k).max()),
+            "rounds the shares": lambda y, k: (1 / k, round(_share(y, k).max().item(), 2)),
+            "rounds to whole per cents": lambda y, k: (
+                round(100 / k),
+                round(100 * _share(y, k).max().item()),
+            ),
             "guesses by the shares": lambda y, k: (1 / k, _share(y, k).square().sum()),
             "returns the larger": lambda y, k: _share(y, k).max(),
         },

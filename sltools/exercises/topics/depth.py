@@ -324,13 +324,19 @@ def _known_weights(answer: Answer, seed: int) -> str:
             f"Your images explain less than a constant would (feature loss {unexplained:.2g} under "
             "the client's true weights). Does your search go downhill?"
         )
+    grey = mse_loss(truth.mean().expand_as(truth), truth)
+    error = mse_loss(got, truth)
+    if (unexplained > 0.003 or error > 0.3 * grey) and _is_held(client, got, smashed):
+        raise Wrong(
+            "Pixels are stuck at 0 or 1 though the loss would fall if they came back. A clamp "
+            "inside the loss gives a pixel beyond it no gradient: clamp after the step, "
+            "`images.data.clamp_(0, 1)`."
+        )
     if unexplained > 0.003:
         raise Wrong(
             f"Under the client's true weights the feature loss of your images is {unexplained:.2g};"
             " less than 0.003 is within reach. Take more steps, and leave the weights as they are."
         )
-    grey = mse_loss(truth.mean().expand_as(truth), truth)
-    error = mse_loss(got, truth)
     if error > 0.3 * grey:
         raise Wrong(
             f"The smashed data are explained, and yet the raw MSE is {error:.4f}, where an even "
@@ -380,10 +386,12 @@ def _report(answer: Answer, seed: int) -> str:
             "You kept the restart of the greatest objective.": errors[
                 rows, objective.argmax(1)
             ].median(),
+            "You took the root of the error; the raw MSE is a mean of squares.": right.sqrt(),
         },
         "the raw MSE",
     )
     clones = accuracy[rows, kept].median()
+    own = random[rows, kept]
     compare(
         torch.tensor(gain),
         clones - random.max(),
@@ -398,6 +406,16 @@ def _report(answer: Answer, seed: int) -> str:
             - random.quantile(0.5),
             "You took away the mean of the random clients; take the best of them.": clones
             - random.mean(),
+            "You took from each attack the best random client of its row. Any of them was to be "
+            "had: take away the best of all.": (accuracy[rows, kept] - random.amax(1)).median(),
+            "You took the median of the best random clients of the rows; take the best of all.": (
+                clones - random.amax(1).median()
+            ),
+            "You took from each clone the random client that stands at its own place. The two have "
+            "nothing in common; take away the best of all.": (accuracy[rows, kept] - own).median(),
+            "You took the random clients at the places of the restarts that were kept; take the "
+            "best of all.": clones - own.median(),
+            "You took away the worst random client; take the best of them.": clones - random.min(),
             "Chosen by its accuracy, and no random client beside it: two flaws to go.": (
                 accuracy.amax(1).median()
             ),
@@ -460,6 +478,15 @@ def _challenge(answer: Answer, seed: int) -> str:
     if error > 0.6 * min(mean, library):
         raise Wrong(f"Better than the better baseline, by less than 40%: {told}.", share=0.5)
     return f"{told[0].upper()}{told[1:]}."
+
+
+def _is_held(client: nn.Sequential, images: Tensor, smashed: Tensor) -> bool:
+    """Say whether all that the loss still asks for is to move pixels at 0 or 1 back inside."""
+    images = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(mse_loss(client(images), smashed), images)
+    held = ((images == 0) & (gradient < 0)) | ((images == 1) & (gradient > 0))
+    inside = (images > 0) & (images < 1)
+    return bool(gradient[inside].norm() < 0.1 * gradient[held].norm())
 
 
 # ---- data ----------------------------------------------------------------------------------------

@@ -219,6 +219,9 @@ def _negative_client(answer: Answer, seed: int) -> None:
             )
             + same
             + sums / weight[0].numel(),
+            "You added one sum of all filters to each bias; it takes up its own filter's.": (
+                conv2d(1 - images, -weight) + same + weight.sum()
+            ),
         },
         "what the new client sends for the negative",
     )
@@ -325,6 +328,16 @@ def _fair_score(answer: Answer, seed: int) -> str:
                 raw.amin(1)
             ),
             "You took means; one lucky or unlucky run moves a mean. Take medians.": raw.mean(),
+            "With an even number of images torch.median takes the lower of the two in the middle; "
+            "take their mean, as statistics.median or quantile(0.5) do.": _median(
+                raw.median(1).values
+            ),
+            "You took one median of all errors. Take one for each seed, then that of the seeds: "
+            "the score says what to expect of an attack, and an attack is one seed.": _median(
+                raw.flatten()
+            ),
+            "You took one torch.median of all errors: take one for each seed, then that of the "
+            "seeds, and the mean of two in the middle.": raw.median(),
             "You took the median over the seeds of the mean over the images; take the median of "
             "the images too.": _median(raw.mean(1)),
         },

@@ -88,7 +88,7 @@ def _predict_and_match(answer: Answer, seed: int) -> str:
     predicted = torch.tensor([_said(first) for first, _ in got])
     _compare_predictions(predicted, p, q, labels)
     distances = torch.stack([tensor(d, (CLASSES,), "the list of distances") for _, d in got])
-    _compare_distances(distances, gradients, (p, q), u)
+    _compare_distances(distances, gradients, (p, q), u, clone(u).detach())
     return f"Of these {len(labels)} labels {int(predicted.sum())} are found, as predicted."
 
 
@@ -116,6 +116,9 @@ def _wrong_conditions(p: Tensor, q: Tensor, labels: Tensor) -> dict[str, Tensor]
         ),
         "You tested the class that the client holds for its most likely mistake. The condition "
         "must hold for every other class.": (left < right).gather(1, rival)[:, 0],
+        "You compare the clone's logits: q are its probabilities, the softmax of them.": (
+            matching_condition(p, q.log(), labels)
+        ),
         "You ask that it holds for some other class; it must hold for every one.": (
             (left < right).sum(1) > 1
         ),
@@ -124,7 +127,7 @@ def _wrong_conditions(p: Tensor, q: Tensor, labels: Tensor) -> dict[str, Tensor]
 
 
 def _compare_distances(
-    got: Tensor, gradients: Tensor, beliefs: tuple[Tensor, Tensor], u: Tensor
+    got: Tensor, gradients: Tensor, beliefs: tuple[Tensor, Tensor], u: Tensor, logits: Tensor
 ) -> None:
     p, q = beliefs
     candidates = torch.eye(CLASSES)
@@ -148,6 +151,12 @@ def _compare_distances(
             ).mean((2, 3)),
             "You compared with q u^T for every class: the candidate's e_c is missing.": apart(
                 q[:, None].expand(-1, CLASSES, -1)
+            ).mean((2, 3)),
+            "The softmax is missing: the residual is q - e_c, with probabilities q, and not the "
+            "logits.": apart(logits[:, None] - candidates).mean((2, 3)),
+            "The loss was taken of the logits: nll_loss wants logarithms of probabilities. Take "
+            "cross_entropy, which contains the softmax.": apart(
+                -candidates.expand(len(q), -1, -1)
             ).mean((2, 3)),
         },
         "the list of distances",
@@ -237,13 +246,15 @@ def _count_labels(answer: Answer, seed: int) -> None:
         at_least,
         excess.ceil().clamp(min=0),
         {
-            "You rounded the bounds down: a count that is no less than 2.3 is no less than 3.": (
+            "You rounded the bounds down, as int() does: not below 2.3 means 3 or more.": (
                 excess.floor().clamp(min=0)
             ),
-            "You rounded the bounds to the nearest number: not below 2.3 means 3 or more.": (
+            "You rounded the bounds to the nearest number; they must be rounded up.": (
                 excess.round().clamp(min=0)
             ),
             "Some of your bounds are negative: no count is below 0.": excess.ceil(),
+            "int() cuts the digits off and leaves bounds negative: round up, and no count is below "
+            "0.": excess.trunc(),
             "The gradient is a mean: multiply it by B.": unscaled.ceil().clamp(min=0),
             "The sign is turned: labels make the entries negative.": (-excess).ceil().clamp(min=0),
             "That is the estimate. A bound must hold for any probabilities, also for a sum of "
@@ -256,6 +267,9 @@ def _count_labels(answer: Answer, seed: int) -> None:
         torch.cat([labels.bincount(minlength=CLASSES).float() for _, labels, _ in batches]),
         {
             "You rounded the counts down; take the nearest whole number.": (excess + even).floor(),
+            "int() cuts the digits off, and 2.9 becomes 2: round to the nearest whole number.": (
+                (excess + even).trunc()
+            ),
             "The sum of the probabilities is missing in the counts: each class has about "
             "B / K.": excess.round(),
             "For the sum of the probabilities you took 1 / K. That is one sample's; there are "
@@ -524,7 +538,8 @@ def _countable(seed: int, size: int) -> tuple[Tensor, Tensor, int]:
         uneven = uneven - uneven.mean()  # by how much the sums of probabilities miss B / K
         excess = labels.bincount(minlength=CLASSES) - size / CLASSES - uneven
         clear = (excess - excess.round()).abs().min() > 0.05  # rounding cannot change a bound
-        if clear and uneven.abs().max() < 0.4 and (size < 30 or excess.min() < -1):
+        cut = size > CLASSES or (excess + size / CLASSES).min() < 0  # as int() does, not floor()
+        if clear and cut and uneven.abs().max() < 0.4 and (size < 30 or excess.min() < -1):
             return -excess / size, labels, size
     raise AssertionError("no batch shows every mistake")
 

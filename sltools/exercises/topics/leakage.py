@@ -11,7 +11,7 @@ from torch.nn.functional import affine_grid, grid_sample, interpolate
 from sltools import data, experiments, metrics, seeds
 from sltools.attacks import KnownWeightsInversion
 from sltools.exercises.quiz import Question, Quiz
-from sltools.exercises.task import Answer, Wrong, close, compare, number, task, tensor
+from sltools.exercises.task import Answer, Wrong, close, compare, dictionary, number, task, tensor
 from sltools.protocol import Session
 from sltools.view import View
 
@@ -258,10 +258,7 @@ def _count_and_measure(answer: Answer, seed: int) -> str:
     image = _draw(seed, 1, 7, 7)
     told = []
     for front in _fronts(seed, image):
-        got = answer(front, image)
-        wanted = {"enough", "zeros", "rank"}
-        if not isinstance(got, dict) or set(got) != wanted:
-            raise Wrong('Return a dictionary with the keys "enough", "zeros" and "rank".')
+        got = dictionary(answer(front, image), ("enough", "zeros", "rank"))
         told.append(_judge_count(got, front, image))
     return f"Your ranks, of {image.numel()} pixels: {'; '.join(told)}."
 
@@ -323,6 +320,7 @@ def _score_attack(answer: Answer, seed: int) -> str:
         _error(guess.expand_as(truth), truth)
         for guess in (train.mean(0), torch.zeros(1), truth.mean(0))
     )
+    grey = _error(train.mean().expand_as(truth), truth)
     run = int(objectives.argmin())
     means = (chosen - truth).square().mean() / (train.mean(0) - truth).square().mean()
     mistakes = {
@@ -341,6 +339,8 @@ def _score_attack(answer: Answer, seed: int) -> str:
         "All three flaws are still there.": min(aligned) / blank,
         "Your mean image is made of the private images, which the attacker is to find; take those "
         "for training.": raw[run] / own,
+        "train.mean() is one number, an even grey. The mean image has a mean for each pixel: "
+        "train.mean(0).": raw[run] / grey,
         "You took means over the images; take medians, of the attack and of its opponent.": means,
         "The ratio is upside down: the attack's error comes above the line.": mean / raw[run],
         "That is the attack's error alone; divide it by that of the mean image.": raw[run],

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy, nll_loss
 
 from sltools import data, experiments, protocol, seeds
 from sltools.exercises.quiz import Question, Quiz
-from sltools.exercises.task import Answer, Wrong, compare, number, task, tensor
+from sltools.exercises.task import Answer, Wrong, compare, dictionary, number, task, tensor
 
 MESSAGES = ("smashed", "features", "feature_gradient", "cut_gradient")
 
@@ -147,8 +147,7 @@ def _u_messages(answer: Answer, seed: int) -> None:
     got = answer(front, middle, head, images, labels)
     if isinstance(got, dict) and "labels" in got:
         raise Wrong("The labels must not be sent: that is the point of this form.")
-    if not isinstance(got, dict) or set(got) != set(MESSAGES):
-        raise Wrong(f"Return a dictionary with the keys {', '.join(MESSAGES)}.")
+    got = dictionary(got, MESSAGES)
     z = front(images).detach().requires_grad_()
     u = middle(z)
     loss = cross_entropy(head(u), labels)
@@ -261,9 +260,9 @@ def _predict_bytes(answer: Answer, seed: int) -> str:
     even = federated / split_each
     told = []
     for images in (int(even * 0.4), int(even * 3) + seed % 7):
-        got = answer(net, len(front), (1, 6, 6), images)
-        if not isinstance(got, dict) or set(got) != {"split", "federated", "cheaper"}:
-            raise Wrong('Return a dictionary with the keys "split", "federated" and "cheaper".')
+        got = dictionary(
+            answer(net, len(front), (1, 6, 6), images), ("split", "federated", "cheaper")
+        )
         split = _measure_bytes(front, nn.Sequential(*back, *head), images, seed)
         assert split == images * split_each
         _expect(

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from sltools import seeds
 from sltools.exercises.quiz import Question, Quiz
-from sltools.exercises.task import Answer, Wrong, compare, number, task, tensor
+from sltools.exercises.task import Answer, Wrong, compare, dictionary, number, task, tensor
 
 SENT = {  # what a view calls it -> the kind of message that carries it
     "smashed": "smashed",
@@ -324,9 +324,7 @@ def _steer(answer: Answer, seed: int) -> str:
         pushes = torch.autograd.grad(size, weights)
         squares = torch.stack([push.square().sum() for push in pushes]).sum()
         lr = (0.15 * size / squares).item()
-        got = answer(front, images, factor, lr)
-        if not isinstance(got, dict) or set(got) != {"predicted", "measured"}:
-            raise Wrong('Return a dictionary with the keys "predicted" and "measured".')
+        got = dictionary(answer(front, images, factor, lr), ("predicted", "measured"))
         names = [name for name, _ in front.named_parameters()]
         moved = {
             name: (weight - lr * factor * push).detach()
