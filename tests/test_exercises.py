@@ -187,6 +187,37 @@ def test_a_verdict_is_shown_by_more_than_colour() -> None:
     assert isinstance(_solution(exercises.find("04.tv")), FunctionType)
 
 
+@pytest.mark.notebooks
+def test_every_verdict_of_a_cell_is_shown_once(tmp_path: Path) -> None:
+    from nbclient import NotebookClient
+
+    shown = {
+        'check("04.tv", ...)': ["execute_result"],
+        'check("04.tv", ...)\nx = 1': ["display_data"],
+        'for key in ("04.tv", "04.step"):\n    check(key, ...)': ["display_data"] * 2,
+        'verdict = check("04.tv", ...)\nverdict': ["execute_result"],
+        'print(check("04.tv", ...))': ["stream"],
+        'assert check("04.tv", ...)': ["error", "display_data"],
+        'check("04.tv", ...)\ncheck("04.step", ...)': ["execute_result", "display_data"],
+        "1 + 1": ["execute_result"],
+    }
+    start = "from sltools.exercises import check"
+    cells = [nbformat.v4.new_code_cell(source) for source in (start, *shown)]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    NotebookClient(
+        notebook,
+        timeout=120,
+        allow_errors=True,
+        kernel_manager_class=headless_kernel(),
+        resources={"metadata": {"path": str(tmp_path)}},
+    ).execute()
+    outputs = {cell.source: cell.outputs for cell in notebook.cells[1:]}
+    kinds = {source: [each.output_type for each in found] for source, found in outputs.items()}
+    assert kinds == shown
+    one, other = (found[0].data for found in list(outputs.values())[:2])
+    assert one == other and "○ 04.tv: not attempted" in one["text/plain"]
+
+
 def test_an_unknown_task_is_refused() -> None:
     from sltools.errors import ExerciseError
 

@@ -11,7 +11,7 @@ A check computes what is right from data it draws itself; it never compares with
 from typing import Any
 
 from sltools.errors import ExerciseError
-from sltools.exercises import record, topics
+from sltools.exercises import display, record, topics
 from sltools.exercises.judging import LocalAnswer, Verdict, judge
 from sltools.exercises.quiz import Quiz
 from sltools.exercises.task import Task, find, tasks
@@ -22,10 +22,12 @@ __all__ = ["Task", "Verdict", "check", "find", "hint", "progress", "quiz", "task
 def check(key: str, answer: Any) -> Verdict:
     """Check your answer to a task, a function or a value; the verdict is true if it is right.
 
-    It is noted in your progress file (see `progress`). Raises ExerciseError for an unknown task.
+    It is noted in your progress file (see `progress`), and shown at the end of the cell if the cell
+    itself does not show it. Raises ExerciseError for an unknown task.
     """
     verdict = judge(find(key), LocalAnswer(answer))
     record.note_verdict(verdict)
+    display.promise(verdict)
     return verdict
 
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from sltools import seeds
+from sltools.exercises import display
 from sltools.exercises.task import Answer, Task, Wrong
 
 MARKS = {  # never colour alone
@@ -58,6 +59,7 @@ class Verdict:
         return self.outcome == "right"
 
     def __repr__(self) -> str:
+        display.seen(self)
         return f"{self._title()}\n{self.message}"
 
     def _title(self) -> str:

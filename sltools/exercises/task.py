@@ -226,14 +226,12 @@ def _beside(got: Tensor, right: Tensor) -> str:
 
 
 def _is_rounded(got: Tensor, right: Tensor, whole: bool = False) -> bool:
-    """Say whether `got` is `right`, rounded to some places, or to whole numbers if `whole`."""
+    """Say whether `got` is `right`, each entry rounded, to whole numbers only if `whole`."""
     if not whole and torch.equal(got, got.round()):
         return False  # ones and zeros are answers of their own
-    return any(
-        torch.allclose(got, right.round(decimals=places), rtol=0, atol=1e-6 * 100**whole)
-        for places in range(0 if whole else 1, 5)
-        if right.round(decimals=places).abs().max() > 0
-    )
+    forms = [right.round(decimals=places) for places in range(0 if whole else 1, 5)]
+    forms = [form.where(form != 0, right) for form in forms]
+    return bool(torch.stack([torch.isclose(got, form) for form in (right, *forms)]).any(0).all())
 
 
 def _rms(value: Tensor) -> float:
