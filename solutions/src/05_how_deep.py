@@ -219,17 +219,18 @@ check("05.report", report)
 # the weights, finds images that are worse than the mean image. Are the images gone, or were they
 # only not found?
 #
-# `view` is the server's view of one inference on ten private images, with the weights granted:
-# `view.smashed` and `view.client_model`. The images are digits of the test set, each moved by up to
-# two pixels, so that they are in no data set. Return your reconstructions, $(10, 1, 28, 28)$.
+# `view` is the server's view of one inference on twenty private images, with the weights granted:
+# `view.smashed` and `view.client_model`. Each image is a collage of quarters of four test images,
+# which were turned and moved a little, so that it is in no data set. Return your reconstructions,
+# $(20, 1, 28, 28)$.
 #
 # You may use all of `sltools`, or nothing of it, and take the training images of the digits,
 # `data.load("digits").train.images`, for public images of the same kind. (Say so when you report
-# such an attack: the lesson's had none.) Scored is the median MSE beside the mean image and the
-# library's `KnownWeightsInversion` with 300 steps: 10% below the better of the two earns half of
-# the points, 40% below it all of them. Your attack is called twice, the second time with the
-# smashed data of other images: what does not follow the smashed data is no attack. Keep it below
-# fifteen seconds.
+# such an attack: the lesson's had none.) Scored is the median MSE beside two baselines: the mean of
+# the public images, and for each private image the public one whose smashed data come nearest. 10%
+# below the better of the two earns half of the points, 45% below it all of them. Your attack is
+# called twice, the second time with the smashed data of other images: what does not follow the
+# smashed data is no attack. Keep it below ten seconds.
 
 
 # %%
@@ -239,8 +240,8 @@ def reconstruct(view) -> Tensor:
     public = data.load("digits").train.images
     mean = public.mean(0)
     _, strengths, axes = torch.linalg.svd((public - mean).flatten(1), full_matrices=False)
-    basis = axes[:30] * strengths[:30, None] / len(public) ** 0.5  # one deviation of each component
-    factors = torch.zeros(len(z), 30).requires_grad_()
+    basis = axes[:60] * strengths[:60, None] / len(public) ** 0.5  # one deviation of each component
+    factors = torch.zeros(len(z), 60).requires_grad_()
     optimizer = Adam([factors], lr=0.05)
     for _ in range(300):
         images = mean + (factors @ basis).reshape(-1, *mean.shape)

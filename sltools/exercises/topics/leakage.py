@@ -6,10 +6,9 @@ import statistics
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, grid_sample, interpolate
 
 from sltools import data, experiments, metrics, seeds
-from sltools.attacks import KnownWeightsInversion
+from sltools.exercises.challenges import are_public, collages, nearest
 from sltools.exercises.quiz import Question, Quiz
 from sltools.exercises.task import Answer, Wrong, close, compare, dictionary, number, task, tensor
 from sltools.protocol import Session
@@ -379,8 +378,9 @@ def _score_attack(answer: Answer, seed: int) -> str:
 )
 def _challenge(answer: Answer, seed: int) -> str:
     digits = data.load("digits")
+    public = digits.train.images
     session = experiments.train_victim(digits, "pool2", seed=seeds.derive(seed, "victim") % 2**31)
-    truth = _turned_digits(digits.test.images, seed, 10)
+    truth = collages(digits.test.images, seed, 20)
     noise = seeds.generator(seed, "noise")
     session.client.outgoing = lambda kind, sent: (
         sent + 0.25 * sent.std() * torch.randn(sent.shape, generator=noise)
@@ -390,7 +390,8 @@ def _challenge(answer: Answer, seed: int) -> str:
     control = tensor(answer(_of_others(session, truth)), truth.shape, "the reconstructions")
     if torch.equal(got, control):
         raise Wrong("Your answer does not depend on the smashed data.")
-    mean = _error(digits.train.images.mean(0).expand_as(truth), truth)
+    mean = _error(public.mean(0).expand_as(truth), truth)
+    lookup = _error(nearest(view, public), truth)
     error = _error(got, truth)
     # Smashed data of other images must lead to other images, or the attack knows too much.
     if _error(control, truth) < mean:
@@ -398,13 +399,17 @@ def _challenge(answer: Answer, seed: int) -> str:
             "Given the smashed data of other images, your attack still comes close to these ones: "
             "it uses something that was not sent."
         )
-    plain = _error(KnownWeightsInversion(steps=250)(view).inputs, truth)
-    told = f"median MSE {error:.4f}, the mean image {mean:.4f}, the default settings {plain:.4f}"
-    if error > mean:
-        raise Wrong(f"No better than the mean image: {told}.")
-    if error > 0.5 * mean:
-        raise Wrong(f"Better than the mean image, by less than half: {told}.", share=0.5)
-    return f"The {told}."
+    told = f"median MSE {error:.4f}, mean image {mean:.4f}, nearest public images {lookup:.4f}"
+    if are_public(got, public):
+        raise Wrong(
+            "Each of your images is a public one. That says what the private image is like, and "
+            f"not what it is: {told}."
+        )
+    if error > 0.8 * min(mean, lookup):
+        raise Wrong(f"Not clearly better than both baselines: {told}.")
+    if error > 0.4 * min(mean, lookup):
+        raise Wrong(f"Better than the better baseline, by less than 60%: {told}.", share=0.5)
+    return f"{told[0].upper()}{told[1:]}."
 
 
 def _draw(seed: int, *shape: int) -> Tensor:
@@ -485,19 +490,6 @@ def _runs(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     objectives[3] = 0.4
     order = torch.randperm(7, generator=seeds.generator(seed, "order"))
     return found[order], objectives[order], truth, train
-
-
-def _turned_digits(images: Tensor, seed: int, count: int) -> Tensor:
-    """Take some digits, turn and move each of them a little: such images are in no data set."""
-    generator = seeds.generator(seed, "targets")
-    chosen = images[torch.randperm(len(images), generator=generator)[:count]]
-    angle = (torch.rand(count, generator=generator) - 0.5) * math.pi / 6
-    move = (torch.rand(count, 2, generator=generator) - 0.5) * 0.3
-    rows = [(angle.cos(), -angle.sin(), move[:, 0]), (angle.sin(), angle.cos(), move[:, 1])]
-    turn = torch.stack([torch.stack(row, 1) for row in rows], 1)
-    grid = affine_grid(turn, [count, 1, 8, 8], align_corners=False)
-    small = grid_sample(chosen, grid, align_corners=False)
-    return interpolate(small, size=images.shape[-2:], mode="bilinear").clamp(0, 1)
 
 
 def _of_others(session: Session, truth: Tensor) -> View:
