@@ -149,7 +149,8 @@ def test_quantised_data_have_few_levels_and_are_near(seed: int, bits: int) -> No
     z = draw(4, 50, seed=seed)
     sent = defenses.Quantisation(bits)("smashed", z)
     step = (z.max() - z.min()) / (2**bits - 1)
-    assert len(sent.mul(1e4).round().unique()) <= 2**bits
+    levels = sent.unique().diff() > step / 2  # the same level may differ in its last bit
+    assert levels.sum() < 2**bits
     assert (sent - z).abs().max() <= step / 2 + 1e-5
 
 

@@ -570,20 +570,19 @@ class Decoding(Critic):
 NAMES = ["SplitGuard", "Scrutinizer", "LabelGap", "SplitOut"]
 
 
-def detectors() -> dict[str, Detector]:
-    digits, net = data.load("digits").train, models.mnist_net(1000)
-    return {
-        "SplitGuard": SplitGuard(probability=0.25),
-        "Scrutinizer": Scrutinizer(),
-        "LabelGap": LabelGap(),
-        "SplitOut": SplitOut(net, digits, share=0.5, epochs=5),
-    }
+def detector(name: str) -> Detector:
+    if name == "SplitOut":
+        digits = data.load("digits").train
+        return SplitOut(models.mnist_net(1000), digits, share=0.5, epochs=5)
+    if name == "SplitGuard":
+        return SplitGuard(probability=0.25)
+    return {"Scrutinizer": Scrutinizer, "LabelGap": LabelGap}[name]()
 
 
 def raised_at(server: Any, name: str, at: Any = "pool1", **options: Any) -> int | None:
     """Let a detector watch a training on digits, 23 batches an epoch; return its first alarm."""
     front, middle, *head = models.cut(models.mnist_net(seed=0), at)
-    client = Client(front, *head, detector=detectors()[name])
+    client = Client(front, *head, detector=detector(name))
     other = server(middle, label_private=bool(head), **options)
     train(client, other, data.load("digits").train, epochs=4)
     assert client.detector.scores

@@ -7,6 +7,7 @@ from typing import Any
 
 import nbformat
 import pytest
+import torch
 
 from sltools import exercises
 from sltools.exercises import Task, judging
@@ -63,6 +64,36 @@ def test_right_answers_in_other_words_pass_on_hidden_seeds(task: Task) -> None:
         for seed in proof.seeds:
             verdict = judging.judge(task, LocalAnswer(answer), [seed])
             assert verdict, f"seed {seed}: {verdict}"
+
+
+def _inflated(value: Any, number: float) -> Any:
+    """Return `value` with `number` in the place of all numbers."""
+    if isinstance(value, torch.Tensor):
+        return torch.full(value.shape, number, dtype=torch.float64)
+    if isinstance(value, (list, tuple)):
+        return [_inflated(entry, number) for entry in value]
+    if isinstance(value, dict):
+        return {key: _inflated(entry, number) for key, entry in value.items()}
+    return value if isinstance(value, str) or value is None else number
+
+
+@pytest.mark.parametrize("number", [1e300, 3e38, -1e20, float("inf"), float("nan")])
+@every_task
+def test_no_number_is_large_enough_to_be_right(task: Task, number: float) -> None:
+    right = _solution(task)
+    if not callable(right):
+        return
+
+    numbers = False
+
+    def answer(*arguments: Any) -> Any:
+        nonlocal numbers
+        returned = right(*arguments)
+        numbers |= repr(_inflated(returned, number)) != repr(_inflated(returned, 0.5))
+        return _inflated(returned, number)
+
+    verdict = judging.judge(task, LocalAnswer(answer), [7000])
+    assert verdict.outcome in ("wrong", "error") or not numbers
 
 
 @pytest.mark.slow

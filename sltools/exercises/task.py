@@ -12,6 +12,7 @@ from torch import Tensor
 from sltools import seeds
 from sltools.errors import ExerciseError
 
+LARGEST = 1e15  # of an answer; no right one comes near, and squares of these still fit float32
 KINDS = ("implement", "predict", "flaw", "challenge")
 
 
@@ -30,6 +31,9 @@ class Answer(Protocol):
 
         None if the answer cannot be differentiated there.
         """
+
+    def forget(self) -> None:
+        """Let nothing that earlier calls left behind reach the next one, if it is not trusted."""
 
     @property
     def value(self) -> Any:
@@ -134,29 +138,32 @@ def pair(value: Any) -> list[Any]:
 
 
 def tensor(value: Any, shape: Sequence[int], what: str = "the result") -> Tensor:
-    """Return `value` as a float32 tensor, or raise Wrong if it is none of this shape or not finite.
+    """Return `value` as a float32 tensor, or raise Wrong if it is none of this shape, or too large.
 
     A number stands for a tensor of shape (), a list of numbers for one of shape (N,).
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool):
-        value = torch.tensor(float(value))
+        value = torch.tensor(_float(value))
     if isinstance(value, list) and value and all(map(_is_number, value)):
-        value = torch.tensor([float(entry) for entry in value])
+        value = torch.tensor([_float(entry) for entry in value])
     if not isinstance(value, Tensor):
         raise Wrong(f"{what} must be a tensor of shape {tuple(shape)}, not {_name(value)}.")
     if value.shape != torch.Size(shape):
         raise Wrong(f"{what} must have shape {tuple(shape)}, yours has {tuple(value.shape)}.")
-    if not value.isfinite().all():
-        raise Wrong(f"{what} contains NaN or infinite values.")
-    return value.float()
+    value = value.float()
+    if not (value.abs() < LARGEST).all():  # nor is NaN
+        raise Wrong(f"{what} contains NaN, infinite or impossibly large values.")
+    return value
 
 
 def number(value: Any, what: str = "the result") -> float:
     """Return `value` as a finite float, or raise Wrong."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise Wrong(f"{what} must be a finite number, not {_name(value)}.")
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise Wrong(f"{what} must be a number, not {_name(value)}.")
+    if not abs(value) < LARGEST:
+        raise Wrong(f"{what} must be a finite number of possible size, not {_float(value):g}.")
     return float(value)
 
 
@@ -236,6 +243,13 @@ def _is_rounded(got: Tensor, right: Tensor, whole: bool = False) -> bool:
 
 def _rms(value: Tensor) -> float:
     return value.double().square().mean().sqrt().item() if value.numel() else 0.0
+
+
+def _float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:  # a whole number may be of any size
+        return math.inf
 
 
 def _is_number(value: Any) -> bool:

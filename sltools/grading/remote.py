@@ -60,6 +60,12 @@ class RemoteNotebook:
             self._process.close()
         self._process = None
 
+    def forget(self) -> None:
+        """Go on in a fresh process, where nothing is left of earlier calls."""
+        if self._process:
+            self.close()
+            self._starts_left += 1  # this end is not the notebook's fault
+
     def _loaded(self) -> Process:
         while self._process is None:
             if self._starts_left == 0:
@@ -116,6 +122,9 @@ class RemoteAnswer:
 
     def gradient(self, *arguments: Any) -> Any:
         return self._ask(list(arguments), gradient=True)
+
+    def forget(self) -> None:
+        self._notebook.forget()
 
     @property
     def value(self) -> Any:

@@ -20,7 +20,7 @@ class Proof:
 
 def proofs() -> dict[str, Proof]:
     """Return all proofs by the key of their task."""
-    from tests.bank import depth, inversion, labels, leakage, malicious, protocol, threats
+    from tests.bank import depth, inversion, labels, leakage, malicious, privacy, protocol, threats
 
     return {
         **protocol.PROOFS,
@@ -29,5 +29,6 @@ def proofs() -> dict[str, Proof]:
         **inversion.PROOFS,
         **depth.PROOFS,
         **labels.PROOFS,
+        **privacy.PROOFS,
         **malicious.PROOFS,
     }

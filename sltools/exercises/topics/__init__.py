@@ -7,6 +7,7 @@ from sltools.exercises.topics import (
     labels,
     leakage,
     malicious,
+    privacy,
     protocol,
     threats,
 )
@@ -18,5 +19,6 @@ QUIZZES: dict[str, Quiz] = {
     "04": inversion.QUIZ,
     "05": depth.QUIZ,
     "07": labels.QUIZ,
+    "08": privacy.QUIZ,
     "09": malicious.QUIZ,
 }

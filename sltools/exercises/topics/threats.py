@@ -399,12 +399,15 @@ def _judge_steered(
     trials=1,
 )
 def _challenge(answer: Answer, seed: int) -> str:
-    generator = seeds.generator(seed, "detector")
+    generator, order = seeds.generator(seed, "detector"), seeds.generator(seed, "order")
     scores: dict[str, list[float]] = {"leak": [], "control": [], "plain": [], "plain control": []}
     for turn in range(45):
         payload, labels = _disguised(("line", "means", "spread")[turn % 3], generator)
         shuffled = labels[torch.randperm(len(labels), generator=generator)]
-        for name, these in (("leak", labels), ("control", shuffled)):
+        calls = [("leak", labels), ("control", shuffled)]
+        if torch.rand((), generator=order) < 0.5:  # who counts the calls learns nothing
+            calls.reverse()
+        for name, these in calls:
             scores[name].append(number(answer(payload, these), "the suspicion"))
         for name, these in (("plain", labels), ("plain control", shuffled)):
             scores[name].append(_correlation(payload, these))
