@@ -413,6 +413,16 @@ def test_copies_are_flagged_at_any_size_and_published_answers_noted() -> None:
     assert not noticed.notes["ann"] and "04.tv, 04.feature_loss" in noticed.notes["solved"][0]
 
 
+def test_reading_a_hostile_notebook_takes_no_minutes() -> None:
+    loops = "x=1\n" * 9000 + "for i in x:x\n" * 3000  # thousands of uses of thousands of places
+    start = time.process_time()
+    code.statements(["\n" * 20_000 + "("])
+    assert not code.should_define("\n" * 20_000 + "1/0", "f")
+    assert copies.forms([loops, "x=x\n" * 20_000], {"key": "x"}) == {}
+    copies.alike([Submission("one", ("x=x;" * 20_000,) * 20)])
+    assert time.process_time() - start < 6
+
+
 # ---- secrets, homework ---------------------------------------------------------------------------
 
 

@@ -5,10 +5,10 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 
-MAGIC = re.compile(r"^(\s*)[%!].*$|^(\s*)\S.*\?$", re.MULTILINE)
+MAGIC = re.compile(r"^([ \t]*)[%!].*$|^([ \t]*)\S.*\?$", re.MULTILINE)
 CODE = re.compile(r'^code = "([A-Z2-7]{4}-[A-Z2-7]{4})"', re.MULTILINE)
 LONGEST = 100_000  # characters of a cell that is read
-MOST = 1_000_000  # of all cells together
+MOST = 300_000  # of all cells together
 
 
 def without_magics(source: str) -> str:
@@ -33,7 +33,10 @@ def defined(statement: ast.stmt) -> list[str]:
 def should_define(source: str, name: str) -> bool:
     """Say whether a cell, which may be no Python, looks as if it were to define `name`."""
     name = re.escape(name)
-    return bool(re.search(rf"^\s*((def|class)\s+{name}\b|{name}\s*=[^=])", source, re.MULTILINE))
+    line = re.compile(
+        rf"^[ \t]*((def|class)[ \t]+{name}\b|{name}[ \t]*=[^=])", re.MULTILINE
+    )  # not \s, which takes in all the empty lines that follow, from each of them anew
+    return bool(line.search(source, 0, LONGEST))
 
 
 def statements(cells: Sequence[str]) -> list[ast.stmt]:

@@ -13,7 +13,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from sltools.grading.cells import defined, statements
 from sltools.grading.submissions import Submission
 
-COMPARED = 100_000  # characters of a cell that are compared
+COMPARED, ALL_COMPARED = 100_000, 300_000  # characters of a cell, and of all, that are compared
+STATEMENTS = 1000  # behind an answer that is compared; none of a learner has as many
 SHINGLE = 6  # tokens
 ALIKE = 0.9  # of the shingles of the shorter one
 TELLING = 24  # shingles of one's own that make a likeness worth a word: about four lines
@@ -66,9 +67,11 @@ class _Definitions:
     def __init__(self, cells: Sequence[str], kept: Collection[str]) -> None:
         self._statements = statements(cells)
         self._places: dict[str, list[int]] = defaultdict(list)
+        self._functions: set[str] = set()
         for place, statement in enumerate(self._statements):
             if isinstance(statement, ast.FunctionDef | ast.ClassDef):
                 self._places[statement.name] = [place]  # what stood there before is forgotten
+                self._functions.add(statement.name)
             elif not isinstance(statement, ast.Expr | ast.Import | ast.ImportFrom):
                 for name in self._changed(statement):
                     self._places[name].append(place)
@@ -80,22 +83,20 @@ class _Definitions:
         stored = _names(statement, ast.Store)
         if isinstance(statement, ast.Assign | ast.AnnAssign):
             return stored
-        values = {name for name in _names(statement) if not self._is_function(name)}
+        values = _names(statement) - self._functions
         return stored | (values & self._places.keys())
 
-    def _is_function(self, name: str) -> bool:
-        places = self._places.get(name, [])
-        return any(isinstance(self._statements[p], ast.FunctionDef | ast.ClassDef) for p in places)
-
     def form(self, name: str) -> str:
-        wanted, places = [name], set[int]()
-        for one in wanted:
+        wanted, known, places = [name], {name}, set[int]()
+        for one in wanted:  # each name once: a hostile notebook has thousands of each other's
             for place in self._places.get(one, []):
                 if place not in places:
                     places.add(place)
-                    wanted += sorted(_uses(self._statements[place]))
+                    new = _uses(self._statements[place]) - known
+                    known |= new
+                    wanted += sorted(new)
         chosen = [self._statements[place] for place in sorted(places)]
-        if all(map(_is_stub, chosen)):
+        if all(map(_is_stub, chosen)) or len(chosen) > STATEMENTS:
             return ""
         outer = {one for one in wanted if one in self._places}
         numbers: dict[str, str] = {}
@@ -142,12 +143,12 @@ class _Plain(ast.NodeTransformer):
     `outer` are names of the notebook, whose `numbers` all its statements share.
     """
 
-    def __init__(self, one: ast.stmt, outer: Collection[str], numbers: dict[str, str]) -> None:
+    def __init__(self, one: ast.stmt, outer: set[str], numbers: dict[str, str]) -> None:
         self._one, self._outer, self._numbers = copy.deepcopy(one), outer, numbers
         self._local: dict[str, str] = {}
         self._bound = _bound(one)
         if not isinstance(one, ast.FunctionDef):
-            self._bound |= _names(one, ast.Store) - set(outer)  # of comprehensions
+            self._bound |= _names(one, ast.Store) - outer  # of comprehensions
 
     def text(self) -> str:
         return ast.dump(self.visit(self._one))
@@ -226,9 +227,10 @@ def alike(
 
 def _shingles(cells: Sequence[str]) -> set[int]:
     """Return the hashes of all runs of tokens, cell by cell, whatever the names and values."""
-    found = set()
+    found, left = set(), ALL_COMPARED
     for source in cells:
-        tokens = _tokens(source[:COMPARED])
+        tokens = _tokens(source[: min(COMPARED, left)])
+        left -= min(len(source), COMPARED, left)
         found |= {hash(tuple(tokens[i : i + SHINGLE])) for i in range(len(tokens) - SHINGLE + 1)}
     return found
 
