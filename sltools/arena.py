@@ -409,16 +409,18 @@ def _append(path: Path, rows: list[Row]) -> None:
             )
 
 
-def medians(rows: Iterable[Row], attack: str, measure: str) -> dict[tuple[str, float], list[float]]:
-    """The values of one measure, all victims and clones, for each defence and strength."""
+def medians(
+    rows: Iterable[Row], attack: str, measure: str, field: str = "value"
+) -> dict[tuple[str, float], list[float]]:
+    """The values (or baselines) of a measure, all victims and clones, by defence and strength."""
     found: dict[tuple[str, float], list[float]] = {}
     for row in rows:
         if (row.attack, row.measure) == (attack, measure):
-            found.setdefault((row.defense, row.strength), []).append(row.value)
+            found.setdefault((row.defense, row.strength), []).append(getattr(row, field))
     return found
 
 
-COLUMNS = {
+COLUMNS: dict[str, tuple[str, ...]] = {
     "accuracy": ("service", "accuracy"),
     "bytes": ("service", "bytes"),
     "UnSplit": ("UnSplit", "aligned_mse"),
@@ -429,11 +431,15 @@ COLUMNS = {
     "read": ("labels read", "label_accuracy"),
     "hijacking": (HIJACKING, "aligned_mse"),
     "seen": (HIJACKING, "seen"),
+    "falsely": (HIJACKING, "seen", "baseline"),
 }
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The Markdown table of the medians: what the user keeps, what each attack gains."""
+    """The Markdown table of the medians: what the user keeps, what each attack gains.
+
+    "seen" and "falsely": does a hijacker raise an alarm (1) or not (0), does an honest server?
+    """
     rows = list(rows)
     columns = {name: medians(rows, *measure) for name, measure in COLUMNS.items()}
     lines = [f"| defence | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
@@ -441,9 +447,13 @@ def table(rows: Iterable[Row]) -> str:
         cells = [f"{defense} {strength:g}" if strength else defense]
         for found in columns.values():
             values = found.get((defense, strength))
-            cells.append(f"{statistics.median(values):.3g}" if values else "")
+            cells.append(_brief(statistics.median(values)) if values else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _brief(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def frontier(

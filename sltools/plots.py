@@ -316,11 +316,12 @@ def frontier(
     ylabel: str,
     baselines: Mapping[str, float] | None = None,
 ) -> Picture:
-    """Draw what each named choice gives up against what it gains: points (x, y), joined in order.
+    """Draw what each named choice gives up against what it gains: points (x, y), y above 0.
 
-    `baselines` maps a name to a height, drawn as a grey line.
+    The points of one choice are joined in order; `baselines` maps a name to a height, drawn grey.
     """
-    axes = _chart_axes(xlabel, ylabel, log=False)
+    axes = _chart_axes(xlabel, ylabel, log=True)
+    axes.figure.set_size_inches(7.2, 4.2)  # many names, points close together
     sentences = []
     for (name, points), look in zip(series.items(), _looks(), strict=False):
         x, y = np.array(points, dtype=float).reshape(-1, 2).T
@@ -330,7 +331,7 @@ def frontier(
     for (name, level), dashes in zip((baselines or {}).items(), cycle(DASHES[1:]), strict=False):
         axes.axhline(level, label=name, color=GREY, linestyle=dashes, zorder=1)
         sentences.append(f"{name}: {_n(level)}.")
-    _legend(axes, [*series, *(baselines or {})])
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     return _picture(axes, f"{ylabel} against {xlabel}.", *sentences)
 
 
