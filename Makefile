@@ -34,18 +34,20 @@ lab: $(VENV)/.lab
 	$(BIN)/sltools lab my-course $(ARGS)
 
 test: $(VENV)/.dev
-	@echo "== 1/5 style and types"
+	@echo "== 1/6 style and types"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	@echo "== 2/5 the notebooks, read without running them"
+	@echo "== 2/6 the notebooks, read without running them"
 	$(PYTEST) tests/test_notebooks_static.py
-	@echo "== 3/5 the library, the exercises, grading and the wheel, with coverage"
-	$(PYTEST) -n 2 --dist worksteal -m "not notebooks and not browser" \
+	@echo "== 3/6 the library, grading and the wheel, with coverage"
+	$(PYTEST) -n 2 --dist worksteal -m "not notebooks and not browser and not proofs" \
 		--ignore tests/test_notebooks_static.py --cov --cov-fail-under=90 --durations=12
-	@echo "== 4/5 every lesson gives the outputs it shows"
+	@echo "== 4/6 the checks of the exercises, on right and wrong answers"
+	$(PYTEST) -n 2 --dist worksteal -m proofs --durations=12 tests/test_exercises.py
+	@echo "== 5/6 every lesson gives the outputs it shows"
 	$(PYTEST) $(TWO_AT_ONCE) $(NBVAL) course/*.ipynb solutions/*.ipynb
-	@echo "== 5/5 every lesson with other parameters"
+	@echo "== 6/6 every lesson with other parameters"
 	$(PYTEST) -n 2 --durations=0 --durations-min=1 -m "notebooks and not browser"
 
 test-newest:

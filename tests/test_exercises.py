@@ -52,11 +52,13 @@ def _prove_wrong(task: Task) -> None:
     assert not [name for name, text in told.items() if " is off: " in text], told
 
 
+@pytest.mark.proofs
 @every_task
 def test_every_wrong_answer_is_told_its_own_reason(task: Task) -> None:
     _prove_wrong(task)
 
 
+@pytest.mark.proofs
 @every_task
 def test_right_answers_in_other_words_pass_on_hidden_seeds(task: Task) -> None:
     proof = PROOFS[task.key]
@@ -77,6 +79,7 @@ def _inflated(value: Any, number: float) -> Any:
     return value if isinstance(value, str) or value is None else number
 
 
+@pytest.mark.proofs
 @pytest.mark.parametrize("number", [1e300, 3e38, -1e20, float("inf"), float("nan")])
 @every_task
 def test_no_number_is_large_enough_to_be_right(task: Task, number: float) -> None:
@@ -96,6 +99,7 @@ def test_no_number_is_large_enough_to_be_right(task: Task, number: float) -> Non
     assert verdict.outcome in ("wrong", "error") or not numbers
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 @every_challenge
 def test_a_challenge_is_proven(task: Task) -> None:
