@@ -22,6 +22,8 @@ from sltools.view import View
 
 HEADER = struct.Struct("!II")  # bytes of JSON, bytes of arrays
 LIMITS = 2**22, 2**27  # of these
+LENGTH = struct.Struct("<Q")  # bytes of safetensors' own header, with which the arrays begin
+MOST_HEADER, MOST_TENSORS, MOST_DIMENSIONS = 2**20, 5000, 64
 INTEGERS = 2**63
 DTYPES = {
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -33,13 +35,20 @@ class WireError(ExerciseError):
     """What came through the pipe is no message, or something cannot be sent through it."""
 
 
+class TooLarge(WireError):
+    """A message is larger, or has more parts, than either side takes."""
+
+
 def pack(message: Any) -> bytes:
-    """Write a message as bytes; raise WireError if it cannot be sent."""
+    """Write a message as bytes; raise WireError if it cannot be sent, TooLarge if for its size."""
     tensors: dict[str, Tensor] = {}
     try:
         text = json.dumps(_fold(message, tensors)).encode()
         arrays = safetensors.torch.save(tensors)
-    except (RecursionError, RuntimeError, ValueError, KeyError, SafetensorError) as error:
+        _check_arrays(arrays)
+    except RecursionError:
+        raise TooLarge("it is nested too deeply") from None
+    except (RuntimeError, ValueError, KeyError, SafetensorError) as error:
         raise WireError(f"it cannot be sent: {error}") from None
     _within_limits((len(text), len(arrays)))
     return HEADER.pack(len(text), len(arrays)) + text + arrays
@@ -55,6 +64,7 @@ def receive(read: Callable[[int], bytes], recipes: bool = False) -> Any:
     _within_limits(lengths)
     text, arrays = (read(length) for length in lengths)
     try:
+        _check_arrays(arrays)
         tensors = safetensors.torch.load(arrays)
         return _unfold(json.loads(text), tensors, _PLAIN | _RECIPES if recipes else _PLAIN)
     except (
@@ -66,7 +76,22 @@ def receive(read: Callable[[int], bytes], recipes: bool = False) -> Any:
 
 def _within_limits(lengths: tuple[int, ...]) -> None:
     if any(length > limit for length, limit in zip(lengths, LIMITS, strict=True)):
-        raise WireError(f"it is larger than {LIMITS[1] // 2**20} MiB of arrays beside some text")
+        most = [limit // 2**20 for limit in LIMITS]
+        raise TooLarge(f"it is larger than {most[0]} MiB of text or {most[1]} MiB of arrays")
+
+
+def _check_arrays(arrays: bytes) -> None:
+    """Raise TooLarge if decoding would cost more than the number of bytes tells."""
+    (length,) = LENGTH.unpack(arrays[: LENGTH.size].ljust(LENGTH.size, b"\0"))
+    if length > MOST_HEADER:
+        raise TooLarge(f"the header of its arrays is larger than {MOST_HEADER // 2**10} KiB")
+    header = json.loads(arrays[LENGTH.size : LENGTH.size + length])
+    if len(header) > MOST_TENSORS:
+        raise TooLarge(f"it holds more than {MOST_TENSORS} tensors")
+    for facts in header.values():
+        shape = facts["shape"]
+        if len(shape) > MOST_DIMENSIONS or any(size > LIMITS[1] for size in shape):
+            raise TooLarge("a tensor has too many dimensions or too large a one")
 
 
 # ---- from values to a tree, in which every object that is no plain one is {kind: content} --------
