@@ -45,10 +45,10 @@ class Notebook:
     def run(self, number: int, source: str) -> dict[str, Any]:
         """Run a cell; return what it defines, and its `error` or None."""
         name = f"<cell {number}>"
-        source = without_magics(source)
-        linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
         defines: list[str] = []
         try:
+            source = without_magics(source)
+            linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
             tree = ast.parse(source, name)
             defines = [target for statement in tree.body for target in defined(statement)]
             exec(compile(tree, name, "exec"), self.module.__dict__)

@@ -25,8 +25,8 @@ from sltools.errors import ExerciseError
 from sltools.exercises import judging
 from sltools.exercises.task import Task
 from sltools.grading import cells, copies, jail, report, secrets, submissions
-from sltools.grading.remote import RemoteAnswer, RemoteNotebook
-from sltools.grading.sandbox import LIBRARY, Sandbox, refusal
+from sltools.grading.remote import RemoteAnswer, RemoteNotebook, shortened
+from sltools.grading.sandbox import LIBRARY, Sandbox, clean, refusal
 from sltools.grading.submissions import Submission
 from sltools.progress import bar
 
@@ -160,6 +160,7 @@ class Result:
     flags: tuple[str, ...] = ()
     cells: dict[str, str] = field(default_factory=dict)
     timed_out: bool = False
+    killed: bool = False
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
 
@@ -180,9 +181,9 @@ def grade(
 ) -> list[Result]:
     """Grade all submissions in `folder` and write scores and feedback pages to `out`.
 
-    `jobs` processes work at the same time, by default one for each core. What took too long, or
-    failed by a fault of the grader, is tried once more, alone. Raises ExerciseError if the sandbox
-    does not work here, for a folder without submissions, and if `out` lies in it.
+    `jobs` processes work at the same time, by default one for each core. What took too long, was
+    killed, or failed by a fault of the grader, is tried once more, alone. Raises ExerciseError if
+    the sandbox does not work here, for a folder without submissions, and if `out` lies in it.
     """
     if out.expanduser().resolve().is_relative_to(folder.expanduser().resolve()):
         raise ExerciseError(
@@ -192,6 +193,7 @@ def grade(
     found = submissions.discover(folder)
     private = tuple(str(path.expanduser().resolve()) for path in (folder, out))
     sandbox = replace(sandbox, hidden=(*sandbox.hidden, *private))
+    clean()
     if reason := refusal(sandbox):
         raise ExerciseError(
             f"submissions cannot be run safely here: {reason}. Grade on Linux 5.14 or newer, as "
@@ -225,7 +227,7 @@ def summary(results: Sequence[Result]) -> str:
 
 
 def _in_doubt(result: Result | None) -> bool:
-    return result is not None and (result.timed_out or result.status == FAULT)
+    return result is not None and (result.timed_out or result.killed or result.status == FAULT)
 
 
 def _at_once(plan: Plan, submission: Submission) -> Result | None:
@@ -288,7 +290,7 @@ def _examine(plan: Plan, submission: Submission, sandbox: Sandbox) -> Result:
             try:
                 tasks.append(_judge(plan, task, answer))
             except Exception:
-                flags.append(f"{task.key}: {traceback.format_exc()}")
+                flags.append(f"{task.key}: {shortened(traceback.format_exc(limit=-5))}")
                 tasks.append(_unjudged(task, FAULT, "The grader failed here, not you.", None))
     finally:
         notebook.close()
@@ -301,15 +303,15 @@ def _examine(plan: Plan, submission: Submission, sandbox: Sandbox) -> Result:
         tuple(flags),
         {str(number): text for number, text in sorted(notebook.errors.items())},
         notebook.timed_out,
+        notebook.killed,
         round(time.monotonic() - start, 1),
     )
 
 
 def _judge(plan: Plan, task: Task, answer: RemoteAnswer) -> TaskResult:
     verdict = judging.judge(task, answer, secrets.seeds_of(plan.salt, task.key))
-    return TaskResult(
-        task.key, task.title, verdict.outcome, verdict.message, verdict.points, task.points
-    )
+    message = shortened(verdict.message)
+    return TaskResult(task.key, task.title, verdict.outcome, message, verdict.points, task.points)
 
 
 def _unjudged(task: Task, outcome: str, message: str, points: float | None) -> TaskResult:

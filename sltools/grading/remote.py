@@ -1,19 +1,42 @@
 """A submission as a check sees it: an `Answer` whose calls go through the pipe to the sandbox."""
 
 import difflib
+import time
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from sltools.errors import ExerciseError
 from sltools.exercises.judging import AnswerFailed, NotAttempted
 from sltools.exercises.task import Task, Wrong
 from sltools.grading.cells import should_define
-from sltools.grading.sandbox import Ended, Process, Sandbox, TimedOut
-from sltools.grading.wire import WireError
+from sltools.grading.sandbox import Ended, Killed, Process, Sandbox, TimedOut
+from sltools.grading.wire import TooLarge, WireError
 
 LONGEST = 2000  # characters of a message from the submission
-MOST = 1000  # names that a cell defines
+MOST = 1000  # names that a notebook defines
+LONGEST_NAME = 200  # characters
+
+
+@dataclass
+class Allowance:
+    """How many `seconds` by the clock the grader waits for a task or submission, `what`."""
+
+    what: str
+    seconds: float
+    waited: float = 0.0
+
+    @property
+    def left(self) -> float:
+        """The seconds that are left."""
+        return max(0.0, self.seconds - self.waited)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.what} took more than {self.seconds:g} s by the clock in all; what was not "
+            "judged by then gets no points."
+        )
 
 
 class RemoteNotebook:
@@ -21,30 +44,35 @@ class RemoteNotebook:
 
     `setup` is run before them: the imports that the exercise came with, should they be lost. A cell
     that ends or hangs the process is left out the next time, so that it costs only what it defines.
-    `errors` says by cell why it failed, `defined` in what cells a name is defined, and
-    `timed_out` whether anything took too long. Close it after use.
+    `errors` says by cell why it failed, `defined` in what cells a name is defined, `timed_out`
+    whether anything took too long, `killed` whether the system killed it. Close it after use.
     """
 
     def __init__(self, cells: Sequence[str], sandbox: Sandbox, setup: str = "") -> None:
+        self.limits = sandbox.limits
         self.errors: dict[int, str] = {}
         self.defined: dict[str, list[int]] = {}
         self.timed_out = False
+        self.killed = False
+        self._allowance = Allowance("The notebook", self.limits.submission)
         self._cells = cells
         self._setup = setup
         self._sandbox = sandbox
-        self._starts_left = sandbox.limits.starts
+        self._starts_left = self.limits.starts
         self._left_out: set[int] = set()
         self._process: Process | None = None
 
-    def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
+    def ask(self, request: dict[str, Any], seconds: float, task: Allowance) -> dict[str, Any]:
         """Send a request to the loaded notebook; raise AnswerFailed if it ends or takes too long.
 
-        Raises ExerciseError if the sandbox cannot be started.
+        Raises ExerciseError if the sandbox cannot be started, WireError if the request cannot be
+        sent.
         """
+        process = self._loaded()
         try:
-            return self._loaded().ask(request, seconds)
+            return self._wait(process, request, seconds, task)
         except (Ended, TimedOut) as stopped:
-            raise AnswerFailed(self._stopped(stopped)) from None
+            raise AnswerFailed(self._stopped(stopped, task)) from None
 
     def failure(self, names: Iterable[str]) -> str:
         """Say which cell should define one of `names` and failed, and why; "" if there is none."""
@@ -70,14 +98,21 @@ class RemoteNotebook:
         while self._process is None:
             if self._starts_left == 0:
                 raise AnswerFailed("The notebook ended or hung too often to be started once more.")
+            if self._allowance.left == 0:
+                self.timed_out = True
+                raise AnswerFailed(str(self._allowance))
             self._starts_left -= 1
             self._process = self._sandbox.start()
-            self._load(self._process)
+            try:
+                self._load(self._process)
+            except Exception:
+                self.close()  # not to be asked when only half of its cells have run
+                raise
         return self._process
 
     def _load(self, process: Process) -> None:
         try:
-            process.ask({"cell": 0, "source": self._setup}, self._sandbox.limits.cell)
+            process.ask({"cell": 0, "source": self._setup}, self.limits.cell)
         except (Ended, TimedOut) as stopped:
             raise ExerciseError(f"the imports of the exercise itself failed: {stopped}") from None
         defined: dict[str, list[int]] = defaultdict(list)
@@ -86,7 +121,10 @@ class RemoteNotebook:
                 continue
             try:
                 request = {"cell": number, "source": source}
-                reply = process.ask(request, self._sandbox.limits.cell)
+                reply = self._wait(process, request, self.limits.cell)
+            except WireError as error:
+                self.errors[number] = f"It cannot be run: {error}."
+                continue
             except (Ended, TimedOut) as stopped:
                 self.errors[number] = self._stopped(stopped)
                 self._left_out.add(number)
@@ -94,13 +132,31 @@ class RemoteNotebook:
             if reply.get("error") is not None:
                 self.errors[number] = shortened(reply["error"])
             for name in _names(reply.get("defines")):
-                defined[name].append(number)
+                if name in defined or len(defined) < MOST:
+                    defined[name].append(number)
         self.defined = dict(defined)
 
-    def _stopped(self, reason: Ended | TimedOut) -> str:
+    def _wait(
+        self, process: Process, request: dict[str, Any], seconds: float, *task: Allowance
+    ) -> dict[str, Any]:
+        """Ask, and wait for no longer than the submission and the task may take."""
+        allowances = (self._allowance, *task)
+        left = min(one.left for one in allowances)
+        if left == 0:
+            raise TimedOut("It had no time left.")
+        start = time.monotonic()
+        try:
+            return process.ask(request, seconds, left)
+        finally:
+            for one in allowances:
+                one.waited += time.monotonic() - start
+
+    def _stopped(self, reason: Ended | TimedOut, *task: Allowance) -> str:
         self.timed_out |= isinstance(reason, TimedOut)
+        self.killed |= isinstance(reason, Killed)
         self.close()
-        return str(reason)
+        used_up = [str(one) for one in (self._allowance, *task) if one.left == 0]
+        return used_up[0] if used_up and isinstance(reason, TimedOut) else str(reason)
 
 
 class RemoteAnswer:
@@ -116,6 +172,7 @@ class RemoteAnswer:
         self._notebook = notebook
         self._task = task
         self._seconds = seconds
+        self._allowance = Allowance("The task", notebook.limits.task)
 
     def __call__(self, *arguments: Any) -> Any:
         return self._ask(list(arguments))
@@ -135,7 +192,11 @@ class RemoteAnswer:
         for name in names:
             request = {"answer": name, "arguments": arguments, "gradient": gradient}
             try:
-                reply = self._notebook.ask(request, self._seconds)
+                reply = self._notebook.ask(request, self._seconds, self._allowance)
+            except TooLarge as error:
+                raise AnswerFailed(
+                    f"What came back cannot be given to another call: {error}."
+                ) from None
             except WireError as error:
                 raise TypeError(f"the check of {self._task.key} gives arguments: {error}") from None
             if "missing" not in reply:
@@ -172,4 +233,4 @@ def shortened(text: Any) -> str:
 
 def _names(names: Any) -> list[str]:
     known = names if isinstance(names, list) else []
-    return [name for name in known[:MOST] if isinstance(name, str)]
+    return [n for n in known[:MOST] if isinstance(n, str) and len(n) <= LONGEST_NAME]

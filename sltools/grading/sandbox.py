@@ -6,8 +6,12 @@ and output on any POSIX system, but hides no file, leaves the network on and tru
 to run away.
 """
 
+import fcntl
 import json
+import math
 import os
+import shutil
+import signal
 import site
 import socket
 import subprocess
@@ -30,19 +34,31 @@ SYSTEM = (
     *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store"),
     *("/etc/ld.so.cache", "/etc/alternatives", "/sys/devices/system/cpu"),
 )
-# What the course installs and a submission must not read: the checks, and the solutions.
-HIDDEN = tuple(str(LIBRARY / part) for part in ("exercises/topics", "_material"))
+# What the course installs and a submission must not read: the checks, at home and of homework,
+# and the solutions; and of the grader all that the submission's own side of the pipe does not need.
+GRADER = Path(__file__).parent
+NEEDED = {"__init__.py", "child.py", "wire.py", "cells.py"}
+HIDDEN = (
+    *(str(LIBRARY / part) for part in ("exercises/topics", "_material")),
+    *(str(GRADER / name) for name in sorted({*os.listdir(GRADER), "__pycache__"} - NEEDED)),
+)
 UNSAFE = (
     "submissions run without isolation. They can read and change every file that you can, use the "
     "network, and leave processes behind; for root, processes are not even counted."
 )
+SCRATCH = "sltools-grading-"  # how the names of working folders begin
 START_SECONDS = 120.0  # to import torch, on a busy machine
 TOTAL_SECONDS = 900  # of CPU time for one process, whatever it does
+END_SECONDS = 1.0  # from the end of its pipe to that of a process
 PERIOD = 0.1  # seconds between two looks at the clock
 
 
 class Ended(ExerciseError):
     """The submission's process has ended, or says nothing that can be understood."""
+
+
+class Killed(Ended):
+    """The system, or somebody else, has killed the submission's process."""
 
 
 class TimedOut(ExerciseError):
@@ -55,17 +71,23 @@ class Limits:
 
     `cell`, `call` and `challenge` are seconds of CPU time to run a cell, and to answer one call of
     a task, or of a task of the kind "challenge"; by the clock it may take `patience` times as long,
-    for the machine may be busy or the submission asleep. `memory` of one process and `disk` are
-    in bytes; `starts` is how often a submission is started that ends or hangs.
+    for the machine may be busy or the submission asleep. `task` and `submission` are seconds by the
+    clock for all calls of a task, and for all calls and cells of a submission. `memory` of one
+    process and `disk` are in bytes; `files` are those open at a time in one process, each of at
+    most `disk` bytes even where it lies in memory; `starts` is how often a submission is started
+    that ends or hangs.
     """
 
     cell: float = 20.0
     call: float = 10.0
     challenge: float = 150.0
     patience: float = 4.0
+    task: float = 600.0
+    submission: float = 900.0
     memory: int = 4 * 2**30
     disk: int = 2**26
     processes: int = 16
+    files: int = 64
     starts: int = 6
 
 
@@ -91,6 +113,32 @@ def refusal(sandbox: Sandbox) -> str:
     return ""
 
 
+def clean() -> None:
+    """Delete the working folders of graders that were killed; those of living ones are locked."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
+        with suppress(OSError):
+            unlocked = _lock(str(folder))
+            if time.time() - folder.stat().st_mtime > START_SECONDS:  # or not locked yet
+                shutil.rmtree(folder, ignore_errors=True)
+            os.close(unlocked)
+
+
+def _lock(folder: str) -> int:
+    """Lock a folder for as long as this process lives, or until the descriptor is closed.
+
+    Raises OSError if another process holds it, or if it is none of this user's.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+    try:
+        if os.fstat(descriptor).st_uid != os.geteuid():
+            raise PermissionError
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 class Process:
     """A process in the sandbox that runs the cells of a submission and answers calls.
 
@@ -99,7 +147,8 @@ class Process:
 
     def __init__(self, sandbox: Sandbox) -> None:
         self._patience = sandbox.limits.patience
-        self._scratch = tempfile.TemporaryDirectory(prefix="sltools-grading-")
+        self._scratch = tempfile.TemporaryDirectory(prefix=SCRATCH)
+        self._lock = _lock(self._scratch.name)
         self._channel, theirs = socket.socketpair()
         self._channel.settimeout(PERIOD)
         settings = _settings(sandbox, theirs.fileno(), self._scratch.name)
@@ -121,21 +170,23 @@ class Process:
         except (Ended, TimedOut) as error:
             raise ExerciseError(f"the sandbox does not start: {self._complaint(error)}") from None
 
-    def ask(self, request: dict[str, Any], seconds: float) -> dict[str, Any]:
-        """Send a request and return the reply, which may take `seconds` of CPU time.
+    def ask(
+        self, request: dict[str, Any], seconds: float, most: float = math.inf
+    ) -> dict[str, Any]:
+        """Send a request; return the reply, which may take `seconds` of CPU time, `most` in all.
 
         Raises TimedOut, Ended, and WireError if the request cannot be sent; the process must then
         be closed.
         """
         message = wire.pack(request)
-        patience = seconds * self._patience
+        patience = min(seconds * self._patience, most)
         try:
             self._channel.settimeout(patience)
             self._channel.sendall(message)
         except TimeoutError:
             raise TimedOut(f"It took no call within {patience:g} s.") from None
         except OSError:
-            raise Ended("It ended the process it runs in.") from None
+            raise self._gone() from None
         finally:
             self._channel.settimeout(PERIOD)
         return self._answer(seconds, patience)
@@ -144,7 +195,7 @@ class Process:
         """End the process and all it started, and remove its working folder."""
         self._channel.close()
         self._jail.communicate()  # closes its input, upon which it kills
-        self._scratch.cleanup()
+        self._clean()
 
     def _answer(self, seconds: float, patience: float) -> dict[str, Any]:
         spent, deadline = self._cpu_seconds() + seconds, time.monotonic() + patience
@@ -159,19 +210,27 @@ class Process:
                 with suppress(TimeoutError):
                     part = self._channel.recv(min(length - len(received), 2**20))
                     if not part:
-                        raise Ended("It ended the process it runs in.")
+                        raise self._gone()
                     received += part
             return bytes(received)
 
         try:
             answer = wire.receive(read)
         except OSError:
-            raise Ended("It ended the process it runs in.") from None
+            raise self._gone() from None
         except wire.WireError as error:
             raise Ended(f"What came back cannot be understood: {error}.") from None
         if not isinstance(answer, dict):
             raise Ended("What came back cannot be understood.")
         return answer
+
+    def _gone(self) -> Ended:
+        """Say how the process ended, or that it only closed its side of the pipe."""
+        with suppress(subprocess.TimeoutExpired):
+            self._jail.wait(END_SECONDS)
+        if self._jail.returncode == 128 + signal.SIGKILL:
+            return Killed("Its process was killed, as happens when the machine's memory runs out.")
+        return Ended("It ended the process it runs in.")
 
     def _cpu_seconds(self) -> float:
         """Return the CPU time of the process so far; 0 on a system that has no /proc."""
@@ -183,11 +242,16 @@ class Process:
         ticks = sum(map(int, (user, system, *of_children)))
         return ticks / os.sysconf("SC_CLK_TCK")
 
+    def _clean(self) -> None:
+        """Remove the working folder."""
+        self._scratch.cleanup()
+        os.close(self._lock)
+
     def _complaint(self, error: Exception) -> str:
         """End the process that did not start and return what it said."""
         self._channel.close()
         _, said = self._jail.communicate()
-        self._scratch.cleanup()
+        self._clean()
         text = said.decode(errors="replace").strip()
         if self._jail.returncode == REFUSED:
             return f"the system does not allow it ({text})"
@@ -205,6 +269,7 @@ def _settings(sandbox: Sandbox, channel: int, scratch: str) -> dict[str, Any]:
         "limits": {
             "RLIMIT_AS": limits.memory,
             "RLIMIT_NPROC": limits.processes,
+            "RLIMIT_NOFILE": limits.files,
             "RLIMIT_FSIZE": limits.disk,
             "RLIMIT_CPU": TOTAL_SECONDS,
             "RLIMIT_CORE": 0,
