@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from sltools.grading.grade import Result, TaskResult
 
 FEEDBACK = "feedback"
-FORMULA = re.compile(r"^[\s\x00-\x1f]*[=+\-@\uff0b\uff0d\uff1d\uff20|%]")
+# Where a spreadsheet looks for one: in a cell, or after what it may take for the end of a cell.
+FORMULA = re.compile(r"(?<![^;])(?=\s*[=+\-@\uff0b\uff0d\uff1d\uff20|%])")
+# Nothing that ends a line, moves the cursor, or turns the direction of writing.
+CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 PAGE = """\
 <!DOCTYPE html>
 <html lang="en">
@@ -79,10 +82,8 @@ def page_name(submission: str) -> str:
 
 
 def safe_cell(value: Any) -> Any:
-    """Return a value for a CSV file that no spreadsheet takes for a formula."""
-    if isinstance(value, str) and FORMULA.match(value):
-        return f"'{value}"
-    return value
+    """Return a value for a CSV file that no spreadsheet takes for a formula, in one line."""
+    return FORMULA.sub("'", CONTROL.sub(" ", value)) if isinstance(value, str) else value
 
 
 def _write(path: Path, text: str) -> None:
