@@ -174,11 +174,16 @@ class Data:
 
     @classmethod
     def draw(cls, seed: int) -> "Data":
-        """Draw the data of a seed, in numbers of few digits."""
+        """Draw the data of a seed, in numbers of few digits.
+
+        The images are drawn from a stream that uses every bit of its seed: torch's generator uses
+        32, which could be tried out, one by one, upon the weights, that are public.
+        """
         generator = seeds.generator(seed, "homework")
         weight = torch.randn(UNITS, PIXELS, generator=generator).div(4).round(decimals=3)
         bias = torch.randn(UNITS, generator=generator).div(10).round(decimals=3)
-        images = torch.rand(IMAGES, PIXELS, generator=generator)
+        secret = random.Random(seeds.derive(seed, "homework/images"))
+        images = torch.tensor([[secret.random() for _ in range(PIXELS)] for _ in range(IMAGES)])
         smashed = (images @ weight.T + bias).relu().round(decimals=5)
         return cls(weight, bias, smashed, images)
 
