@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -22,7 +23,7 @@ from torch import nn
 from sltools import cli, data, exercises, experiments, lessons
 from sltools.attacks import UnSplit
 from sltools.errors import ExerciseError
-from sltools.exercises.judging import LocalAnswer, judge
+from sltools.exercises.judging import AnswerFailed, LocalAnswer, judge
 from sltools.grading import assignment as homework
 from sltools.grading import cells as code
 from sltools.grading import copies, report, sandbox, secrets, submissions, wire
@@ -139,6 +140,35 @@ def test_bytes_that_are_no_message_are_refused() -> None:
         wire.receive(BytesIO(wire.HEADER.pack(1, 2**31)).read)
 
 
+@pytest.mark.parametrize(
+    ("number", "shape", "told"),
+    [(200_000, [0], "larger than 1024 KiB"), (5001, [0], "5000"), (1, [1] * 65, "dimensions")],
+)
+def test_arrays_that_would_be_costly_to_decode_are_refused(
+    number: int, shape: list[int], told: str
+) -> None:
+    one = {"dtype": "U8", "shape": shape, "data_offsets": [0, 0]}
+    header = json.dumps(dict.fromkeys(range(number), one), separators=(",", ":")).encode()
+    arrays = wire.LENGTH.pack(len(header)) + header + b"0"
+    start = time.process_time()
+    with pytest.raises(wire.WireError, match=told):
+        wire.receive(BytesIO(wire.HEADER.pack(4, len(arrays)) + b"null" + arrays).read)
+    assert time.process_time() - start < 1
+
+
+def test_what_would_not_be_received_is_not_sent() -> None:
+    for value in ("x" * 2**22, [torch.zeros(1)] * 5001, _nested(10_000)):
+        with pytest.raises(wire.TooLarge, match=r"larger than|more than|too deeply"):
+            wire.pack(value)
+
+
+def _nested(depth: int) -> list[Any]:
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
 # ---- the sandbox ---------------------------------------------------------------------------------
 
 
@@ -156,6 +186,7 @@ def look():
         "processes": sorted(p.name for p in Path("/proc").glob("[0-9]*")),
         "interfaces": [name for _, name in socket.if_nameindex()],
         "checks": len(list(Path("@LIBRARY@", "exercises/topics").glob("*"))),
+        "grader": [p.name for p in Path("@LIBRARY@", "grading").rglob("*.py*") if p.read_bytes()],
         "home": os.listdir(Path.home()),
         "user": os.getuid(),
         "secrets": [name for name in ("@SALT@", "@PARENT@") if os.path.exists(name)],
@@ -190,6 +221,7 @@ def test_a_jail_holds(isolated: Sandbox, tmp_path: Path, run: Callable) -> None:
     remote = run(isolated, source)
     seen = _ask(remote, "look")
     assert seen["processes"] == ["1"] and seen["interfaces"] == ["lo"]
+    assert set(seen["grader"]) == sandbox.NEEDED, "neither homework nor what compares"
     assert seen["checks"] == 0 and seen["home"] == [] and seen["secrets"] == []
     assert seen["user"] != 0, "limits on processes do not hold for root"
     assert _ask(remote, "fill") == 28  # no space left on device
@@ -255,6 +287,68 @@ def test_a_jail_needs_no_root(tmp_path_factory: pytest.TempPathFactory) -> None:
     assert said == "[1, []]"
 
 
+@pytest.mark.slow
+def test_a_submission_and_each_of_its_tasks_have_only_so_much_time(isolated: Sandbox) -> None:
+    tv = exercises.find("04.tv")
+    task = replace(tv, judge=lambda answer, _: str([answer() for _ in range(3)]))
+    short = replace(isolated, limits=replace(LIMITS, task=1.0, submission=1.75))
+    remote = RemoteNotebook(["import time\ndef nap(): time.sleep(0.5)\ndef two(): 2"], short)
+
+    def judged(name: str) -> str:
+        return judge(task, RemoteAnswer(remote, task, LIMITS.call, name)).message
+
+    assert judged("two") == f"{tv.meaning}\n[None, None, None]" and not remote.timed_out
+    assert judged("nap").startswith("The task took more than 1 s by the clock in all")
+    assert remote.timed_out
+    assert judged("nap").startswith("The notebook took more than 1.75 s by the clock in all")
+    remote._sandbox = replace(isolated, limits=None)  # is started no more
+    assert judged("two").startswith("The notebook took more than 1.75 s")
+    remote.close()
+
+
+def test_what_is_killed_from_outside_is_told_from_what_ends_itself(isolated: Sandbox) -> None:
+    remote = RemoteNotebook(["import os\ndef me(): os.kill(os.getpid(), 9); return 1"], isolated)
+    assert _ask(remote, "me") == 1, "in a jail it cannot kill itself"
+    os.kill(int(remote._loaded()._number), signal.SIGKILL)
+    with pytest.raises(AnswerFailed, match="was killed"):
+        _ask(remote, "me")
+    assert remote.killed
+
+
+def test_what_was_killed_is_tried_once_more_and_not_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (subs := tmp_path / "subs").mkdir()
+    (subs / "one.ipynb").write_text(notebook(["x = 1"]))
+    tries = []
+
+    def killed(plan: Any, todo: Any, *rest: Any) -> Any:
+        tries.append(len(todo))
+        return [(sub, grading.Result(sub.name, grading.GRADED, killed=True)) for sub in todo]
+
+    monkeypatch.setattr(grading, "_examine_all", killed)
+    monkeypatch.setattr(grading, "refusal", lambda _: "")
+    for _ in range(2):
+        grading.grade(subs, tmp_path / "out", grading.HomeTasks(SALT, "04"), Sandbox())
+    assert tries == [1, 1, 0, 0]
+
+
+def test_folders_of_graders_that_were_killed_are_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    dead, alive, new = (tmp_path / f"{sandbox.SCRATCH}{name}" for name in "abc")
+    for folder in (dead, alive, new):
+        folder.mkdir()
+        (folder / "file").touch()
+    os.utime(dead, (0, 0))
+    os.utime(alive, (0, 0))
+    held = sandbox._lock(str(alive))
+    sandbox.clean()
+    assert sorted(tmp_path.iterdir()) == [alive, new]
+    os.close(held)
+
+
 TROUBLE = """
 import os
 def end(): os._exit(3)
@@ -275,7 +369,7 @@ def test_without_isolation_limits_hold_all_the_same(run: Callable) -> None:
         for name in ("end", "loop", "hog", "leave", "fine")
     }
     assert "ended the process" in answer["end"].message
-    assert "computing time" in answer["loop"].message and remote.timed_out
+    assert "computing time" in answer["loop"].message and remote.timed_out and not remote.killed
     assert "MemoryError" in answer["hog"].message and "SystemExit" in answer["leave"].message
     assert {name for name, verdict in answer.items() if verdict.outcome == "error"} == {
         *("end", "loop", "hog", "leave")
@@ -308,6 +402,19 @@ def test_a_fault_of_a_check_is_no_zero(isolated: Sandbox, monkeypatch: pytest.Mo
     assert result.status == grading.FAULT and result.points is None
     assert all(task.outcome == grading.FAULT for task in result.tasks)
     assert "in the check" in result.flags[0] and "not you" in result.tasks[0].message
+
+
+def test_what_is_too_large_or_unreadable_costs_itself_and_no_more(isolated: Sandbox) -> None:
+    own = "def total_variation(x): return x\ndef half(n): return 'x' * 2**21"
+    made = (f"#{'x' * 5 * 2**20}", "x = '\ud800'", "x = '\0'", own)
+    remote = RemoteNotebook(made, isolated)
+    task = replace(exercises.find("04.tv"), judge=lambda answer, _: str(answer([answer(1)] * 2)))
+    assert judge(task, RemoteAnswer(remote, task, LIMITS.call)), "a good answer is judged"
+    verdict = judge(task, RemoteAnswer(remote, task, LIMITS.call, "half"))
+    remote.close()
+    assert verdict.outcome == "error" and "larger than 4 MiB" in verdict.message
+    assert sorted(remote.errors) == [1, 2, 3] and "larger than 4 MiB" in remote.errors[1]
+    assert "UnicodeEncodeError" in remote.errors[2] and "null" in remote.errors[3]
 
 
 def test_lost_imports_of_the_exercise_itself_are_a_fault(isolated: Sandbox) -> None:
@@ -414,12 +521,12 @@ def test_copies_are_flagged_at_any_size_and_published_answers_noted() -> None:
 
 
 def test_reading_a_hostile_notebook_takes_no_minutes() -> None:
-    loops = "x=1\n" * 9000 + "for i in x:x\n" * 3000  # thousands of uses of thousands of places
+    loops = "x=1\n" * 9000 + "for i in x:x\n" * 2000  # thousands of uses of thousands of places
     start = time.process_time()
     code.statements(["\n" * 20_000 + "("])
     assert not code.should_define("\n" * 20_000 + "1/0", "f")
     assert copies.forms([loops, "x=x\n" * 20_000], {"key": "x"}) == {}
-    copies.alike([Submission("one", ("x=x;" * 20_000,) * 20)])
+    copies.alike([Submission("one", ("x=x;" * 20_000,) * 9)])
     assert time.process_time() - start < 6
 
 
@@ -578,6 +685,7 @@ def test_homework_is_each_learners_own_and_always_the_same(tmp_path: Path) -> No
         homework.write(plan, tmp_path / "1")
     mine, other_data = plan.data("ann"), plan.data("=bob")
     assert not torch.equal(mine.images, other_data.images)
+    assert mine.images.dtype == torch.float32 and mine.images.unique().numel() == 48
     assert str(mine.images[0, 0].item())[:6] not in texts[0]
 
 
@@ -692,7 +800,9 @@ def test_scores_are_not_written_among_the_submissions(tmp_path: Path) -> None:
 
 def test_no_cell_of_a_table_is_a_formula() -> None:
     for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "\n=1", "＝1", "|cmd"):
-        assert report.safe_cell(text) == f"'{text}"
+        assert report.safe_cell(text) == f"'{text.replace(chr(9), ' ').replace(chr(10), ' ')}"
+    assert report.safe_cell("ann;=1+1; \t-1;b") == "ann;'=1+1;'  -1;b"
+    assert report.safe_cell("\x1b[31mred\r\n\u202e\x9b") == " [31mred    "
     assert report.safe_cell("ann-1") == "ann-1" and report.safe_cell(-1) == -1
 
 
