@@ -320,8 +320,7 @@ def frontier(
 
     The points of one choice are joined in order; `baselines` maps a name to a height, drawn grey.
     """
-    axes = _chart_axes(xlabel, ylabel, log=True)
-    axes.figure.set_size_inches(7.2, 4.2)  # many names, points close together
+    axes = _chart_axes(xlabel, ylabel, log=True, size=(7.2, 4.2))  # points lie close together
     sentences = []
     for (name, points), look in zip(series.items(), _looks(), strict=False):
         x, y = np.array(points, dtype=float).reshape(-1, 2).T
@@ -385,8 +384,10 @@ def scatter(points: Tensor, labels: Tensor, classes: Sequence[str] | None = None
     )
 
 
-def _chart_axes(xlabel: str, ylabel: str, log: bool) -> Axes:
-    axes = Figure(figsize=(6.4, 3.4), dpi=DPI, layout="constrained").add_subplot()
+def _chart_axes(
+    xlabel: str, ylabel: str, log: bool, size: tuple[float, float] = (6.4, 3.4)
+) -> Axes:
+    axes = Figure(figsize=size, dpi=DPI, layout="constrained").add_subplot()
     axes.set(xlabel=xlabel, ylabel=textwrap.fill(ylabel, 40), yscale="log" if log else "linear")
     return axes
 

@@ -1,17 +1,27 @@
-"""Private images for challenges that no public image resembles, and the lookup that must not do.
+"""What challenges share: trained victims, images that no public one resembles, and their lookup.
 
 A private digit is half known to whoever looks up the nearest of many public ones. A collage is not,
 and yet it has the strokes of its kind.
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
 
-from sltools import seeds
+from sltools import data, experiments, seeds
+from sltools.protocol import Session
 from sltools.view import View
+
+
+@lru_cache(maxsize=2)  # answers are given copies
+def trained_on_digits(cut: str, seed: int) -> Session:
+    """Train a victim on digits, cut after the stage `cut`; every answer to one seed meets it."""
+    return experiments.train_victim(
+        data.load("digits"), cut, seed=seeds.derive(seed, "victim") % 2**31
+    )
 
 
 def collages(digits: Tensor, seed: int, count: int) -> Tensor:

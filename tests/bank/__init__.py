@@ -20,7 +20,17 @@ class Proof:
 
 def proofs() -> dict[str, Proof]:
     """Return all proofs by the key of their task."""
-    from tests.bank import depth, inversion, labels, leakage, malicious, privacy, protocol, threats
+    from tests.bank import (
+        depth,
+        inversion,
+        labels,
+        leakage,
+        malicious,
+        privacy,
+        protocol,
+        theft,
+        threats,
+    )
 
     return {
         **protocol.PROOFS,
@@ -28,6 +38,7 @@ def proofs() -> dict[str, Proof]:
         **leakage.PROOFS,
         **inversion.PROOFS,
         **depth.PROOFS,
+        **theft.PROOFS,
         **labels.PROOFS,
         **privacy.PROOFS,
         **malicious.PROOFS,

@@ -290,7 +290,7 @@ PROOFS = {
                 10, -1, -1, -1
             ),
             "looks the images up": nearest_public,
-            "does not know the noise": _decode(steps=100, known=False),
+            "does not know the noise": _decode(steps=50, known=False),
             "uses one message": nearest_average_of_one,
             "returns one image": lambda front, sent, public, scale: public[0],
         },

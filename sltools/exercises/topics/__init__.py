@@ -9,6 +9,7 @@ from sltools.exercises.topics import (
     malicious,
     privacy,
     protocol,
+    theft,
     threats,
 )
 
@@ -18,6 +19,7 @@ QUIZZES: dict[str, Quiz] = {
     "03": leakage.QUIZ,
     "04": inversion.QUIZ,
     "05": depth.QUIZ,
+    "06": theft.QUIZ,
     "07": labels.QUIZ,
     "08": privacy.QUIZ,
     "09": malicious.QUIZ,

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, mse_loss
 
-from sltools import data, experiments, metrics, seeds
+from sltools import data, metrics, seeds
 from sltools.attacks.inversion import brightness, total_variation
-from sltools.exercises.challenges import are_public, collages, nearest
+from sltools.exercises.challenges import are_public, collages, nearest, trained_on_digits
 from sltools.exercises.quiz import Question, Quiz
 from sltools.exercises.task import Answer, Wrong, close, compare, number, task, tensor
 
@@ -453,7 +453,7 @@ def _report(answer: Answer, seed: int) -> str:
 )
 def _challenge(answer: Answer, seed: int) -> str:
     digits = data.load("digits")
-    session = experiments.train_victim(digits, "fc2", seed=seeds.derive(seed, "victim") % 2**31)
+    session = trained_on_digits("fc2", seed)
     public = digits.train.images
     truth = collages(digits.test.images, seed, 20)
     view = session.observe(truth, ["client_model"])

@@ -7,8 +7,8 @@ import statistics
 import torch
 from torch import Tensor, nn
 
-from sltools import data, experiments, metrics, seeds
-from sltools.exercises.challenges import are_public, collages, nearest
+from sltools import data, metrics, seeds
+from sltools.exercises.challenges import are_public, collages, nearest, trained_on_digits
 from sltools.exercises.quiz import Question, Quiz
 from sltools.exercises.task import Answer, Wrong, close, compare, dictionary, number, task, tensor
 from sltools.protocol import Session
@@ -379,7 +379,7 @@ def _score_attack(answer: Answer, seed: int) -> str:
 def _challenge(answer: Answer, seed: int) -> str:
     digits = data.load("digits")
     public = digits.train.images
-    session = experiments.train_victim(digits, "pool2", seed=seeds.derive(seed, "victim") % 2**31)
+    session = trained_on_digits("pool2", seed)
     truth = collages(digits.test.images, seed, 20)
     noise = seeds.generator(seed, "noise")
     session.client.outgoing = lambda kind, sent: (

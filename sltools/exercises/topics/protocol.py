@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 
-from sltools import data, experiments, protocol, seeds
+from sltools import data, protocol, seeds
+from sltools.exercises.challenges import trained_on_digits
 from sltools.exercises.quiz import Question, Quiz
 from sltools.exercises.task import Answer, Wrong, compare, dictionary, number, task, tensor
 
@@ -367,7 +368,7 @@ def _train_split(answer: Answer, seed: int) -> None:
 )
 def _challenge(answer: Answer, seed: int) -> str:
     digits = data.load("digits")
-    session = experiments.train_victim(digits, "pool1", seed=seeds.derive(seed, "victim") % 2**31)
+    session = trained_on_digits("pool1", seed)
     order = torch.randperm(len(digits.test), generator=seeds.generator(seed, "order"))
     halves = [digits.test[rows] for rows in order.split(len(order) // 2)]
     with torch.no_grad():
