@@ -360,6 +360,22 @@ def fine(): return 1
 """
 
 
+def test_what_calls_left_behind_is_forgotten(run: Callable, isolated: Sandbox) -> None:
+    source = """
+kept = []
+def keep():
+    kept.append(1)
+    open("kept", "a").write("1")
+    return len(kept) + len(open("kept").read())
+"""
+    remote = run(isolated, source)
+    answer = RemoteAnswer(remote, replace(exercises.find("04.tv"), answer="keep"), LIMITS.call)
+    assert [answer(), answer()] == [2, 4]
+    for _ in range(7):  # which costs none of the notebook's own starts
+        answer.forget()
+        assert answer() == 2
+
+
 def test_without_isolation_limits_hold_all_the_same(run: Callable) -> None:
     remote = run(Sandbox(isolate=False, limits=Limits(call=1, memory=2**32)), TROUBLE)
     tv = exercises.find("04.tv")
