@@ -2,7 +2,7 @@
 # jupyter:
 #   sltools:
 #     minutes: 60
-#     alternative: {dataset: mnist}
+#     alternative: {cut: conv1}
 # ---
 
 # %% [markdown]
