@@ -220,7 +220,7 @@ check("06.moves", predict_and_train)
 # A thief in a hurry has five poor clones of one client: UnSplit from five starting points, forty
 # steps each. Make images that fool the victim.
 #
-# `clones` is a list of five networks, `g` the server's layers, so `g(clones[0](images))` are
+# `clones` is a list of five networks, `g` the server's layers, so `g(clone(images))`, for each, are
 # logits. `images` is $(B, 1, 28, 28)$, 40 digits that the victim recognises, with `labels`; change
 # each pixel by at most `epsilon` = 0.2, and stay in $[0, 1]$. Return the changed images.
 #
