@@ -231,6 +231,24 @@ check("and less than without noise", agreed["clone"][2] < agreed["clone"][0])
 # A thief who wants a copy everywhere needs smashed data from everywhere.
 
 # %% [markdown]
+# **Try it.** Two networks of 97% agree on most images without knowing of each other. Within the
+# images of one class $y$, let the victim call a share $v_{yc}$ of them $c$, and the other network a
+# share $w_{yc}$. By chance they would agree on $e = \frac1N \sum_y n_y \sum_c v_{yc} w_{yc}$ of all
+# images. Write the agreement $a$ beyond that, $(a - e)/(1 - e)$.
+
+
+# %%
+from sltools.exercises import check as check_answer
+
+
+def beyond_chance(victim, other, labels):  # what two networks say, and the truth, each (N,)
+    # Hint: torch's one_hot: one_hot(labels, 10).T @ one_hot(victim, 10) counts each y and c.
+    raise NotImplementedError("your code here")
+
+
+check_answer("06.agreement", beyond_chance)
+
+# %% [markdown]
 # ## Images that fool the victim
 #
 # An **adversarial example** is an image changed so little that a person does not mind, and chosen
@@ -244,6 +262,18 @@ check("and less than without noise", agreed["clone"][2] < agreed["clone"][0])
 # network's gradient, so its weights. The server does not have the victim's. It takes the gradient
 # of its own $g \circ \tilde f$ and hopes that the result fools $g \circ f$ as well, that it
 # **transfers**.
+#
+# **Try it.** Write one step of it on a clone, with $\alpha = \varepsilon$: the *fast gradient sign
+# method*. (Nothing below needs it.)
+
+
+# %%
+def one_step(clone, g, images, labels, epsilon):  # to changed images, in [0, 1]
+    # Hint: the loss is cross_entropy(g(clone(x)), labels), at an x that requires a gradient.
+    raise NotImplementedError("your code here")
+
+
+check_answer("06.step", one_step)
 
 
 # %%

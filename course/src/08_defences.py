@@ -177,6 +177,21 @@ print(f"error: no defence {error(undefended.inputs):.4f}, noise {error(noisy.inp
 # The noise is drawn anew for each message. Whoever gets the smashed data of **the same image**
 # $n$ times takes the mean, and is left with noise of $\sigma / \sqrt{n}$. In training every image
 # comes once an epoch. A service that is asked twice for the same photograph sends it twice.
+#
+# **Try it.** Predict what is left of the noise, and measure it. (Nothing below needs it.)
+
+
+# %%
+from sltools.exercises import check as check_answer
+
+
+def predict_and_average(sent, z, sigma):  # (n, B, C, H, W), (B, C, H, W) and a number, to a pair
+    # Hint: the root of the mean square of sent.mean(0) - z is what you measure.
+    raise NotImplementedError("your code here")
+
+
+check_answer("08.average", predict_and_average)
+
 
 # %%
 counts = [1, 8, 64] if budget != "tiny" else [1, 8]
@@ -449,6 +464,17 @@ check(
 # the chance that a rare sample scores higher than a common one: ½ is a guess, 1 is certainty.
 # *Max-norm* stretches all gradients to the length of the longest on average; *Marvell* adds the
 # noise that makes the two classes most alike for its power, and states a bound.
+#
+# **Try it.** Write the leak AUC: compare all pairs, and count a tie half.
+
+
+# %%
+def my_leak_auc(scores, rare):  # (N,) numbers, and (N,) with 1 for a rare sample and 0 for others
+    # Hint: scores[rare == 1][:, None] > scores[rare == 0] has an entry for each pair.
+    raise NotImplementedError("your code here")
+
+
+check_answer("08.leak_auc", my_leak_auc)
 
 
 # %%

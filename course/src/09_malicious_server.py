@@ -258,6 +258,21 @@ check("the critic has learnt to tell them apart", gaps[-1] > gaps[0] + 1)
 # The gradient that is sent is the critic's own, $\nabla_z \operatorname{mean} D(z)$. A client that
 # follows it down makes $z$ that the critic takes for the pilot's. Look at one step: send it, let
 # the client learn, and score the same images again.
+#
+# **Try it.** Write the message before you see it. (Nothing below needs it.)
+
+
+# %%
+from sltools.exercises import check as check_answer
+
+
+def my_lie(critic, z):  # a network and (B, C, H, W), to a tensor of the shape of z
+    # Hint: z comes from the wire without a graph; z.detach().requires_grad_() starts one.
+    raise NotImplementedError("your code here")
+
+
+check_answer("09.lie", my_lie)
+
 
 # %%
 taught = protocol.adam(front.parameters())
@@ -453,6 +468,19 @@ assert min(deep) > max(shallow)
 # * **SplitOut** trains a whole network of its own for a moment, remembers what gradients of the
 #   first layer look like, and calls out what does not.
 #
+# **Try it.** The second idea takes five lines: the mean cosine of the gradients of pairs of one
+# label, minus that of pairs of two.
+
+
+# %%
+def my_label_gap(gradients, labels):  # (B, C, H, W) and (B,), to one number
+    # Hint: torch's normalize(gradients.flatten(1)) has rows of length 1. No sample is its own pair.
+    raise NotImplementedError("your code here")
+
+
+check_answer("09.gap", my_label_gap)
+
+# %% [markdown]
 # Each gives a score, where more is more suspicious, and an alarm above its threshold. Here are
 # servers to judge: honest ones, hijackers, and honest-but-curious ones, who run *UnSplit* on what
 # they receive while they train, and send what an honest server sends. The training is short, so
