@@ -2,6 +2,7 @@
 
 This is the only module that holds the truth beside an attacker's result. Images are float tensors
 (N, C, H, W) with the truth in [0, 1]; scores are per image, so that no mean hides a failure.
+scikit-learn and torchmetrics take seconds to import: each is imported where it is needed.
 """
 
 import math
@@ -11,14 +12,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 
 import torch
-from scipy.optimize import linear_sum_assignment
-from sklearn.metrics import roc_auc_score
-from sklearn.metrics.cluster import contingency_matrix
 from torch import Tensor, nn
-from torchmetrics.functional.image import (
-    peak_signal_noise_ratio,
-    structural_similarity_index_measure,
-)
 
 from sltools import seeds
 from sltools.data import Split
@@ -49,6 +43,8 @@ def psnr(x: Tensor, truth: Tensor) -> Tensor:
 
     Two identical images score infinity. Raises DataError if the images cannot be compared.
     """
+    from torchmetrics.functional.image import peak_signal_noise_ratio
+
     x, truth = _comparable(x, truth)
     return peak_signal_noise_ratio(x, truth, data_range=1.0, reduction="none", dim=(1, 2, 3))
 
@@ -59,6 +55,8 @@ def ssim(x: Tensor, truth: Tensor) -> Tensor:
     A Gaussian window of 11 pixels, sigma 1.5, and a data range of 1: never rescaled per image,
     which would hide lost contrast. Raises DataError for images of fewer than 11 pixels a side.
     """
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
     x, truth = _comparable(x, truth)
     height, width = x.shape[-2:]
     if min(height, width) < SSIM_WINDOW:
@@ -206,6 +204,9 @@ def cluster_accuracy(clusters: Labels, truth: Labels) -> float:
     -1 marks a sample that is in no cluster; it counts as wrong. Random clusters score above
     1 / classes: compare with a shuffle, as `score_labels` does.
     """
+    from scipy.optimize import linear_sum_assignment
+    from sklearn.metrics.cluster import contingency_matrix
+
     clusters, truth = _paired(clusters, truth)
     placed, total = clusters >= 0, len(truth)
     if not placed.any():
@@ -221,6 +222,8 @@ def leak_auc(scores: Tensor, positive: Tensor) -> float:
     The area under the ROC curve (Li et al., ICLR 2022). Below 0.5 the scores tell the classes too,
     the other way round. `positive` (N,) are booleans. Raises DataError if one class is missing.
     """
+    from sklearn.metrics import roc_auc_score
+
     positive, scores = torch.as_tensor(positive).cpu().bool(), torch.as_tensor(scores).cpu()
     if scores.ndim != 1 or scores.shape != positive.shape or positive.all() or not positive.any():
         raise DataError(

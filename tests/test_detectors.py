@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from functools import cache
 from typing import Any
 
 import pytest
@@ -579,14 +580,27 @@ def detector(name: str) -> Detector:
     return {"Scrutinizer": Scrutinizer, "LabelGap": LabelGap}[name]()
 
 
-def raised_at(server: Any, name: str, at: Any = "pool1", **options: Any) -> int | None:
-    """Let a detector watch a training on digits, 23 batches an epoch; return its first alarm."""
+def hijacker(*arguments: Any, **options: Any) -> HijackingServer:
+    public = data.load("digits").test.images
+    attack = Hijacking(rehearsal=20, critic_steps=1)
+    return HijackingServer(*arguments, public_images=public, attack=attack, **options)
+
+
+@cache
+def panel(server: Any, at: Any) -> dict[str, Detector]:
+    """Let all detectors watch one training on digits, 23 batches an epoch."""
     front, middle, *head = models.cut(models.mnist_net(seed=0), at)
-    client = Client(front, *head, detector=detector(name))
-    other = server(middle, label_private=bool(head), **options)
-    train(client, other, data.load("digits").train, epochs=4)
-    assert client.detector.scores
-    return client.detector.raised_at
+    detectors = {name: detector(name) for name in NAMES}
+    client = Client(front, *head, detector=record_detection.Panel(detectors))
+    train(client, server(middle, label_private=bool(head)), data.load("digits").train, epochs=4)
+    return detectors
+
+
+def raised_at(server: Any, name: str, at: Any = "pool1") -> int | None:
+    """Return the first alarm of a detector."""
+    found = panel(server, at)[name]
+    assert found.scores
+    return found.raised_at
 
 
 @pytest.mark.parametrize("at", CUTS)
@@ -624,9 +638,7 @@ def test_what_each_detector_does_not_see(server: Any, name: str) -> None:
 @pytest.mark.parametrize("at", CUTS)
 @pytest.mark.parametrize("name", NAMES)
 def test_feature_space_hijacking_raises_an_alarm(name: str, at: Any) -> None:
-    public = data.load("digits").test.images
-    options = {"public_images": public, "attack": Hijacking(rehearsal=20, critic_steps=1)}
-    assert raised_at(HijackingServer, name, at, **options) is not None
+    assert raised_at(hijacker, name, at) is not None
 
 
 def test_unsplit_during_the_training_changes_no_message_and_no_score() -> None:

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from scipy.optimize import linear_sum_assignment
-from sklearn.cluster import KMeans
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Adam
@@ -179,6 +177,8 @@ class LabelInference:
         return {"labels": _least(rows, noise), "scores": rows, "device": str(device)}
 
     def _cluster(self, view: View) -> dict[str, Any]:
+        from sklearn.cluster import KMeans  # slow to import, and only needed here
+
         classes = _last(view.head_architecture.build(self.seed)).out_features
         gradients = view.feature_gradients.flatten(1).double().cpu()
         _check_finite([gradients])
@@ -272,6 +272,8 @@ def _least(scores: Tensor, noise: Tensor | float = 0.0) -> Tensor:
 
 def _named(clusters: Tensor, distances: Tensor, anchors: Tensor) -> Tensor:
     """Give each cluster the label of an anchor: (N,), -1 in a cluster that no anchor names."""
+    from scipy.optimize import linear_sum_assignment  # slow to import, and only needed here
+
     known = ((anchors >= 0) & (clusters >= 0)).nonzero()[:, 0]
     if len(known) == 0:
         raise AttackError(

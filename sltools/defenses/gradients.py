@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
-from scipy.optimize import minimize_scalar
 from torch import Tensor
 
 from sltools import seeds
@@ -93,6 +92,8 @@ def plan_noise(
 
 def _minimum(function: Callable[[float], float], highest: float) -> float:
     """Where in [0, highest] the convex `function` is least."""
+    from scipy.optimize import minimize_scalar  # slow to import, and only needed here
+
     inside = minimize_scalar(function, bounds=(0, highest), method="bounded") if highest else None
     ends = [0.0, highest]
     return min(ends if inside is None else [*ends, float(inside.x)], key=function)

@@ -3,7 +3,6 @@
 import copy
 
 import torch
-from sklearn.neighbors import LocalOutlierFactor
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -46,6 +45,8 @@ class SplitOut(Detector):
         batch_size: int = 64,
         seed: int = 0,
     ) -> None:
+        from sklearn.neighbors import LocalOutlierFactor  # slow to import, and only needed here
+
         super().__init__(window, threshold=0.5)
         if not 0 < share <= 1:
             raise DefenseError(f"a share of the images is above 0 and at most 1, not {share!r}")

@@ -225,7 +225,7 @@ check("03.honest", score_attack)
 # Public images are allowed: you may take `data.load("digits").train.images` for them. (Say so when
 # you report such an attack.) You can do without. Scored is the median MSE beside two baselines: the
 # mean of the public images, and for each private image the public one whose smashed data come
-# nearest. 20% below the better of the two earns half of the points, 60% below it all of them.
+# nearest. 20% below the better of the two earns half of the points, 50% below it all of them.
 # Your attack is called twice, the second time with the smashed data of other images: what does not
 # follow the smashed data is no attack. Keep it below ten seconds.
 

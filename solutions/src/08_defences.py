@@ -170,9 +170,9 @@ check("08.fair_report", fair_report)
 #
 # You may use all of `sltools`, or nothing of it. You meet three fresh clients; on each, your median
 # MSE is divided by that of the mean image, and the median of the three ratios is scored: down to
-# 0.8 earns half of the points, down to 0.5 all of them. On the first client you are called a second
-# time, with the messages of other images: what does not follow the messages is no attack. Keep each
-# call below half a minute.
+# 0.75 earns half of the points, down to 0.5 all of them. On the first client you are called a
+# second time, with the messages of other images: what does not follow the messages is no attack.
+# Keep each call below half a minute.
 
 
 # %%

@@ -354,6 +354,6 @@ PROOFS = {
             "returns the gradients": lambda labels, gradients: gradients.mean(0),
         },
         right=[common_direction, without_the_labels, common_direction_in_numpy],
-        seeds=range(5000, 5002),
+        seeds=range(7000, 7001),  # as the wrong answers
     ),
 }

@@ -295,6 +295,6 @@ PROOFS = {
             "returns one image": lambda front, sent, public, scale: public[0],
         },
         right=[_decode(), _decode(hard=True), _decode(optimizer=torch.optim.AdamW)],
-        seeds=range(5000, 5001),
+        seeds=range(7000, 7001),  # as the wrong answers
     ),
 }

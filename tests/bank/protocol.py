@@ -460,6 +460,6 @@ PROOFS = {
             "sends a tensor": lambda sending, content: content,
         },
         right=[four_bits, three_bits, strips_of_four_bits],
-        seeds=range(5000, 5002),
+        seeds=range(7000, 7001),  # as the wrong answers
     ),
 }

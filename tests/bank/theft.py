@@ -497,6 +497,6 @@ PROOFS = {
             _crafted(momentum=1.0),
             _crafted(steps=20, step=0.125, loss=margin),
         ],
-        seeds=range(5000, 5002),
+        seeds=range(7000, 7001),  # as the wrong answers
     ),
 }

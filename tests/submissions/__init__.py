@@ -124,7 +124,7 @@ import torch
 def total_variation(images):
     kept = []
     while True:
-        kept.append(torch.ones(2**26))
+        kept.append(torch.empty(2**28))
 """
 RUNAWAY = f"""
 import ctypes, os, signal, subprocess

@@ -407,8 +407,8 @@ def _challenge(answer: Answer, seed: int) -> str:
         )
     if error > 0.8 * min(mean, lookup):
         raise Wrong(f"Not clearly better than both baselines: {told}.")
-    if error > 0.4 * min(mean, lookup):
-        raise Wrong(f"Better than the better baseline, by less than 60%: {told}.", share=0.5)
+    if error > 0.5 * min(mean, lookup):
+        raise Wrong(f"Better than the better baseline, by less than 50%: {told}.", share=0.5)
     return f"{told[0].upper()}{told[1:]}."
 
 

@@ -12,8 +12,8 @@ from sltools.exercises.challenges import collages
 from sltools.exercises.quiz import Question, Quiz
 from sltools.exercises.task import Answer, Wrong, close, compare, draw, number, pair, task, tensor
 
-SCALE, QUERIES = 3.0, 4  # of the challenge's noise, and the messages for each image
-HALF, FULL = 0.8, 0.5  # of the mean image's error, for half of the points and for all
+SCALE, QUERIES = 1.5, 4  # of the challenge's noise, and the messages for each image
+HALF, FULL = 0.75, 0.5  # of the mean image's error, for half of the points and for all
 
 
 @task(
