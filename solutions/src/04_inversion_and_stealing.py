@@ -201,7 +201,7 @@ check("04.fair_score", fair_score)
 # You may use all of `sltools`, or nothing of it. Your attack meets three fresh victims, each
 # trained for a moment only. On each, its median MSE is divided by that of `UnSplit(steps=120)` on
 # the same view, the median of five clones; your score is the median of the three ratios. Up to 0.6
-# earns half of the points, up to 0.35 all of them. On the first victim it is called a second time,
+# earns half of the points, up to 0.4 all of them. On the first victim it is called a second time,
 # with the smashed data of other images: what does not follow the smashed data is no attack. Keep
 # each call below half a minute.
 
@@ -212,7 +212,7 @@ from sltools.attacks import UnSplit
 
 def attack(view) -> Tensor:
     ### BEGIN SOLUTION
-    return UnSplit(steps=800, restarts=5)(view).inputs
+    return UnSplit(steps=500, restarts=4)(view).inputs
     ### END SOLUTION
 
 

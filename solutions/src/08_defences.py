@@ -183,9 +183,9 @@ def attack(front: nn.Sequential, sent: Tensor, public: Tensor, scale: float) -> 
         z = front(public)
     decoder = networks.decoder(tuple(z.shape[1:]), tuple(public.shape[1:]), seed=0)
     optimizer = torch.optim.Adam(decoder.parameters(), lr=2e-3)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 250)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 160)
     draws = torch.Generator().manual_seed(0)
-    for _ in range(250):
+    for _ in range(160):
         rows = torch.randint(len(public), (32,), generator=draws)
         noisy = z[rows] + left * torch.randn(z[rows].shape, generator=draws)
         loss = binary_cross_entropy(decoder(noisy), public[rows])

@@ -160,16 +160,16 @@ def _stretched(inputs):
 
 
 def many_short(view):
-    return UnSplit(steps=500, restarts=4)(view).inputs
+    return UnSplit(steps=350, restarts=4)(view).inputs
 
 
 def chosen_by_hand(view):
-    runs = UnSplit(steps=600, restarts=3).runs(view)
+    runs = UnSplit(steps=400, restarts=3).runs(view)
     return min(runs, key=lambda run: run.objective).inputs
 
 
 def smoother(view):
-    return UnSplit(steps=600, restarts=3, tv=0.7)(view).inputs
+    return UnSplit(steps=400, restarts=3, tv=0.7)(view).inputs
 
 
 def mean_image(view):

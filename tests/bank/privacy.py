@@ -155,7 +155,7 @@ def _report(summary):
     return lambda inputs, truth: summary((inputs - truth).square().mean((3, 4, 5)))
 
 
-def _decode(steps=160, known=True, queries=None, hard=False, optimizer=torch.optim.Adam):
+def _decode(steps=100, known=True, queries=None, hard=False, optimizer=torch.optim.Adam):
     """Train a decoder on public images and apply it to the mean of the messages."""
 
     def attack(front, sent, public, scale):

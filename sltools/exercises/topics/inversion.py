@@ -387,8 +387,8 @@ def _challenge(answer: Answer, seed: int) -> str:
     )
     if ratio > 0.6:
         raise Wrong(f"Not clearly better than the default: {told}.")
-    if ratio > 0.35:
-        raise Wrong(f"Better than the default, not yet at 0.35: {told}.", share=0.5)
+    if ratio > 0.4:
+        raise Wrong(f"Better than the default, not yet at 0.4: {told}.", share=0.5)
     return f"The {told}."
 
 
