@@ -408,6 +408,43 @@ print(f"UnSplit {error(noisy.inputs):.4f}, decoder {error(naive):.4f}, "
       f"decoder that knows {error(adaptive):.4f}, mean image {nobody:.4f}")  # fmt: skip
 
 # %% [markdown]
+# Is that the best an attacker can do? Turn the noise up until the decoder, trained in haste, finds
+# no more than the mean image, and a report would call the images safe. Then try an attack that
+# needs no training at all. Weigh each public image $x_i$ by how well it would explain the message,
+#
+# $$w_i \propto \exp\left(-\frac{\lVert z - f(x_i) \rVert^2}{2 \sigma^2}\right)$$
+#
+# and take the weighted mean of them. This is the **posterior mean**: were the private image one
+# of the public ones, drawn by lot, no estimate would have a smaller expected squared error.
+
+# %%
+drowning = 8.0
+session.client.outgoing = defenses.GaussianNoise(drowning, seed=seed)
+view = session.observe(truth, grants=["client_model"])
+session.client.outgoing = plain
+trained = decoder(view, public, defense=defenses.GaussianNoise(drowning, seed=seed + 1)).inputs
+with torch.no_grad():
+    apart = torch.cdist(view.smashed.flatten(1), view.client_model(public).flatten(1))
+weights = torch.softmax(-apart.square() / (2 * drowning**2), dim=1)
+weighed = (weights @ public.flatten(1)).view_as(truth)
+plots.reconstructions(truth.cpu(), {"decoder": trained, "posterior mean": weighed}, names)
+
+# %%
+check("the decoder's error is above nine tenths of the mean image's",
+      error(trained) > 0.9 * nobody)  # fmt: skip
+check("that of the posterior mean below three quarters", error(weighed) < 0.75 * nobody)
+
+# %% tags=["nbval-ignore-output"]
+# not compared: the last digits depend on the machine
+print(f"noise {drowning:g}: decoder {error(trained):.4f}, posterior mean {error(weighed):.4f}, "
+      f"mean image {nobody:.4f}")  # fmt: skip
+
+# %% [markdown]
+# So every number in this lesson says what **these** attacks found, and none says what cannot be
+# found. (Digits are kind to the posterior mean, since each has a public one that resembles it. In
+# the exercises you meet images that have none.)
+
+# %% [markdown]
 # ## One that works, and its price
 #
 # **Local differential privacy.** Clip the smashed data of each image to norm $C$, then add Gaussian
