@@ -51,7 +51,7 @@ CELLS = """() => [...jupyterapp.shell.currentWidget.content.model.cells]
 EDIT = """async text => {
     const notebook = jupyterapp.shell.currentWidget.content;
     const index = [...notebook.model.cells].findIndex(
-        cell => cell.sharedModel.getSource().includes(text));
+        cell => cell.type === 'code' && cell.sharedModel.getSource().includes(text));
     notebook.activeCellIndex = index;
     await notebook.scrollToItem(index, 'center');
     await jupyterapp.commands.execute('notebook:enter-edit-mode');
@@ -185,7 +185,8 @@ def test_an_exercise_goes_from_stub_to_full_marks_with_two_hints(
         _until(page, f'hint("{first.key}")', first.hints[number - 1])
     page.screenshot(path=screenshots / f"exercise-{TOPIC}-hints.png")
 
-    solved = [cell.source for cell in nbformat.read(path, as_version=4).cells]
+    cells = nbformat.read(path, as_version=4).cells
+    solved = [cell.source for cell in cells if cell.cell_type == "code"]
     for task in tasks:
         for part in (f"def {task.answer}(", f'check("{task.key}"'):  # of one cell, or of two
             [source] = [source for source in solved if part in source]
