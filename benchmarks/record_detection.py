@@ -5,11 +5,12 @@
 Half of the training images are the client's, the other half is public. Thresholds and windows were
 chosen on the seeds 0 to 15; what is recorded has the seeds 100, 101, ... SplitGuard's false labels
 keep an honest server unsure, and its gradients apart: with such a server it has runs of its own. A
-hijacker returns the same whatever the labels, so there all detectors watch one run. It takes a
-quarter of an hour of one core.
+hijacker returns the same whatever the labels, so there all detectors watch one run. It takes
+half an hour of one core.
 """
 
 import json
+import math
 import statistics
 import sys
 import time
@@ -18,7 +19,6 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
-from scipy.stats import binomtest
 from torch import Tensor, nn
 
 from sltools import data, devices, lessons, metrics, models, protocol, seeds
@@ -48,7 +48,7 @@ class Plan:
     rounds: int
 
 
-PLANS = {"digits": Plan(15, 20, 5, 0.5, 10), "mnist": Plan(1, 5, 2, 0.1, 1)}
+PLANS = {"digits": Plan(15, 40, 10, 0.5, 10), "mnist": Plan(1, 10, 3, 0.1, 1)}
 
 
 class Curious(Server):
@@ -229,13 +229,16 @@ def invisible(honest: Run, curious: Run) -> dict[str, Any]:
 
 
 def summary(detectors: list[Detector]) -> dict[str, Any]:
-    """Rates with 95% intervals (Wilson); batches of one run are not independent, runs are."""
-    scored = sum(len(detector.scores) for detector in detectors)
+    """How often they raise an alarm, in batches and in runs, and when first."""
+    alarms = [len(found.alarms) for found in detectors]
+    scored = [len(found.scores) for found in detectors]
     raised = [found.raised_at for found in detectors]
     first = [batch for batch in raised if batch is not None]
     return {
-        "batches": rate(sum(len(detector.alarms) for detector in detectors), scored),
-        "runs": rate(len(first), len(detectors)),
+        "batches": {"alarms": alarms, "of": scored}
+        | rate(sum(alarms) / sum(scored), len(detectors)),
+        "runs": {"alarms": len(first), "of": len(detectors)}
+        | rate(len(first) / len(detectors), len(detectors)),
         "raised_at": raised,
         "median_raised_at": statistics.median(first) if first else None,
         "first_scored": [detector.batches.start for detector in detectors],
@@ -245,16 +248,17 @@ def summary(detectors: list[Detector]) -> dict[str, Any]:
     }
 
 
-def rate(alarms: int, of: int) -> dict[str, float | int]:
-    """A share and its 95% interval."""
-    interval = binomtest(alarms, of).proportion_ci(method="wilson")
-    return {
-        "alarms": alarms,
-        "of": of,
-        "rate": alarms / of,
-        "low": interval.low,
-        "high": interval.high,
-    }
+def rate(share: float, runs: int) -> dict[str, float]:
+    """A share and its 95% interval (Wilson's), with as many observations as there are runs.
+
+    Of batches too: those of one run depend on each other (a window is a mean over its neighbours,
+    and SplitGuard's score stays as it is between two probes), so a run counts once. The shares of
+    runs vary no more than hits and misses do, so the interval is wide enough.
+    """
+    z, width = 1.96, 1.96**2 / runs
+    middle = (share + width / 2) / (1 + width)
+    half = z / (1 + width) * math.sqrt(share * (1 - share) / runs + width / (4 * runs))
+    return {"rate": share, "low": max(0.0, middle - half), "high": min(1.0, middle + half)}
 
 
 def main(names: list[str]) -> None:
@@ -266,7 +270,7 @@ def main(names: list[str]) -> None:
         "client": "Adam with amsgrad, 1e-3, batches of 64",
         "first_seed": FIRST_SEED,
         "fsha": asdict(Hijacking()),
-        "versions": devices.versions("scikit-learn", "scipy"),
+        "versions": devices.versions("scikit-learn"),
         "studies": {},
     }
     target = lessons.course() / "results" / "detection.json"

@@ -74,6 +74,7 @@ device: str = "cpu"  # one of: cpu, cuda
 # %%
 import json
 import math
+import statistics
 from dataclasses import replace
 
 import numpy as np
@@ -517,14 +518,14 @@ makers = {"honest": lambda n: protocol.Server, "curious": lambda n: Curious, "hi
 
 watched, digests = {name: [] for name in clients}, {}
 for name, count in clients.items():
-    for number in range(seed + 1, seed + 1 + count):
+    for number in range(seed + 200, seed + 200 + count):  # nothing was tuned on these
         pair = guarded(number, makers[name](number))
         trained = protocol.train(
             *pair, private, epochs=passes, seed=number, device=device,
-            record=number == seed + 1 and name != "hijacker",
+            record=number == seed + 200 and name != "hijacker",
         )  # fmt: skip
         watched[name].append(pair[0].detector.members)
-        if number == seed + 1:
+        if number == seed + 200:
             digests[name] = trained.transcript.digests("client")
 watched["hijacker"].append(client.detector.members)  # the long run from above
 batches = passes * math.ceil(len(private) / 64)
@@ -610,43 +611,61 @@ assert digests["curious"] == digests["honest"] or device != "cpu"
 # alarm keeps what it has not sent yet.
 
 # %% [markdown]
-# ## Recorded: twenty honest clients
+# ## Recorded: forty honest clients
 #
-# Now with enough clients to say something: twenty digits clients of an honest server, five of a
+# Now with enough clients to say something: forty digits clients of an honest server, ten of a
 # hijacker, for 15 passes over their images. All seeds are new: thresholds and windows were chosen
-# on others. The first column is the share of **batches** with an alarm, with the 95% interval
-# (which takes batches for independent; neighbours are not, so read the clients as well).
+# on others. The first column is the share of **batches** with an alarm. The batches of one client
+# depend on each other, so the 95% interval counts each client once, and is wide.
 #
-# Two lines are not in the cells above. *Each batch for itself* is the scrutinizer as it was
-# published, without our mean over ten batches. *LabelGap* is ours: only the first of the
-# scrutinizer's three quantities, by how much the gradients of one class are more alike than those
-# of two. And there is one more hijacker, who gives its gradients the size of honest ones.
+# Some lines are not in the cells above. *Each batch for itself* is the scrutinizer as we read its
+# paper, without our mean over ten batches. *LabelGap* is ours: only the first of the scrutinizer's
+# three quantities, by how much the gradients of one class are more alike than those of two.
+# *SplitOut as published* practises for one pass over one image in a hundred, which is less than two
+# batches of the digits, so it stands with MNIST. And there is one more hijacker, who gives its
+# gradients the size of honest ones.
 
 # %%
 detection = json.loads((lessons.course() / "results" / "detection.json").read_text())
-study = detection["studies"]["digits"]["servers"]
-honest_rates = study["honest"]["detectors"]
 print("recorded with:", detection["command"])
-print("\nfalse alarms of honest servers      batches (95% interval)      clients")
-for name, found in honest_rates.items():
-    rate, runs = found["batches"], found["runs"]
-    interval = f"{rate['rate']:6.2%}  ({rate['low']:.2%} to {rate['high']:.2%})"
-    print(f"{name:40}{interval:28}{runs['alarms']} of {runs['of']}")
-print("\nclients that saw their hijacker     plain       of honest size")
-for name in honest_rates:
-    plain, sized = (
-        study[kind]["detectors"][name]["runs"]
-        for kind in ("FSHA", "FSHA, gradients of honest size")
-    )
-    print(f"{name:40}{plain['alarms']} of {plain['of']:<7}{sized['alarms']} of {sized['of']}")
+servers = {name: one["servers"] for name, one in detection["studies"].items()}
+
+
+def rates(name, kind):
+    """What each detector found with one kind of server."""
+    return servers[name][kind]["detectors"]
+
+
+for name in servers:
+    print(f"\n{name}: false alarms of honest servers   batches (95% interval)   clients")
+    for detector, found in rates(name, "honest").items():
+        rate, runs = found["batches"], found["runs"]
+        interval = f"{rate['rate']:7.2%} ({rate['low']:4.0%} to {rate['high']:4.0%})"
+        print(f"{detector:40}{interval:26}{runs['alarms']} of {runs['of']}")
 
 # %%
-kept_quiet = [name for name, found in honest_rates.items() if found["batches"]["rate"] < 0.005]
-print("at most one batch in 200 is a false alarm:", ", ".join(kept_quiet))
-caught = [name for name in kept_quiet if study["FSHA"]["detectors"][name]["runs"]["rate"] == 1]
-print("and every hijacker was seen:", ", ".join(caught))
-alone = honest_rates["Scrutinizer, each batch for itself, ½"]["runs"]
-assert len(caught) >= 2
+for name in servers:
+    print(f"\n{name}: clients that saw their hijacker    plain     of honest size")
+    for detector in rates(name, "honest"):
+        plain, sized = (
+            rates(name, kind)[detector]["runs"]
+            for kind in ("FSHA", "FSHA, gradients of honest size")
+        )
+        counts = f"{plain['alarms']} of {plain['of']}"
+        print(f"{detector:40}{counts:10}{sized['alarms']} of {sized['of']}")
+    for kind in ("FSHA", "FSHA, gradients of honest size"):
+        ends = sorted(one["mse"] for one in servers[name][kind]["attacker"])
+        guess = servers[name][kind]["attacker"][0]["mean_image_mse"]
+        print(f"{kind}: MSE median {statistics.median(ends):.4f}, worst {ends[-1]:.4f}, "
+              f"mean image {guess:.4f}")  # fmt: skip
+
+# %%
+three = ("SplitGuard", "Scrutinizer", "SplitOut")
+seen = [rates("digits", "FSHA")[detector]["raised_at"] for detector in three]
+witnesses = [sum(batch is not None for batch in run) for run in zip(*seen, strict=True)]
+print("of SplitGuard, Scrutinizer and SplitOut, each hijacker was seen by", witnesses)
+assert min(witnesses) >= 2
+alone = rates("digits", "honest")["Scrutinizer, each batch for itself, ½"]["runs"]
 assert alone["alarms"] == alone["of"]
 unseen_attacks = [
     run for one in detection["studies"].values() for run in one["unsplit_is_invisible"]
@@ -657,9 +676,14 @@ print(
 assert all(run["equal_digests"] and run["equal_scores"] for run in unseen_attacks)
 
 # %% [markdown]
-# The published scrutinizer, judged by single batches of 64, accuses **every** honest server sooner
-# or later. The mean over ten batches mends that, and then it misses some hijackers. A detector is
-# two numbers, never one. Whoever reports only how many attackers were caught has reported half.
+# * The scrutinizer that judges single batches of 64 accuses **every** honest server sooner or
+#   later. The mean over ten batches mends that, and then it misses some hijackers. A detector is
+#   two numbers, never one. Whoever reports only how many attackers were caught has reported half.
+# * Look at the worst hijacker. On digits some of them fail: their images are no better than the
+#   mean image when the training ends. They are counted above as seen, for they lied all the same.
+# * SplitOut as published accuses honest servers on MNIST. It practises on few batches of a network
+#   that has learnt nothing yet; the authors' notebook practises on the first batches of the very
+#   training that it then watches, which supposes that the server is honest until then.
 
 # %%
 # what `sltools sweep` keeps of this lesson
