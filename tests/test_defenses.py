@@ -1,6 +1,7 @@
 """Each defence does what its formula says, inside the protocol and with a client that learns."""
 
 import math
+import statistics
 from collections.abc import Callable
 from typing import Any
 
@@ -79,6 +80,63 @@ def test_together_applies_all_in_order() -> None:
     assert (both("smashed", z) == 0).sum() == 20
     assert torch.equal(both("labels", labels), labels)
     assert repr(both) == "Together(TopK(share=0.5), RandomisedResponse(epsilon=50.0, classes=10))"
+
+
+def test_noise_on_top_of_zeros_saves_no_bytes_and_is_not_drawn_twice() -> None:
+    z = torch.randn(3, 100, generator=seeds.generator(0, "z"))
+    terse, noise = defenses.TopK(0.03), defenses.GaussianNoise(1.0)
+    assert defenses.Together(noise, terse).nbytes(z) == terse.nbytes(z) < z.nbytes
+    assert defenses.Together(terse, noise).nbytes(z) == z.nbytes
+    labels = defenses.RandomisedResponse(1.0, classes=10)
+    assert defenses.Together(terse, labels).nbytes(z) == terse.nbytes(z)
+    assert defenses.Together(labels).nbytes(z) == z.nbytes
+    with pytest.raises(DefenseError, match="its own seed"):
+        defenses.Together(noise, defenses.GaussianNoise(2.0))
+    two = defenses.Together(noise, defenses.GaussianNoise(1.0, seed=1))
+    assert two("smashed", torch.zeros(100, 100)).std().item() == pytest.approx(2**0.5, rel=0.05)
+
+
+@pytest.mark.parametrize("labels", [[7], [-1], [0.5]])
+def test_a_label_that_no_lie_can_name_is_refused(labels: list[float]) -> None:
+    with pytest.raises(DefenseError, match="from 0 to 4"):
+        defenses.RandomisedResponse(0.1, classes=5)("labels", torch.tensor(labels))
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [(-1.0, 1), (0.0, 1), (math.nan, 1), (1.0, 0), (1.0, 2.5), (1.0, True), (1.0, 1, 1.0),
+     (1.0, 1, 0.0), (1.0, 1, "small"), (1.0, 1, 1e-5, 1.5)],
+)  # fmt: skip
+def test_senseless_numbers_have_no_epsilon(wrong: Any) -> None:
+    pytest.importorskip("opacus")
+    with pytest.raises(DefenseError):
+        epsilon(*wrong)
+
+
+@pytest.mark.parametrize("delta", [1e-3, 1e-8])
+def test_epsilon_is_near_the_exact_one_of_the_gaussian_mechanism(delta: float) -> None:
+    """Balle and Wang 2018, theorem 8: the delta of one release at epsilon, in closed form."""
+    pytest.importorskip("opacus")
+    claimed = defenses.LocalPrivacy(5.0, 2.0).epsilon(1, delta)
+    normal, sigma = statistics.NormalDist().cdf, 2.0
+
+    def spent(e: float) -> float:
+        half = 1 / (2 * sigma)
+        return normal(half - e * sigma) - math.exp(e) * normal(-half - e * sigma)
+
+    assert spent(claimed) <= delta, "it promises more than there is"
+    assert spent(0.8 * claimed) > delta, "it gives away a fifth"
+
+
+def test_a_privacy_that_counts_no_batch_is_refused() -> None:
+    front = nn.Sequential(nn.Linear(2, 2))
+    with pytest.raises(DefenseError, match="batch_size"):
+        defenses.PrivateOptimizer(front, 1.0, 1.0, batch_size=0)
+    pytest.importorskip("opacus")
+    made = defenses.PrivateOptimizer(front, 1.0, 1.0)
+    assert made.epsilon(1000, 10, 1e-8) > 1.1 * made.epsilon(1000, 10, 1e-3)
+    with pytest.raises(DefenseError, match="samples"):
+        made.epsilon(0, 10)
 
 
 # ---- the mechanisms ------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import warnings
 
+from sltools.defenses.outgoing import positive
 from sltools.errors import DefenseError
 
 
@@ -15,11 +16,11 @@ def epsilon(multiplier: float, releases: int, delta: float = 1e-5, rate: float =
         from opacus.accountants import RDPAccountant
     except ImportError:
         raise DefenseError('accounting needs opacus: pip install "sltools[defenses]"') from None
-    if not 0 < delta < 1 or not 0 < rate <= 1 or releases < 1:
-        raise DefenseError(
-            f"delta must be in (0, 1), rate in (0, 1] and releases at least 1, not {delta}, {rate} "
-            f"and {releases}"
-        )
+    positive("multiplier", multiplier)
+    if positive("delta", delta) >= 1 or positive("rate", rate) > 1:
+        raise DefenseError(f"delta is below 1 and rate at most 1, not {delta} and {rate}")
+    if positive("releases", releases) != int(releases):
+        raise DefenseError(f"releases must be a whole number, not {releases!r}")
     accountant = RDPAccountant()
     accountant.history = [(multiplier, rate, releases)]
     with warnings.catch_warnings():

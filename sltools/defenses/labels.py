@@ -34,7 +34,17 @@ class RandomisedResponse(Outgoing):
         return 1 / (1 + (self.classes - 1) * math.exp(-self.epsilon))
 
     def change(self, tensor: Tensor) -> Tensor:
-        """Return the labels `tensor` (B,), some of them replaced."""
+        """Return the labels `tensor` (B,), some of them replaced.
+
+        Raises DefenseError unless they are whole numbers from 0 to `classes` - 1: a label that no
+        lie can name would be known for the truth.
+        """
+        if tensor.is_floating_point() or ((tensor < 0) | (tensor >= self.classes)).any():
+            raise DefenseError(
+                f"labels must be whole numbers from 0 to {self.classes - 1}, not {tensor.dtype} "
+                f"from {tensor.min().item():g} to {tensor.max().item():g}: say how many classes "
+                "there are"
+            )
         lie = torch.rand(tensor.shape, generator=self._generator) >= self.truth
         shift = torch.randint(1, self.classes, tensor.shape, generator=self._generator)
         return torch.where(

@@ -14,7 +14,9 @@ class Outgoing:
 
     A subclass defines `change`. It works inside the client's own graph, so that the client learns
     with its defence in place. Noise comes from the stream (`seed`, name of the class), drawn on the
-    CPU, and goes on from message to message: a repeated query meets fresh noise.
+    CPU, and goes on from message to message: a repeated query meets fresh noise. It is
+    reproducible, for experiments: who knows the seed subtracts it. A client in earnest needs a
+    secret seed and a cryptographic generator.
     """
 
     kind: ClassVar[str] = "smashed"
@@ -32,6 +34,11 @@ class Outgoing:
         """Return `tensor` (B, ...), changed, of the same shape and on the same device."""
         raise NotImplementedError
 
+    @property
+    def stream(self) -> int:
+        """What seeds its noise: equal for two of one class and seed."""
+        return self._generator.initial_seed()
+
     def nbytes(self, tensor: Tensor) -> float:
         """Bytes that a message in place of `tensor` needs on the wire, without its header."""
         return float(tensor.nbytes)
@@ -42,10 +49,15 @@ class Outgoing:
 
 
 class Together:
-    """Several defences, applied one after the other."""
+    """Several defences, applied one after the other.
+
+    Raises DefenseError for two of one class and seed, whose noise would be the same.
+    """
 
     def __init__(self, *defenses: Outgoing) -> None:
         self.defenses = defenses
+        if len({defense.stream for defense in defenses}) < len(defenses):
+            raise DefenseError("two of these defences draw the same noise: give each its own seed")
 
     def __call__(self, kind: str, tensor: Tensor) -> Tensor:
         """Return what is sent in place of `tensor`."""
@@ -54,8 +66,12 @@ class Together:
         return tensor
 
     def nbytes(self, tensor: Tensor) -> float:
-        """Bytes that a message in place of `tensor` needs: those of the tersest of the defences."""
-        return min((defense.nbytes(tensor) for defense in self.defenses), default=tensor.nbytes)
+        """Bytes that smashed data in place of `tensor` need: what the last to change them says.
+
+        Noise on top of zeros leaves nothing to save.
+        """
+        last = [defense for defense in self.defenses if defense.kind == Outgoing.kind][-1:]
+        return last[0].nbytes(tensor) if last else float(tensor.nbytes)
 
     def __repr__(self) -> str:
         return f"Together({', '.join(map(repr, self.defenses))})"

@@ -55,10 +55,17 @@ class LocalPrivacy(Outgoing):
     Two images' smashed data differ by at most 2·`clip` (replacement), so the noise has standard
     deviation `multiplier`·2·`clip`. `epsilon` accounts for all releases of one image. Sampling
     batches amplifies nothing: the server sees who takes part.
+
+    It is a promise about the messages of an image that the front has not learnt from, as those of a
+    trained service. A front that trains on an image learns from it without noise, and then its
+    messages about other images depend on that image too; `epsilon` does not count these. And the
+    noise comes from a reproducible stream, for experiments: who knows the seed subtracts it.
     """
 
-    promises = "(epsilon, delta) for each image against everybody, whatever they know"
-    leaves = "accuracy; and epsilon grows with every epoch in which an image is sent again"
+    promises = "(epsilon, delta) for the messages of an image that the front has not learnt from"
+    leaves = (
+        "accuracy; epsilon grows with each release, and a front that trains on images tells more"
+    )
 
     def __init__(self, clip: float, multiplier: float, seed: int = 0) -> None:
         super().__init__(seed)
@@ -73,7 +80,10 @@ class LocalPrivacy(Outgoing):
         return tensor * shares + 2 * self.clip * self.multiplier * noise.to(tensor)
 
     def epsilon(self, releases: int, delta: float = 1e-5) -> float:
-        """Return epsilon after an image was sent `releases` times, by opacus' RDP accountant."""
+        """Return epsilon of an image's own `releases`, by opacus' RDP accountant.
+
+        For an image that the front trains on it is a lower bound (see the class).
+        """
         return accounting.epsilon(self.multiplier, releases, delta)  # never sampled: always there
 
 
@@ -84,7 +94,7 @@ class Quantisation(Outgoing):
     """
 
     promises = "fewer bits on the wire"
-    leaves = "all that the remaining levels tell; an attacker who knows of it rounds its clone too"
+    leaves = "all that the levels tell, over a range set by the whole batch; an attacker rounds too"
 
     def __init__(self, bits: int, seed: int = 0) -> None:
         super().__init__(seed)

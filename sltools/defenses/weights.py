@@ -19,11 +19,14 @@ class PrivateOptimizer:
 
     The noise on the sum of the gradients has standard deviation `multiplier`·`clip` (Abadi et al.
     2016, with opacus). `inner` is what then takes the step. Raises DefenseError without opacus.
+    DP-SGD supposes that each sample's gradient depends on that sample alone. A server that learns
+    from the smashed data of an image changes the gradients it returns for all others, and so does a
+    penalty that couples the samples of a batch (NoPeek): then `epsilon` is too small.
     Gawron and Stubbings (arXiv 2201.04018) show that hijacking works against it at any epsilon.
     """
 
-    promises = "(epsilon, delta) for the client's trained weights, if batches are drawn at random"
-    leaves = "every message: the smashed data of each image cross the wire as they are"
+    promises = "(epsilon, delta) for the weights, from a server whose replies do not learn from z"
+    leaves = "every message; and a server that learns carries an image into the gradients of others"
 
     def __init__(
         self,
@@ -36,7 +39,7 @@ class PrivateOptimizer:
     ) -> None:
         self.clip = positive("clip", clip)
         self.multiplier = positive("multiplier", multiplier)
-        self.batch_size = batch_size
+        self.batch_size = int(positive("batch_size", batch_size))
         self._front, self._inner, self._seed = front, inner, seed
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -73,7 +76,7 @@ class PrivateOptimizer:
         By opacus' RDP accountant, for Poisson sampling. Whole epochs in a shuffled order, as
         `protocol.train` takes them, are usually accounted so too, though no theorem says it.
         """
-        rate = min(1.0, self.batch_size / samples)
+        rate = min(1.0, self.batch_size / positive("samples", samples))
         return accounting.epsilon(self.multiplier, steps, delta, rate)
 
     def __repr__(self) -> str:
