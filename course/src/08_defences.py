@@ -588,8 +588,13 @@ arena.frontier(recorded)
 # %% [markdown]
 # And the table of all that was measured. *UnSplit*, *decoder* and *hijacking* are image errors,
 # *clone* is the accuracy of the stolen layers, *clusters*, *published* and *read* are shares of
-# labels found. The last two columns say whether a detector ([lesson 09](09_malicious_server.ipynb))
-# raised an alarm: at a hijacker (*seen*), and at an honest server (*falsely*).
+# labels found. The last two columns say whether LabelGap, a detector of ours (see
+# [lesson 09](09_malicious_server.ipynb)), raised an alarm: at a hijacker (*seen*), and at an honest
+# server (*falsely*).
+#
+# Mind a trap in the rows of randomised response. *read* scores the answers of one epoch; the
+# accuracy comes of fresh answers in each of the 25, of which a server can take the majority. The
+# two do not belong to one $\varepsilon$: a client that wants the promised one answers once.
 
 # %%
 Markdown(arena.table(recorded))
