@@ -8,6 +8,7 @@ attacks nobody. A trial that is in the file already is not run again.
 
 import csv
 import io
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -32,7 +33,7 @@ DECODER_STEPS = {"tiny": 30, "quick": 300, "full": 3000}
 HIJACKED = {"tiny": 256, "quick": 14_000, "full": 120_000}  # samples that a hijacker is sent
 GUESS = 1000  # between the seed of a defence and that of an attacker who imitates it
 HIJACKING = "hijacking"
-CSV, FIGURE = "arena.csv", "arena.png"
+CSV, FIGURE, SETTINGS = "arena.csv", "arena.png", "arena.json"
 
 Options = Callable[[float, nn.Sequential, int], dict[str, Any]]
 
@@ -128,7 +129,8 @@ def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> list[Row]
     """Run the trials that `folder`/arena.csv lacks; return its rows and draw the figure.
 
     `only` names the defences to try (default: all). Ctrl-C keeps all finished trials. Raises
-    SltoolsError for an unknown defence or budget.
+    SltoolsError for an unknown defence or budget, and for a folder of other settings: only
+    `victims` may be more than before.
     """
     known = {defense.name: defense for defense in DEFENSES}
     if unknown := [name for name in only if name not in known]:
@@ -138,6 +140,7 @@ def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> list[Row]
     dataset = data.load(settings.dataset)
     folder.mkdir(parents=True, exist_ok=True)
     done = {_key(row) for row in read(folder / CSV)}
+    _settle(settings, folder)
     trials = [
         _Trial(settings, dataset, known[name], strength, victim, malicious)
         for malicious in (False, True)
@@ -388,6 +391,25 @@ def read(path: Path) -> list[Row]:
         raise SltoolsError(
             f"{path} is no file of an arena ({error!r}); name another folder"
         ) from None
+
+
+def _settle(settings: Settings, folder: Path) -> None:
+    """Keep the settings beside the rows; raise SltoolsError if there are others."""
+    path = folder / SETTINGS
+    wanted = {name: value for name, value in asdict(settings).items() if name != "victims"}
+    if not path.exists():
+        if (folder / CSV).exists():
+            raise SltoolsError(f"{folder} has rows and no {SETTINGS}; name another folder")
+        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if found != wanted:
+        raise SltoolsError(
+            f"{folder} holds an arena with the settings {found}, and these are {wanted}; name "
+            "another folder"
+        )
 
 
 def _key(row: Row) -> tuple[Any, ...]:

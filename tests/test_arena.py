@@ -100,6 +100,34 @@ def test_an_interruption_keeps_whole_trials(
     assert [trial.malicious for trial in seen] == 4 * [False] + 3 * [True]
 
 
+@pytest.mark.parametrize(
+    "other", [{"dataset": "mnist"}, {"budget": "quick"}, {"clones": 1}, {"targets": 5}]
+)
+def test_a_folder_has_one_setting(
+    other: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        arena._Trial, "rows", lambda trial: [trial._row("service", "accuracy", 0.9, 0.1)]
+    )
+    monkeypatch.setattr(arena.data, "load", lambda name: None)
+    settings = Settings(budget="tiny", victims=1)
+    monkeypatch.setattr(arena, "frontier", lambda rows: Figure())
+    arena.run(settings, tmp_path, ["none"])
+    arena.run(replace(settings, victims=2), tmp_path, ["none"])
+    kept = (tmp_path / "arena.csv").read_text()
+    with pytest.raises(SltoolsError, match="another folder"):
+        arena.run(replace(settings, **other), tmp_path, ["none"])
+    assert (tmp_path / "arena.csv").read_text() == kept
+    (tmp_path / "arena.json").unlink()
+    with pytest.raises(SltoolsError, match="another folder"):
+        arena.run(settings, tmp_path, ["none"])
+
+
+class Figure:
+    def save(self, path: Path) -> None:
+        pass
+
+
 @pytest.mark.parametrize("defense", EVERY, ids=lambda defense: defense.name)
 def test_every_defence_makes_a_client(defense: arena.Defense) -> None:
     pytest.importorskip("opacus")

@@ -63,6 +63,9 @@ plots.exchange(
 
 # %% [markdown]
 # ## Settings
+#
+# The text of this lesson is about the settings shown. With others a check may say False, and the
+# sentence after it is then not true of them: that is a result too.
 
 # %% tags=["parameters"]
 dataset: str = "digits"  # one of: digits, mnist, fashion_mnist, cifar10
@@ -455,8 +458,12 @@ print(f"MSE after {batches} batches, cut after pool2:", [f"{value:.4f}" for valu
 print(f"MSE after {batches} batches, cut after pool1:", [f"{value:.4f}" for value in shallow])
 print(f"mean image: {deeper['runs'][0]['validation']['mean image']:.4f}")
 assert min(deep) > max(shallow)
+worse = sum(value > deeper["runs"][0]["validation"]["mean image"] for value in deep)
+print(f"cut after pool2, worse than the mean image: {worse} of {len(deep)}")
 
 # %% [markdown]
+# So after one pass behind `pool2` the attack has mostly failed.
+#
 # ## Can the client notice?
 #
 # An honest gradient depends on the **labels**, and it gets smaller and steadier as the task is
@@ -711,9 +718,9 @@ collected = {
 # * **Deep cuts.** After the second pooling the attack takes much longer, and behind a dense layer
 #   we saw it fail on digits within a few hundred batches. That is not a proof that it cannot.
 # * **Few clients** make wide intervals. Read them, not the shares.
-# * **The hijacker makes no effort to hide.** It could mix the honest gradient into its own, or
-#   answer probes honestly once it has learnt to recognise them (*SplitSpy*). Detectors tested on a
-#   careless attacker say little about a careful one.
+# * **The hijacker makes little effort to hide**: one of ours scales its gradients. It could mix the
+#   honest gradient into its own, or answer probes honestly once it has learnt to recognise them
+#   (*SplitSpy*). Detectors tested on a careless attacker say little about a careful one.
 # * **The thresholds** are set by us, for the published code of some detectors decides nothing.
 # * **SplitOut depends on how long it practises.** Its three epochs here were chosen after one had
 #   failed: with one, on so few images, it takes every later honest gradient for an outlier. See the
