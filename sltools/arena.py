@@ -460,7 +460,8 @@ COLUMNS: dict[str, tuple[str, ...]] = {
 def table(rows: Iterable[Row]) -> str:
     """The Markdown table of the medians: what the user keeps, what each attack gains.
 
-    "seen" and "falsely": does a hijacker raise an alarm (1) or not (0), does an honest server?
+    "seen" and "falsely": does a hijacker raise an alarm in LabelGap (1) or not (0), does an honest
+    server?
     """
     rows = list(rows)
     columns = {name: medians(rows, *measure) for name, measure in COLUMNS.items()}

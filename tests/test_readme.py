@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks import reproduce
-from sltools import lessons
+from sltools import arena, lessons
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -69,3 +69,10 @@ def test_the_time_to_quality_is_the_recorded_one() -> None:
     assert f"a clone of {facts['goal']['clone_accuracy']:.1%}" in prose
     assert f"in the median of nine clones, after {facts['steps']} steps" in prose
     assert len(facts["runs"]) == 9 and facts["targets"] == 3
+
+
+def test_the_arena_rows_are_the_recorded_ones() -> None:
+    rows = arena.read(lessons.course() / "results" / "arena_digits.csv")
+    recorded = arena.table(rows).splitlines()
+    shown = README[README.index(recorded[0]) :].split("\n\n")[0].splitlines()
+    assert len(shown) > 2 and set(shown) <= set(recorded)
