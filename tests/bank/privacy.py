@@ -247,6 +247,11 @@ PROOFS = {
             "divides by p": _shares(lambda seen, p, q, n: seen / p),
             "does not scale": _shares(lambda seen, p, q, n: seen - q),
             "returns counts": _shares(lambda seen, p, q, n: n * (seen - q) / (p - q)),
+            "cuts off at nothing": _shares(
+                lambda seen, p, q, n: (
+                    ((seen - q) / (p - q)).clamp_min(0) / ((seen - q) / (p - q)).clamp_min(0).sum()
+                )
+            ),
             "returns one share": _shares(lambda seen, p, q, n: ((seen - q) / (p - q))[0]),
         },
         right=[shares_by_matrix, shares_by_loop, shares_in_numpy],
