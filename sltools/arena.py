@@ -12,14 +12,15 @@ import json
 import statistics
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sltools import data, defenses, experiments, metrics, models, plots, protocol
+from sltools import data, defenses, devices, experiments, metrics, models, plots, protocol, seeds
 from sltools.attacks import DecoderInversion, Hijacking, HijackingServer, LabelInference, UnSplit
 from sltools.detectors import LabelGap
 from sltools.errors import SltoolsError
@@ -31,6 +32,7 @@ WATCHED = {"tiny": 128, "quick": 640, "full": 3840}  # first samples of a traini
 SINGLES = {"tiny": 64, "quick": 320, "full": 1000}  # of those in batches of one
 DECODER_STEPS = {"tiny": 30, "quick": 300, "full": 3000}
 HIJACKED = {"tiny": 256, "quick": 14_000, "full": 120_000}  # samples that a hijacker is sent
+PAIRED = 100  # images whose distances are compared
 GUESS = 1000  # between the seed of a defence and that of an attacker who imitates it
 HIJACKING = "hijacking"
 CSV, FIGURE, SETTINGS = "arena.csv", "arena.png", "arena.json"
@@ -43,12 +45,14 @@ class Defense:
     """A defence in several strengths; `options(strength, front, seed)` are given to the client.
 
     `label_private` says who holds the head. Some defences only make sense for a vanilla client.
+    `response(strength, seed)` changes the labels once for all, before the client trains.
     """
 
     name: str
     options: Options
     strengths: tuple[float, ...] = (0.0,)
     label_private: bool = True
+    response: Callable[[float, int], defenses.Outgoing] | None = None
 
 
 def _sends(make: Callable[[float, int], defenses.Outgoing]) -> Options:
@@ -69,7 +73,7 @@ DEFENSES = (
         "quantisation", _sends(lambda bits, seed: defenses.Quantisation(int(bits), seed)), (4, 2, 1)
     ),
     Defense("top-k", _sends(defenses.TopK), (0.3, 0.1, 0.03)),
-    Defense("NoPeek", lambda strength, *_: {"penalty": defenses.NoPeek(strength)}, (1, 10)),
+    Defense("NoPeek", lambda strength, *_: {"penalty": defenses.NoPeek(strength)}, (10, 30)),
     Defense("max-norm", _sends(lambda _, seed: defenses.MaxNorm(seed))),
     Defense(
         "Marvell",
@@ -79,9 +83,10 @@ DEFENSES = (
     Defense("none, vanilla", lambda *_: {}, label_private=False),
     Defense(
         "randomised response",
-        _sends(lambda epsilon, seed: defenses.RandomisedResponse(epsilon, 10, seed)),
+        lambda *_: {},
         (4, 2, 1),
         label_private=False,
+        response=lambda epsilon, seed: defenses.RandomisedResponse(epsilon, 10, seed),
     ),
     Defense(
         "DP-SGD",
@@ -96,7 +101,7 @@ DEFENSES = (
 
 @dataclass(frozen=True)
 class Settings:
-    """Settings of the arena: each of `victims` is attacked with `clones` clones."""
+    """Settings of the arena: each of `victims` is attacked `clones` times, hijacked once."""
 
     dataset: str = "digits"
     budget: str = "quick"
@@ -110,7 +115,8 @@ class Settings:
 class Row:
     """One measure of one trial. Image scores are medians over the targets; "best" is the least.
 
-    `attack` is "service" for what the user loses; `clone` is -1 where there is none.
+    `attack` is "service" for what the user loses, "wire" for what the messages say by themselves;
+    `clone` numbers the attacks of one kind on one victim, -1 if there is but one.
     """
 
     dataset: str
@@ -125,12 +131,20 @@ class Row:
     baseline: float
 
 
-def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> list[Row]:
+@dataclass(frozen=True)
+class Outcome:
+    """The rows that a folder has now; `interrupted` says that Ctrl-C left trials undone."""
+
+    rows: list[Row]
+    interrupted: bool = False
+
+
+def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> Outcome:
     """Run the trials that `folder`/arena.csv lacks; return its rows and draw the figure.
 
-    `only` names the defences to try (default: all). Ctrl-C keeps all finished trials. Raises
-    SltoolsError for an unknown defence or budget, and for a folder of other settings: only
-    `victims` may be more than before.
+    `only` names the defences to try (default: all). Ctrl-C keeps all finished trials: the same call
+    goes on with the rest. Raises SltoolsError for an unknown defence or budget, and for a folder of
+    other settings: only `victims` may be more than before.
     """
     known = {defense.name: defense for defense in DEFENSES}
     if unknown := [name for name in only if name not in known]:
@@ -148,15 +162,18 @@ def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> list[Row]
         for name in only or known
         for strength in known[name].strengths
     ]
+    interrupted = False
     try:
         for trial in bar([trial for trial in trials if trial.key not in done], "arena"):
+            start = time.process_time()
             _append(folder / CSV, trial.rows())
+            _note(folder, time.process_time() - start)
     except KeyboardInterrupt:
-        print(f"interrupted; {folder / CSV} has the trials that were finished")
+        interrupted = True
     rows = read(folder / CSV)
-    if rows:
+    if any(row.attack == "service" for row in rows):
         frontier(rows).save(folder / FIGURE)
-    return rows
+    return Outcome(rows, interrupted)
 
 
 @dataclass(frozen=True)
@@ -173,6 +190,15 @@ class _Trial:
     @property
     def key(self) -> tuple[Any, ...]:
         return _key(self._row(HIJACKING if self.malicious else "", "", 0, 0))
+
+    @cached_property
+    def _train(self) -> data.Split:
+        """What the client trains on; its labels may be answers that it gave once for all."""
+        train = self.dataset.train
+        if self.defense.response is None:
+            return train
+        response = self.defense.response(self.strength, self.victim)
+        return data.Split(train.images, response("labels", train.labels))
 
     def rows(self) -> list[Row]:
         """Train the victim and attack it in every way; all of it or nothing."""
@@ -200,7 +226,7 @@ class _Trial:
 
     def _watched(self, server: Callable[..., protocol.Server]) -> Any:
         """Train with a detector, before a server made by `server(model, label_private=...)`."""
-        samples, train = HIJACKED[self.settings.budget], self.dataset.train
+        samples, train = HIJACKED[self.settings.budget], self._train
         net = models.for_images(train.images.shape, self.victim)
         private = self.defense.label_private
         front, middle, *head = models.cut(net, CUTS if private else CUTS[0])
@@ -225,7 +251,7 @@ class _Trial:
     def _curious(self) -> list[Row]:
         start = time.process_time()
         session = experiments.train_victim(
-            self.dataset,
+            replace(self.dataset, train=self._train),
             CUTS if self.defense.label_private else CUTS[0],
             budget=self.settings.budget,
             seed=self.victim,
@@ -235,8 +261,13 @@ class _Trial:
         if session.interrupted:
             raise KeyboardInterrupt
         seconds = time.process_time() - start
-        rows = [*self._service(session, seconds), *self._unsplit(session), *self._decoder(session)]
-        return rows + self._labels()
+        return [
+            *self._service(session, seconds),
+            self._dependence(session),
+            *self._unsplit(session),
+            *self._decoder(session),
+            *self._labels(),
+        ]
 
     def client(self, front: nn.Sequential, *head: nn.Sequential) -> protocol.Client:
         """A client with this defence."""
@@ -266,6 +297,15 @@ class _Trial:
             self._row("service", "cpu_seconds", seconds, float("nan")),
         ]
 
+    def _dependence(self, session: protocol.Session) -> Row:
+        """Distance correlation of images and their messages; the baseline, with those of others."""
+        images = self.dataset.test.images[:PAIRED].to(self.settings.device)
+        sent = session.observe(images).smashed
+        value, floor = (
+            defenses.distance_correlation(images, other).item() for other in (sent, sent.roll(1, 0))
+        )
+        return self._row("wire", "distance_correlation", value, floor)
+
     def _unsplit(self, session: protocol.Session) -> list[Row]:
         truth, budget = self._targets(), self.settings.budget
         attack = UnSplit(
@@ -281,12 +321,20 @@ class _Trial:
         """An inverse network, trained on public images that went through the same defence."""
         truth = self._targets()
         view = session.observe(truth, grants=["client_model"])
-        steps = DECODER_STEPS[self.settings.budget]
-        attack = DecoderInversion(steps=steps, batch=32, seed=self.victim)
-        # The attacker knows the defence and not its random numbers.
-        options = self.defense.options(self.strength, session.client.front, GUESS + self.victim)
-        found = attack(view, self._public(), defense=options.get("outgoing"))
-        return self._images("decoder", _whole([found])[0].inputs, truth)
+        rows = []
+        for number, seed in self._attackers():
+            steps = DECODER_STEPS[self.settings.budget]
+            attack = DecoderInversion(steps=steps, batch=32, seed=seed)
+            # The attacker knows the defence and not its random numbers.
+            options = self.defense.options(self.strength, session.client.front, GUESS + seed)
+            found = attack(view, self._public(), defense=options.get("outgoing"))
+            rows += self._images("decoder", _whole([found])[0].inputs, truth, number)
+        return rows
+
+    def _attackers(self) -> list[tuple[int, int]]:
+        """Numbers and seeds of the attackers of this victim."""
+        clones = self.settings.clones
+        return [(number, self.victim * clones + number) for number in range(clones)]
 
     def _images(self, attack: str, inputs: Tensor, truth: Tensor, clone: int = -1) -> list[Row]:
         mean = self.dataset.train.images.mean(0).to(truth.device).expand_as(truth)
@@ -316,31 +364,31 @@ class _Trial:
         return [self._row("UnSplit", name, *pair, number) for name, pair in pairs.items()]
 
     def _labels(self) -> list[Row]:
-        """The labels of a fresh client's first samples: read, clustered or matched."""
-        classes = len(self.dataset.classes)
+        """The labels of a fresh client's first samples: read, or clustered and matched."""
         watched, singles = WATCHED[self.settings.budget], SINGLES[self.settings.budget]
-        first = self._watch(watched, batch_size=64)
-        truth = _true_labels(first)
+        first = self._watch(watched, batch_size=64).transcript.view()
         if not self.defense.label_private:
-            read = metrics.score_labels(truth, classes, first.transcript.view().labels.cpu())
-            assert read.label_accuracy is not None
-            return [self._row("labels read", "label_accuracy", read.label_accuracy, read.majority)]
-        found = LabelInference("wire", seed=self.victim)(first.transcript.view())
-        wire = metrics.score_labels(truth, classes, clusters=found.clusters)
+            read = self._score(watched, first.labels.cpu())
+            return [self._row("labels read", "label_accuracy", *_right(read))]
         second = self._watch(singles, batch_size=1)
-        attack = LabelInference("published", seed=self.victim, device=self.settings.device)
-        guess = attack(second.transcript.view("server", ["head_weight_gradients"])).labels
-        published = metrics.score_labels(_true_labels(second), classes, guess)
-        assert wire.cluster_accuracy is not None and wire.random_partition is not None
-        assert published.label_accuracy is not None
-        return [
-            self._row(
-                "labels, wire", "cluster_accuracy", wire.cluster_accuracy, wire.random_partition
-            ),
-            self._row(
-                "labels, published", "label_accuracy", published.label_accuracy, published.majority
-            ),
-        ]
+        view = second.transcript.view("server", ["head_weight_gradients"])
+        rows = []
+        for number, seed in self._attackers():
+            clusters = LabelInference("wire", seed=seed)(first).clusters
+            wire = self._score(watched, clusters=clusters)
+            assert wire.cluster_accuracy is not None and wire.random_partition is not None
+            pair = (wire.cluster_accuracy, wire.random_partition)
+            rows.append(self._row("labels, wire", "cluster_accuracy", *pair, number))
+            match = LabelInference("published", seed=seed, device=self.settings.device)
+            found = self._score(singles, match(view).labels)
+            rows.append(self._row("labels, published", "label_accuracy", *_right(found), number))
+        return rows
+
+    def _score(self, count: int, labels: Tensor | None = None, **found: Any) -> metrics.LabelReport:
+        """Score what was found of the first `count` samples, in the order that they were sent."""
+        order = torch.randperm(count, generator=seeds.generator(self.victim, "order"))
+        truth = self.dataset.train.labels[:count][order]
+        return metrics.score_labels(truth, len(self.dataset.classes), labels, **found)
 
     def _watch(self, count: int, batch_size: int) -> protocol.Session:
         """Train a fresh client for one epoch on `count` samples, on record."""
@@ -350,7 +398,7 @@ class _Trial:
         session = protocol.train(
             client,
             server,
-            self.dataset.train[:count],
+            self._train[:count],
             epochs=1,
             batch_size=batch_size,
             seed=self.victim,
@@ -362,8 +410,9 @@ class _Trial:
         return session
 
 
-def _true_labels(session: protocol.Session) -> Tensor:
-    return torch.cat([page["labels"] for page in session.transcript.diary.values()]).cpu()
+def _right(found: metrics.LabelReport) -> tuple[float, float]:
+    assert found.label_accuracy is not None
+    return found.label_accuracy, found.majority
 
 
 def _whole(results: list[Any]) -> list[Any]:
@@ -394,22 +443,33 @@ def read(path: Path) -> list[Row]:
 
 
 def _settle(settings: Settings, folder: Path) -> None:
-    """Keep the settings beside the rows; raise SltoolsError if there are others."""
-    path = folder / SETTINGS
+    """Keep the settings beside the rows; raise SltoolsError if there are rows of others."""
     wanted = {name: value for name, value in asdict(settings).items() if name != "victims"}
-    if not path.exists():
-        if (folder / CSV).exists():
-            raise SltoolsError(f"{folder} has rows and no {SETTINGS}; name another folder")
-        path.write_text(json.dumps(wanted, indent=1) + "\n", encoding="utf-8")
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if found != wanted:
+    if not (folder / CSV).exists():
+        facts = {"settings": wanted, "versions": devices.versions(), "cpu_seconds": 0.0}
+        _write_facts(folder, facts)
+    elif (found := _facts(folder).get("settings")) != wanted:
         raise SltoolsError(
             f"{folder} holds an arena with the settings {found}, and these are {wanted}; name "
             "another folder"
         )
+
+
+def _note(folder: Path, seconds: float) -> None:
+    """Add the time of a trial."""
+    facts = _facts(folder)
+    _write_facts(folder, facts | {"cpu_seconds": round(facts["cpu_seconds"] + seconds, 1)})
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    (folder / SETTINGS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
 def _key(row: Row) -> tuple[Any, ...]:
@@ -445,6 +505,8 @@ def medians(
 COLUMNS: dict[str, tuple[str, ...]] = {
     "accuracy": ("service", "accuracy"),
     "bytes": ("service", "bytes"),
+    "seconds": ("service", "cpu_seconds"),
+    "dCor": ("wire", "distance_correlation"),
     "UnSplit": ("UnSplit", "aligned_mse"),
     "decoder": ("decoder", "aligned_mse"),
     "clone": ("UnSplit", "clone_accuracy"),

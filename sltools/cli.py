@@ -34,6 +34,14 @@ class Budget(StrEnum):
     published = "published"
 
 
+class ArenaBudget(StrEnum):
+    """How much to spend on the arena, where the published schedule would take weeks."""
+
+    tiny = "tiny"
+    quick = "quick"
+    full = "full"
+
+
 class Setting(StrEnum):
     """What the server of a label inference is supposed to have."""
 
@@ -150,9 +158,9 @@ def sweep(
 def arena(
     folder: Annotated[Path, typer.Argument(help="Folder for arena.csv and arena.png.")],
     dataset: DataSet = "digits",
-    budget: Annotated[Budget, typer.Option(help="tiny, quick or full")] = Budget.quick,
+    budget: Annotated[ArenaBudget, typer.Option(help="How much to spend.")] = ArenaBudget.quick,
     victims: Victims = 3,
-    clones: Annotated[int, typer.Option(min=1, help="Clones for each victim.")] = 3,
+    clones: Annotated[int, typer.Option(min=1, help="Attackers for each victim.")] = 3,
     defense: Annotated[
         list[str] | None, typer.Option(help="A defence to try, as often as needed. Default: all.")
     ] = None,
@@ -162,8 +170,12 @@ def arena(
     from sltools import arena as contest
 
     settings = contest.Settings(dataset, budget.value, victims, clones, device=device)
-    print(contest.table(contest.run(settings, folder, defense or ())))
+    found = contest.run(settings, folder, defense or ())
+    print(contest.table(found.rows))
     print(f"{folder / contest.CSV}, {folder / contest.FIGURE}")
+    if found.interrupted:
+        print("interrupted: the same command goes on with the trials that are missing")
+        raise typer.Exit(INTERRUPTED)
 
 
 @app.command()

@@ -220,11 +220,14 @@ def leak_auc(scores: Tensor, positive: Tensor) -> float:
     """Chance that a positive sample has the greater of two scores (N,): 0.5 is none, 1 is certain.
 
     The area under the ROC curve (Li et al., ICLR 2022). Below 0.5 the scores tell the classes too,
-    the other way round. `positive` (N,) are booleans. Raises DataError if one class is missing.
+    the other way round. `positive` (N,) are booleans. Raises DataError if one class is missing and
+    for scores that are not finite.
     """
     from sklearn.metrics import roc_auc_score
 
     positive, scores = torch.as_tensor(positive).cpu().bool(), torch.as_tensor(scores).cpu()
+    if not scores.isfinite().all():
+        raise DataError("a score is NaN or infinite; an order of such scores means nothing")
     if scores.ndim != 1 or scores.shape != positive.shape or positive.all() or not positive.any():
         raise DataError(
             f"expected one score for each sample and samples of both classes, got scores of shape "

@@ -10,7 +10,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -35,6 +35,10 @@ Batch = tuple[Tensor, Tensor]
 adam: MakeOptimizer = partial(Adam, lr=1e-3, amsgrad=True)  # as in the reference code
 
 
+def _unchanged(gradient: Tensor, labels: Tensor) -> Tensor:
+    return gradient
+
+
 class Client:
     """Holds the data and the first layers; a label-private client also holds the last (`head`).
 
@@ -45,6 +49,9 @@ class Client:
     batches to send after the real one and not to learn from. `detector` watches what the server
     returns, and may send a batch with labels of its own (a probe), which is not learned from.
     `optimizer(parameters)` makes the client's optimiser.
+
+    Raises ProtocolError for a hook that cannot be called, and for a defence that would do nothing:
+    of labels that are not sent, or of gradients that are not returned.
     """
 
     def __init__(
@@ -56,10 +63,12 @@ class Client:
         criterion: Callable[[Tensor, Tensor], Tensor] = cross_entropy,
         penalty: Callable[[Tensor, Tensor], Tensor] | None = None,
         outgoing: Callable[[str, Tensor], Tensor] = lambda kind, tensor: tensor,
-        returning: Callable[[Tensor, Tensor], Tensor] = lambda gradient, labels: gradient,
+        returning: Callable[[Tensor, Tensor], Tensor] = _unchanged,
         extra: Callable[[int, Tensor, Tensor], Iterable[Batch]] = lambda *batch: (),
         detector: "Detector | None" = None,
     ) -> None:
+        _check_hooks(criterion=criterion, penalty=penalty, outgoing=outgoing)
+        _check_hooks(returning=returning, extra=extra, detector=detector)
         self.front = front
         self.head = head
         self.criterion = criterion
@@ -68,6 +77,7 @@ class Client:
         self.returning = returning
         self.extra = extra
         self.detector = detector
+        self._check_defenses()
         parts = nn.ModuleList([front] if head is None else [front, head])
         self.optimizer = optimizer(_weights(parts))
         self.prediction: Tensor | None = None
@@ -76,6 +86,21 @@ class Client:
         self._labels: Tensor | None = None
         self._smashed: Tensor | None = None
         self._penalty: Tensor | None = None
+
+    def _check_defenses(self) -> None:
+        """Raise ProtocolError if a hook waits for messages that this client never sends."""
+        sent = {"smashed", "labels" if self.head is None else "feature_gradient"}
+        idle: set[str] = getattr(self.outgoing, "kinds", set()) - sent
+        if idle:
+            which = "without a head" if self.head is None else "with a head"
+            raise ProtocolError(
+                f"{self.outgoing!r} would do nothing: a client {which} sends no "
+                f"{min(idle).replace('_', ' ')}"
+            )
+        if self.head is None and self.returning is not _unchanged:
+            raise ProtocolError(
+                f"{self.returning!r} would do nothing: a client without a head returns no dL/du"
+            )
 
     def open(
         self, images: Tensor, labels: Tensor | None = None, *, step: int = 0, batch: int = 0
@@ -89,11 +114,11 @@ class Client:
         self._smashed = self.prediction = self.loss = None
         if labels is None:
             with torch.no_grad():
-                smashed = self.outgoing("smashed", _apply(self.front, images, "client"))
+                smashed = self._defend("smashed", _apply(self.front, images, "client"))
             return [Message(step, batch, "smashed", smashed, "inference")]
         activations = _apply(self.front, images, "client")
-        self._penalty = self.penalty(images, activations) if self.penalty else None
-        self._smashed = self.outgoing("smashed", activations)
+        self._penalty = self._penalise(images, activations)
+        self._smashed = self._defend("smashed", activations)
         if not self._smashed.requires_grad:
             raise ProtocolError(
                 "the client cannot learn: all of its layers are frozen, or `outgoing` detached the "
@@ -101,8 +126,22 @@ class Client:
             )
         messages = [Message(step, batch, "smashed", self._smashed)]
         if self.head is None:
-            messages.insert(0, Message(step, batch, "labels", self.outgoing("labels", labels)))
+            messages.insert(0, Message(step, batch, "labels", self._defend("labels", labels)))
         return messages
+
+    def _defend(self, kind: str, tensor: Tensor) -> Tensor:
+        """Return what the client's hook makes of a message."""
+        return _tensor(self.outgoing(kind, tensor), "outgoing")
+
+    def _penalise(self, images: Tensor, activations: Tensor) -> Tensor | None:
+        if self.penalty is None:
+            return None
+        penalty = _tensor(self.penalty(images, activations), "penalty")
+        if penalty.ndim:
+            raise ProtocolError(
+                f"penalty must return one number, not a tensor of shape {tuple(penalty.shape)}"
+            )
+        return penalty
 
     def reply(self, message: Message) -> Message | None:
         """Answer the server: dL/du to features, nothing to dL/dz or to a prediction."""
@@ -128,10 +167,11 @@ class Client:
         # A clone, because a first layer that works in place (ReLU) may not write to a leaf.
         logits = _apply(self.head, features.clone(), "client's head")
         labels = _expected(self._labels, message)
-        self.loss = self.criterion(logits, labels)
+        self.loss = _loss(self.criterion, logits, labels)
         self.loss.backward()
         assert features.grad is not None
-        gradient = self.outgoing("feature_gradient", self.returning(features.grad, labels))
+        gradient = _tensor(self.returning(features.grad, labels), "returning")
+        gradient = self._defend("feature_gradient", gradient)
         return Message(message.step, message.batch, "feature_gradient", gradient)
 
     def _learn(self, message: Message) -> None:
@@ -206,7 +246,7 @@ class Server:
             self._features = output
             return Message(message.step, message.batch, "features", output)
         labels, self._labels = _expected(self._labels, message), None
-        self.loss = self.criterion(output, labels)
+        self.loss = _loss(self.criterion, output, labels)
         return self._answer(message, self.loss, None)
 
     def _answer(self, message: Message, output: Tensor, gradient: Tensor | None) -> Message:
@@ -423,6 +463,32 @@ def _apply(part: nn.Module, tensor: Tensor, holder: str) -> Tensor:
             f"the {holder} cannot process a tensor of shape {tuple(tensor.shape)}: {error}"
         ) from None
     return result
+
+
+def _loss(criterion: Callable[[Tensor, Tensor], Tensor], output: Tensor, labels: Tensor) -> Tensor:
+    """Return the loss; raise ProtocolError for labels that the network has no output for."""
+    try:
+        return criterion(output, labels)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ProtocolError(
+            f"there is no loss of an output of shape {tuple(output.shape)} and labels of shape "
+            f"{tuple(labels.shape)}, dtype {labels.dtype}: {error}"
+        ) from None
+
+
+def _check_hooks(**hooks: Any) -> None:
+    for name, hook in hooks.items():
+        used = getattr(hook, "watch", hook)  # of a detector this is what is called
+        if hook is not None and (isinstance(hook, type) or not callable(used)):
+            raise ProtocolError(
+                f"{name} must be a function or an object that is ready to use, not {hook!r}"
+            )
+
+
+def _tensor(value: Any, hook: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise ProtocolError(f"{hook} must return a tensor, not {value!r}")
+    return value
 
 
 def _weights(part: nn.Module) -> list[nn.Parameter]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sltools import storage
-from sltools.errors import NotObservable, SltoolsError
+from sltools.errors import AttackError, NotObservable, SltoolsError
 from sltools.messages import Message, pack, unpack
 from sltools.models import Architecture
 
@@ -159,6 +159,8 @@ class View:
         found = [message.payload for message in self._messages if message.kind == kind]
         if not found:
             rule = ABSENT.get(kind, f"no message is called {kind!r}; there are {list(ABSENT)}")
+            if kind in ABSENT and not self._messages:
+                rule = "nothing is on record here: train with record=True"
             raise NotObservable(f"the {self.party} cannot see {kind}: {rule}")
         self._used.add(kind.replace("_", " "))
         return found
@@ -180,7 +182,7 @@ class View:
         return part
 
     def fresh(self) -> "View":
-        """The same view with nothing noted as used: every attack starts with one."""
+        """The same view with nothing noted as used."""
         return View(
             self.party, self._messages, self._client, self._head, self._own_model, self._grants
         )
@@ -246,6 +248,16 @@ class View:
         granted = f"; granted: {', '.join(self.granted)}" if self._grants else ""
         messages = f"{len(self._messages)} messages of {', '.join(sorted(self.kinds))}"
         return f"View({self.party}: {messages}{granted})"
+
+
+def fresh(view: View) -> View:
+    """Return `view` with nothing noted as used; raise AttackError if it is none."""
+    if not isinstance(view, View):
+        raise AttackError(
+            f"an attack looks at a view, not at {view!r}: take session.observe(images) or "
+            "transcript.view()"
+        )
+    return view.fresh()
 
 
 def read_view(folder: str | Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The arena: whole trials, resumable, with baselines, and honest about what is known."""
 
+import json
 import statistics
 from collections.abc import Iterator
 from dataclasses import replace
@@ -10,11 +11,13 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from sltools import arena, cli, data, defenses, experiments, metrics, plots
+from sltools import arena, cli, data, defenses, experiments, metrics, models, plots, protocol
 from sltools.arena import Row, Settings
+from sltools.attacks import DecoderInversion, HijackingServer
+from sltools.detectors import LabelGap
 from sltools.errors import SltoolsError
 
-TINY = Settings(budget="tiny", victims=1, clones=1)
+TINY = Settings(budget="tiny", victims=1, clones=2)
 
 
 EVERY = arena.DEFENSES
@@ -46,15 +49,25 @@ def test_a_trial_has_every_measure_beside_its_baseline(folder: Path) -> None:
         *(("decoder", name) for name in images),
         ("labels, wire", "cluster_accuracy"),
         ("labels, published", "label_accuracy"),
+        ("wire", "distance_correlation"),
         *(("hijacking", name) for name in {*images, "seen"}),
     }
     assert values(rows, "none", "service", "bytes") == [8 * 12 * 12 * 4]
-    (decoder,) = (r for r in rows if (r.attack, r.measure) == ("decoder", "raw_mse"))
+    attackers = {(r.attack, r.clone) for r in rows if r.clone >= 0}
+    assert attackers == {
+        (name, clone)
+        for name in ("UnSplit", "decoder", "labels, wire", "labels, published")
+        for clone in (0, 1)
+    }
+    (dcor,) = (r for r in rows if r.measure == "distance_correlation")
+    assert dcor.value > 0.9 > 0.5 > dcor.baseline
+    decoder, other = (r for r in rows if (r.attack, r.measure) == ("decoder", "raw_mse"))
     digits = data.load("digits")
     truth = experiments.first_targets(digits, 10).images
     mean = digits.train.images.mean(0).expand_as(truth)
     assert decoder.baseline == pytest.approx(metrics.mse(mean, truth).median().item(), rel=1e-4)
     assert decoder.value < decoder.baseline
+    assert decoder.value != other.value, "two attackers of one seed"
 
 
 def test_strong_noise_costs_the_attacker_and_the_user(folder: Path) -> None:
@@ -94,8 +107,8 @@ def test_an_interruption_keeps_whole_trials(
     monkeypatch.setattr(arena._Trial, "rows", rows)
     settings = Settings(budget="tiny", victims=3)
     found = arena.run(settings, tmp_path, ["none"])
-    assert {row.victim for row in found} == {0}
-    arena.run(settings, tmp_path, ["none"])
+    assert found.interrupted and {row.victim for row in found.rows} == {0}
+    assert not arena.run(settings, tmp_path, ["none"]).interrupted
     assert [trial.victim for trial in seen] == [0, 1, 1, 2, 0, 1, 2]
     assert [trial.malicious for trial in seen] == 4 * [False] + 3 * [True]
 
@@ -109,7 +122,7 @@ def test_a_folder_has_one_setting(
     monkeypatch.setattr(
         arena._Trial, "rows", lambda trial: [trial._row("service", "accuracy", 0.9, 0.1)]
     )
-    monkeypatch.setattr(arena.data, "load", lambda name: None)
+    monkeypatch.setattr(data, "load", lambda name: None)
     settings = Settings(budget="tiny", victims=1)
     monkeypatch.setattr(arena, "frontier", lambda rows: Figure())
     arena.run(settings, tmp_path, ["none"])
@@ -121,6 +134,32 @@ def test_a_folder_has_one_setting(
     (tmp_path / "arena.json").unlink()
     with pytest.raises(SltoolsError, match="another folder"):
         arena.run(settings, tmp_path, ["none"])
+
+
+def test_a_folder_without_rows_takes_any_settings(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An arena that was stopped before its first trial was done has settled nothing."""
+
+    def stop(trial: Any) -> list[Row]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(arena._Trial, "rows", stop)
+    assert arena.run(TINY, tmp_path, ["none"]) == arena.Outcome([], interrupted=True)
+    arena.run(replace(TINY, clones=2), tmp_path, ["none"])
+    command = ["arena", str(tmp_path), "--budget", "tiny", "--defense", "none"]
+    result = CliRunner().invoke(cli.app, command)
+    assert result.exit_code == cli.INTERRUPTED and "the same command goes on" in result.output
+
+
+def test_the_record_says_with_what_it_was_made(folder: Path) -> None:
+    facts = json.loads((folder / "arena.json").read_text(encoding="utf-8"))
+    assert facts["settings"] == {
+        "dataset": "digits", "budget": "tiny", "clones": 2, "targets": 10, "device": "cpu"
+    }  # fmt: skip
+    assert facts["versions"]["torch"] == torch.__version__
+    training = sum(r.value for r in arena.read(folder / arena.CSV) if r.measure == "cpu_seconds")
+    assert facts["cpu_seconds"] > training
 
 
 class Figure:
@@ -174,7 +213,143 @@ def test_bad_requests_are_one_sentence(tmp_path: Path) -> None:
 
 
 def test_the_command_line_tells_the_table(folder: Path) -> None:
-    command = ["arena", str(folder), "--budget", "tiny", "--victims", "1", "--clones", "1"]
+    command = ["arena", str(folder), "--budget", "tiny", "--victims", "1", "--clones", "2"]
     result = CliRunner().invoke(cli.app, [*command, "--defense", "none"])
     assert result.exit_code == 0, result.output
     assert "none" in result.output and "arena.csv" in result.output
+
+
+# ---- what a row says -----------------------------------------------------------------------------
+
+
+def a_trial(defense: str = "none", strength: float = 0.0, victim: int = 0) -> Any:
+    known = {each.name: each for each in EVERY}
+    return arena._Trial(TINY, data.load("digits"), known[defense], strength, victim)
+
+
+def by_measure(rows: list[Row]) -> dict[str, float]:
+    return {row.measure: row.value for row in rows}
+
+
+def test_image_scores_are_medians_and_best_is_the_least() -> None:
+    trial = a_trial()
+    truth = trial._targets()
+    guess = truth * torch.linspace(0, 1, len(truth)).view(-1, 1, 1, 1)
+    each = metrics.mse(guess, truth)
+    found = by_measure(trial._images("any", guess, truth))
+    assert found["raw_mse"] == pytest.approx(each.median().item())
+    assert found["best_mse"] == each.min().item() < found["raw_mse"]
+    assert found["aligned_mse"] < 1e-6, "a gain is allowed"
+    assert found["ssim"] == pytest.approx(metrics.ssim(guess, truth).median().item())
+
+
+@pytest.mark.parametrize("alarms", [(True, False), (False, True)])
+def test_seen_is_of_the_hijacker_and_the_baseline_of_the_honest(
+    alarms: tuple[bool, bool], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hijacker, honest = alarms
+    trial = a_trial(victim=1)
+    monkeypatch.setattr(LabelGap, "raised_at", property(lambda gap: gap.alarm))
+    watched = arena._Trial._watched
+    nets = []
+
+    def ours(self: Any, server: Any) -> Any:
+        session = watched(self, server)
+        malicious = isinstance(session.server, HijackingServer)
+        session.client.detector.alarm = 7 if (hijacker if malicious else honest) else None
+        nets.append(session)
+        return session
+
+    monkeypatch.setattr(arena._Trial, "_watched", ours)
+    (row,) = (row for row in trial._hijacking() if row.measure == "seen")
+    assert (row.value, row.baseline) == (float(hijacker), float(honest))
+    assert all(isinstance(run.client.detector, LabelGap) for run in nets)
+
+
+def test_each_victim_has_weights_and_noise_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds_used: list[int] = []
+    make = models.for_images
+
+    def noted(shape: Any, seed: int) -> Any:
+        seeds_used.append(seed)
+        return make(shape, seed)
+
+    monkeypatch.setattr(models, "for_images", noted)
+    z = torch.zeros(2, 8, 12, 12)
+    sent = []
+    for victim in (0, 1):
+        trial = a_trial("Gaussian noise", 0.5, victim)
+        client = trial.client(*models.cut(models.mnist_net(0), "pool1")[:1])
+        sent.append(client.outgoing("smashed", z))
+        trial._watched(protocol.Server)
+        trial._watch(64, 64)
+        assert seeds_used[-2:] == [victim, victim]
+    assert not torch.equal(*sent)
+
+
+def test_the_decoder_knows_the_defence_and_not_its_random_numbers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trial = a_trial("Gaussian noise", 0.5)
+    session = trial._watch(64, 64)
+    z = torch.zeros(2, 8, 12, 12)
+    told = []
+    attack = DecoderInversion.__call__
+
+    def watched(self: Any, view: Any, public: Any, *, defense: Any) -> Any:
+        told.append(defense("smashed", z))
+        return attack(self, view, public, defense=defense)
+
+    monkeypatch.setattr(DecoderInversion, "__call__", watched)
+    trial._decoder(session)
+    theirs = trial.client(*models.cut(models.mnist_net(0), "pool1")[:1]).outgoing
+    assert all(noise.std().item() == pytest.approx(0.5, rel=0.1) for noise in told)
+    noises = [*told, theirs("smashed", z)]
+    assert len(noises) == 3
+    assert len({tuple(noise.flatten().tolist()) for noise in noises}) == 3
+
+
+def test_randomised_response_answers_once_for_all_epochs() -> None:
+    pytest.importorskip("opacus")
+    trial = a_trial("randomised response", 1.0)
+    truth, answers = trial.dataset.train.labels, trial._train.labels
+    assert 0.15 < (answers == truth).double().mean().item() < 0.35  # e / (e + 9) = 0.23
+    (read,) = trial._labels()
+    assert 0.1 < read.value < 0.4
+    session = trial._watch(64, 64)
+    assert torch.equal(session.transcript.view().labels.sort()[0], answers[:64].sort()[0])
+    again = a_trial("randomised response", 1.0)
+    assert torch.equal(again._train.labels, answers)
+    other = a_trial("randomised response", 1.0, victim=1)
+    assert not torch.equal(other._train.labels, answers)
+
+
+def test_labels_are_scored_in_the_order_that_they_were_sent() -> None:
+    trial = a_trial("none, vanilla", victim=1)
+    sent = trial._watch(128, 64).transcript.view().labels
+    assert trial._score(128, sent).label_accuracy == 1
+
+
+def rows_of(defense: str, attack: str, measure: str, *values: float) -> list[Row]:
+    trial = ("digits", "tiny", defense, 1.0)
+    return [Row(*trial, i, attack, -1, measure, value, 0.5) for i, value in enumerate(values)]
+
+
+def test_frontier_and_table_show_medians_and_the_better_attack(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "frontier", lambda *args: drawn.append(args))
+    rows = [
+        *rows_of("a", "service", "accuracy", 0.7, 0.9, 0.1),
+        *rows_of("a", "UnSplit", "aligned_mse", 0.1, 0.3, 0.2),
+        *rows_of("a", "decoder", "aligned_mse", 0.4, 0.01, 0.04),
+    ]
+    arena.frontier(rows)
+    series, _, _, floor = drawn[0]
+    assert series == {"a": [(0.7, 0.04)]}
+    assert floor == {"mean image": 0.5}
+    header, _, line = arena.table(rows).splitlines()
+    cells = dict(zip(header.split("|")[1:-1], line.split("|")[1:-1], strict=True))
+    shown = {name.strip(): value.strip() for name, value in cells.items() if value.strip()}
+    assert shown == {"defence": "a 1", "accuracy": "0.7", "UnSplit": "0.2", "decoder": "0.04"}

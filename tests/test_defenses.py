@@ -11,11 +11,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sltools import data, defenses, experiments, metrics, models, protocol, seeds
+from sltools import data, defenses, detectors, experiments, metrics, models, protocol, seeds
 from sltools.attacks import UnSplit
 from sltools.data import Split
 from sltools.defenses.accounting import epsilon
-from sltools.errors import DefenseError
+from sltools.errors import DefenseError, ProtocolError
 
 SENDERS: dict[str, Callable[[int], defenses.Outgoing]] = {
     "gaussian": lambda seed: defenses.GaussianNoise(0.5, seed=seed),
@@ -130,8 +130,9 @@ def test_epsilon_is_near_the_exact_one_of_the_gaussian_mechanism(delta: float) -
 
 def test_a_privacy_that_counts_no_batch_is_refused() -> None:
     front = nn.Sequential(nn.Linear(2, 2))
-    with pytest.raises(DefenseError, match="batch_size"):
-        defenses.PrivateOptimizer(front, 1.0, 1.0, batch_size=0)
+    for size in (0, 2.5, True):
+        with pytest.raises(DefenseError, match="batch_size"):
+            defenses.PrivateOptimizer(front, 1.0, 1.0, batch_size=size)
     pytest.importorskip("opacus")
     made = defenses.PrivateOptimizer(front, 1.0, 1.0)
     assert made.epsilon(1000, 10, 1e-8) > 1.1 * made.epsilon(1000, 10, 1e-3)
@@ -183,6 +184,23 @@ def test_clipping_bounds_every_sample_and_spares_the_small(
     assert (shown > 0.999).all()
 
 
+def test_the_client_learns_through_the_clipping() -> None:
+    """A clipped sample has one length, so no gradient points along it."""
+    z = (3 * draw(4, 6)).requires_grad_()
+    sent = defenses.LocalPrivacy(1.0, 1e-9)("smashed", z)
+    (sent * draw(4, 6, seed=1)).sum().backward()
+    assert z.grad is not None
+    assert (z.grad * z).sum(1).abs().max() < 1e-5 < z.grad.norm(dim=1).min()
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_what_cannot_be_clipped_or_rounded_is_refused(wrong: float) -> None:
+    z = torch.tensor([[1.0, wrong]])
+    for defense in (defenses.LocalPrivacy(1.0, 1.0), defenses.Quantisation(2)):
+        with pytest.raises(DefenseError, match="diverged"):
+            defense("smashed", z)
+
+
 def test_the_noise_of_local_privacy_is_scaled_to_the_sensitivity() -> None:
     defense = defenses.LocalPrivacy(clip=0.5, multiplier=3.0)
     noise = defense("smashed", torch.zeros(1000, 100))
@@ -216,6 +234,10 @@ def test_a_constant_can_be_quantised() -> None:
     assert torch.equal(defenses.Quantisation(1)("smashed", torch.ones(2, 3)), torch.ones(2, 3))
 
 
+def test_top_k_rounds_the_share_up() -> None:
+    assert ((defenses.TopK(0.15)("smashed", draw(6, 10)) != 0).sum(1) == 2).all()
+
+
 def test_top_k_keeps_the_largest_of_each_sample() -> None:
     z = draw(6, 20)
     sent = defenses.TopK(0.1)("smashed", z)
@@ -234,11 +256,18 @@ def test_randomised_response_answers_at_its_rates(epsilon: float, classes: int) 
     tolerance = 5 / math.sqrt(count)
     assert rates[0].item() == pytest.approx(expected, abs=tolerance)
     assert (rates[1:] - (1 - expected) / (classes - 1)).abs().max() < tolerance
+    assert not torch.equal(sent, defense("labels", torch.zeros_like(sent))), "the same lies twice"
     # The promise: no answer is more than e^epsilon times as likely under one label as another.
     assert (rates[0] / rates[1:]).max() < math.exp(epsilon) * 1.1
 
 
 # ---- NoPeek --------------------------------------------------------------------------------------
+
+
+def test_nopeek_weighs_the_distance_correlation() -> None:
+    x, z = draw(8, 3), draw(8, 4, seed=1)
+    expected = 0.7 * defenses.distance_correlation(x, z).item()
+    assert defenses.NoPeek(0.7)(x, z).item() == pytest.approx(expected)
 
 
 def test_nopeek_has_the_gradient_it_should_have() -> None:
@@ -282,6 +311,9 @@ def test_one_image_alone_has_no_penalty() -> None:
     assert defenses.NoPeek(1.0)(draw(1, 3), draw(1, 2)).item() == 0
     with pytest.raises(DefenseError, match="at least 2"):
         defenses.distance_correlation(draw(1, 3), draw(1, 2))
+    for wrong in (torch.arange(3), torch.tensor(1.0)):
+        with pytest.raises(DefenseError, match="of floats"):
+            defenses.distance_correlation(draw(3, 2), wrong)
 
 
 # ---- DP-SGD on the client ------------------------------------------------------------------------
@@ -363,6 +395,18 @@ def test_accounting_reproduces_the_accountants_own_example() -> None:
         epsilon(1.0, 1, rate=0.0)
 
 
+def test_dp_sgd_refuses_batches_larger_than_it_accounts_for() -> None:
+    pytest.importorskip("opacus")
+    front, rest = models.cut(models.mnist_net(1), "pool1")
+    optimizer = defenses.PrivateOptimizer(front, 1.0, 1.0, batch_size=32)
+    client = protocol.Client(front, optimizer=optimizer)
+    with pytest.raises(DefenseError, match="batch of 64 images, and DP-SGD was told of 32"):
+        protocol.train(client, protocol.Server(rest), split(), epochs=1)
+    protocol.train(client, protocol.Server(rest), split(), epochs=1, batch_size=32).observe(
+        split().images  # an inference may be larger: nothing is learned from it
+    )
+
+
 def test_dp_sgd_is_for_the_front_alone() -> None:
     pytest.importorskip("opacus")
     front, _, head = models.cut(models.mnist_net(1), ("pool1", "relu4"))
@@ -371,6 +415,66 @@ def test_dp_sgd_is_for_the_front_alone() -> None:
     protocol.Client(front, optimizer=defenses.PrivateOptimizer(front, 1.0, 1.0))
     with pytest.raises(DefenseError, match="cut a new network"):
         protocol.Client(front, optimizer=defenses.PrivateOptimizer(front, 1.0, 1.0))
+
+
+# ---- a client that would be left alone ---------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("label_private", "options"),
+    [
+        (True, {"outgoing": defenses.RandomisedResponse(1.0, 10)}),
+        (False, {"outgoing": defenses.MaxNorm()}),
+        (False, {"outgoing": defenses.Together(defenses.TopK(0.1), defenses.MaxNorm())}),
+        (False, {"returning": defenses.Marvell(1.0)}),
+    ],
+)
+def test_a_defence_that_would_do_nothing_is_refused(label_private: bool, options: Any) -> None:
+    front, _, head = models.cut(models.mnist_net(1), ("pool1", "relu4"))
+    parts = (front, head) if label_private else (front,)
+    with pytest.raises(ProtocolError, match="would do nothing: a client with"):
+        protocol.Client(*parts, **options)
+    protocol.Client(*((front,) if label_private else (front, head)), **options)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"outgoing": "noise"},
+        {"outgoing": defenses.GaussianNoise},
+        {"outgoing": [defenses.GaussianNoise(1.0)]},
+        {"penalty": defenses.NoPeek},
+        {"detector": detectors.SplitGuard},
+        {"detector": "SplitGuard"},
+    ],
+)
+def test_a_hook_that_cannot_be_used_is_refused_by_name(options: Any) -> None:
+    front, _ = models.cut(models.mnist_net(1), "pool1")
+    with pytest.raises(ProtocolError, match=f"{next(iter(options))} must be a function or an obj"):
+        protocol.Client(front, **options)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"outgoing": lambda kind, tensor: None}, "outgoing must return a tensor, not None"),
+        ({"penalty": lambda images, z: 0.5}, "penalty must return a tensor, not 0.5"),
+        ({"penalty": defenses.GaussianNoise(1.0)}, "penalty must return one number"),
+    ],
+)
+def test_what_a_hook_returns_is_checked(options: Any, message: str) -> None:
+    with pytest.raises(ProtocolError, match=message):
+        session(**options)
+
+
+def test_labels_that_the_network_has_no_output_for_are_named() -> None:
+    for kind in (RuntimeError, IndexError):
+        assert not issubclass(ProtocolError, kind)
+    front, rest = models.cut(models.mnist_net(1), "pool1")
+    some = split(20)
+    strange = Split(some.images, some.labels + 5)
+    with pytest.raises(ProtocolError, match="no loss of an output of shape .20, 10."):
+        protocol.train(front, rest, strange, epochs=1)
 
 
 # ---- bad settings --------------------------------------------------------------------------------

@@ -105,12 +105,22 @@ def test_a_detector_shows_its_settings_and_what_it_found() -> None:
         (lambda: Scrutinizer(window=1.5), "window"),  # type: ignore[arg-type]
         (lambda: Scrutinizer(threshold=1), "threshold"),
         (lambda: Scrutinizer(threshold=math.nan), "threshold"),
+        (lambda: Scrutinizer(threshold="high"), "threshold"),  # type: ignore[arg-type]
+        (lambda: Scrutinizer(threshold=-0.1), "threshold"),
+        (lambda: Scrutinizer(warmup=-1), "warmup"),
+        (lambda: SplitGuard(warmup=-1), "warmup"),
+        (lambda: SplitGuard(changed=0), "changed"),
+        (lambda: SplitGuard(classes=2.5), "classes"),  # type: ignore[arg-type]
+        (lambda: SplitGuard(probability="often"), "probability"),  # type: ignore[arg-type]
         (lambda: SplitGuard(probability=0), "probability"),
         (lambda: SplitGuard(probability=1), "probability"),
         (lambda: SplitGuard(classes=1), "classes"),
         (lambda: SplitGuard(slope=0), "slope"),
         (lambda: SplitGuard(power=-1), "power"),
         (lambda: SplitOut(models.mnist_net(), noise_split(200), share=0), "share"),
+        (lambda: SplitOut(models.mnist_net(), noise_split(200), share="all"), "share"),  # type: ignore[arg-type]
+        (lambda: SplitOut(models.mnist_net(), noise_split(200), epochs=0), "epochs"),
+        (lambda: SplitOut(models.mnist_net(), noise_split(200), batch_size=0), "batch_size"),
         (lambda: SplitOut(models.mnist_net(), noise_split(200), share=1.1), "share"),
         (lambda: SplitOut(models.mnist_net(), noise_split(64), share=1), "1 batches of 64"),
         (lambda: SplitOut(models.mnist_net(), noise_split(11)), "without two: take more"),
@@ -157,6 +167,21 @@ def test_splitguards_score_is_that_of_the_papers_code() -> None:
     blind.watch(NOBODY, NOBODY, torch.zeros(2), probe=True)
     assert blind.scores == [0.75]
     assert blind.raised_at == 0
+
+
+def test_the_heaps_are_drawn_by_lot_and_not_in_turns() -> None:
+    guard = SplitGuard(warmup=0)
+    lead = []
+    for _ in range(50):
+        watch(guard, 1)
+        lead.append(abs(guard._first.size - guard._second.size))
+    assert max(lead) > 1
+
+
+def test_a_probe_of_unknown_labels_is_refused() -> None:
+    guard = SplitGuard(probability=0.999, warmup=0, classes=3)
+    with pytest.raises(DefenseError, match="a label 7, and SplitGuard was told of 3 classes"):
+        guard.probe(torch.tensor([0, 7]))
 
 
 def test_a_probe_shifts_the_first_labels_by_one_number() -> None:

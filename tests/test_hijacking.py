@@ -1,6 +1,7 @@
 """Feature-space hijacking: what the malicious server changes, what it may know, what it gets."""
 
 import copy
+import dataclasses
 import math
 import subprocess
 import sys
@@ -150,6 +151,13 @@ def test_it_is_deterministic_per_seed() -> None:
     assert [m.digest() for m in first] != [m.digest() for m in other]
 
 
+@pytest.mark.parametrize("other", [{"penalty": 500.0}, {"pilot_lr": 1e-2}, {"critic_lr": 1e-2}])
+def test_every_setting_changes_what_is_sent(other: dict[str, float]) -> None:
+    first = record_of(_train(record=True))
+    changed = record_of(_train(attack=dataclasses.replace(SHORT, **other), record=True))
+    assert [m.digest() for m in first] != [m.digest() for m in changed]
+
+
 SHAPES = [
     (8, 12, 12), (8, 24, 24), (16, 4, 4), (3, 1, 1), (2, 7, 5), (1, 28, 28), (2, 40, 33),
     (1, 1, 9), (84,), (1,),
@@ -262,13 +270,20 @@ def test_settings_that_cannot_be_are_refused_by_name(settings: dict[str, Any]) -
     "images",
     [
         None, torch.rand(28, 28), torch.rand(0, 1, 28, 28), torch.full((1, 1, 4, 4), 7.0),
-        torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.full((1, 1, 4, 4), math.nan),
+        torch.zeros(1, 1, 4, 4, dtype=torch.uint8), torch.zeros(1, 1, 4, 4).double(),
+        torch.full((1, 1, 4, 4), math.nan),
     ],
-    ids=["none", "one image", "empty", "bright", "bytes", "nan"],
+    ids=["none", "one image", "empty", "bright", "bytes", "double", "nan"],
 )  # fmt: skip
 def test_public_images_that_cannot_be_are_refused(images: Any) -> None:
     with pytest.raises(AttackError, match="public images"):
         HijackingServer(models.cut(models.mnist_net(), "pool1")[1], images)
+
+
+def test_settings_of_another_kind_are_refused() -> None:
+    rest = models.cut(models.mnist_net(), "pool1")[1]
+    with pytest.raises(AttackError, match="the settings are a Hijacking"):
+        HijackingServer(rest, torch.rand(1, 1, 28, 28), {"seed": 1})  # type: ignore[arg-type]
 
 
 def test_it_says_when_there_is_nothing_to_decode() -> None:

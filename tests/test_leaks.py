@@ -84,6 +84,8 @@ def test_bad_gradients_are_refused() -> None:
         GradientLeak("norm")(gradients_view(torch.tensor([[math.nan]])))
     with pytest.raises(NotObservable, match="anchor_labels"):
         GradientLeak("cosine")(gradients_view(torch.ones(2, 2)))
+    with pytest.raises(NotObservable, match="train with record=True"):
+        GradientLeak("norm")(gradients_view())
 
 
 def test_leak_auc_on_examples() -> None:
@@ -93,6 +95,8 @@ def test_leak_auc_on_examples() -> None:
     for wrong in (torch.ones(4, dtype=torch.bool), positive[:3]):
         with pytest.raises(DataError, match="both classes"):
             metrics.leak_auc(torch.zeros(4), wrong)
+    with pytest.raises(DataError, match="NaN"):
+        metrics.leak_auc(torch.full((4,), math.nan), positive)
 
 
 # ---- MaxNorm -------------------------------------------------------------------------------------
@@ -199,10 +203,37 @@ def test_marvells_noise_has_the_planned_variances() -> None:
     assert power == pytest.approx(2.0 * (means[1] - means[0]).square().sum().item(), rel=0.05)
 
 
+def test_marvells_plan_is_of_the_class_and_the_batch_at_hand() -> None:
+    """Three classes of which the second lies apart along one axis, the third along another."""
+    labels = torch.arange(3).repeat(20)
+    for positive, axis in ((1, 1), (2, 0)):
+        g = draw(60, 3) * 0.2
+        g[labels == 1, 1] += 2
+        g[labels == 2, 0] += 2
+        defense = defenses.Marvell(0.01, positive_class=positive)
+        for size in (1.0, 10.0):
+            defense(size * g, labels)
+            ours, others = (size * g[labels == positive], size * g[labels != positive])
+            gap = (ours.mean(0) - others.mean(0)).square().sum().item()
+            spreads = [(part - part.mean(0)).square().mean().item() for part in (others, ours)]
+            expected = plan_noise(gap, (spreads[0], spreads[1]), 3, 1 / 3, 0.01 * gap)
+            assert defense.plan is not None
+            assert defense.plan.along == pytest.approx(expected.along, rel=1e-3, abs=1e-9)
+            assert defense.plan.divergence == pytest.approx(expected.divergence, rel=1e-3)
+        assert defense._line is not None and defense._line.abs().argmax() == axis
+
+
+def test_before_there_is_a_plan_nothing_is_told() -> None:
+    """Batches of one, or without the class, would otherwise go out as they are."""
+    defense, g = defenses.Marvell(1.0), draw(8, 3)
+    for row, label in zip(g, torch.ones(8), strict=True):
+        assert not defense(row[None], label[None]).any()
+    assert defense.plan is None
+
+
 def test_a_batch_of_one_class_gets_the_noise_of_the_batch_before() -> None:
     defense, g = defenses.Marvell(1.0), draw(8, 3)
     ones, mixed = torch.ones(8), torch.tensor([0, 1] * 4)
-    assert torch.equal(defense(g, ones), g)
     defense(g, mixed)
     assert not torch.equal(defense(g, ones), g)
 

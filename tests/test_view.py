@@ -1,13 +1,14 @@
 import copy
 import gc
 from types import FunctionType, ModuleType
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
 from sltools import models, view
-from sltools.errors import NotObservable, SltoolsError
+from sltools.errors import AttackError, NotObservable, SltoolsError
 from sltools.models import Architecture
 from sltools.protocol import train
 from sltools.view import ABSENT, GRANTS, SECRETS, View
@@ -429,3 +430,9 @@ def test_a_view_describes_itself_in_a_line(views, private):
         "View(server: 24 messages of cut_gradient, feature_gradient, features, smashed; "
         "granted: client_model)"
     )
+
+
+@pytest.mark.parametrize("wrong", [None, "view", [1]])
+def test_an_attack_wants_a_view(wrong: Any) -> None:
+    with pytest.raises(AttackError, match="session.observe"):
+        view.fresh(wrong)

@@ -16,7 +16,7 @@ from sltools.attacks import networks
 from sltools.attacks.inversion import RECORDS, InversionResult, check_amount, check_count
 from sltools.errors import AttackError
 from sltools.progress import bar
-from sltools.view import View
+from sltools.view import View, fresh
 
 CHUNK = 500  # images that are decoded at once
 
@@ -57,13 +57,14 @@ class DecoderInversion:
         `front` makes smashed data of public images: a stolen copy of the client (a clone of
         UnSplit), or by default the client's own model, which the view must grant ("client_model").
         `defense` is what the client does to its messages, with the signature of its `outgoing`: an
-        attacker who knows of it trains on defended data. Ctrl-C returns the partial result, marked
+        attacker who knows of it trains on defended data. The result's `feature_loss` is that of the
+        front alone, without it. Ctrl-C returns the partial result, marked
         `interrupted`. Raises NotObservable without a grant and AttackError for data that do not fit
         each other.
         """
         start = time.perf_counter()
         networks.check_images(public_images)
-        view = view.fresh()
+        view = fresh(view)
         smashed = view.smashed
         networks.check_smashed(smashed)
         if not bool(smashed.isfinite().all()):

@@ -17,7 +17,7 @@ from sltools.attacks.inversion import READ_EVERY, InversionResult, check_amount,
 from sltools.errors import AttackError
 from sltools.messages import Message
 from sltools.protocol import Server
-from sltools.view import View
+from sltools.view import View, fresh
 
 CHUNK = 500  # images that are decoded at once
 
@@ -76,6 +76,8 @@ class HijackingServer(Server):
     ) -> None:
         super().__init__(model, **options)
         networks.check_images(public_images)
+        if attack is not None and not isinstance(attack, Hijacking):
+            raise AttackError(f"the settings are a Hijacking(...), not {attack!r}")
         self.attack = attack or Hijacking()
         self.public_images = public_images.detach().clone()
         self.steps = 0
@@ -113,7 +115,7 @@ class HijackingServer(Server):
 
     def invert(self, view: View) -> InversionResult:
         """Decode the smashed data of `view`; the result's `clone` is the pilot."""
-        start, view = time.perf_counter(), view.fresh()
+        start, view = time.perf_counter(), fresh(view)
         smashed, hijacker = view.smashed, self._hijacked()
         inputs = self.reconstruct(smashed)
         explained = self._in_chunks(hijacker.pilot, inputs)

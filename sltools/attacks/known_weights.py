@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from sltools import devices
 from sltools.attacks.ensemble import Ensemble
 from sltools.attacks.inversion import InputSearch, InversionResult
-from sltools.view import View
+from sltools.view import View, fresh
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,6 @@ class KnownWeightsInversion(InputSearch):
 
     def __call__(self, view: View) -> InversionResult:
         """Attack what `view` shows. Ctrl-C returns the partial result, marked `interrupted`."""
-        view = view.fresh()
+        view = fresh(view)
         client = view.client_model.to(devices.find(self.device or view.smashed.device))
         return self.search(view, Ensemble([client]))[0]

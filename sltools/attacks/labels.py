@@ -14,7 +14,7 @@ from torch.optim import Adam
 from sltools import devices, seeds, storage
 from sltools.errors import AttackError
 from sltools.progress import bar
-from sltools.view import View
+from sltools.view import View, fresh
 
 SETTINGS = ("published", "closed-form", "wire")
 CLONES = ("co-trained", "frozen")
@@ -129,7 +129,7 @@ class LabelInference:
                 "a vanilla client simply sends its labels, so there is nothing to infer: read "
                 "view.labels, or train with a label-private client"
             )
-        view, start = view.fresh(), time.perf_counter()
+        view, start = fresh(view), time.perf_counter()
         found = {"device": "cpu"} | rule(view)
         seconds = time.perf_counter() - start
         name, settings = type(self).__name__, asdict(self)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from sltools import devices
 from sltools.errors import AttackError
-from sltools.view import View
+from sltools.view import View, fresh
 
 RULES = ("norm", "cosine")
 
@@ -49,7 +49,7 @@ class GradientLeak:
 
     def __call__(self, view: View) -> LeakResult:
         """Score each of the N samples whose gradient is in `view`, in their order."""
-        view, start = view.fresh(), time.perf_counter()
+        view, start = fresh(view), time.perf_counter()
         # L is a mean over its batch: of a smaller batch the gradients are longer.
         gradients = torch.cat([len(g) * g.flatten(1) for g in view.payloads("feature_gradient")])
         gradients = gradients.cpu().double()

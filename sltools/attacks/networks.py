@@ -82,16 +82,16 @@ def critic(smashed: Shape, *, seed: int) -> nn.Sequential:
 
 
 def check_images(images: Tensor) -> None:
-    """Raise AttackError unless `images` are (N, C, H, W), N at least 1, finite and in [0, 1]."""
+    """Raise AttackError unless `images` are (N, C, H, W), N at least 1, float32, in [0, 1]."""
     if not isinstance(images, Tensor) or images.ndim != 4 or images.numel() == 0:
         shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise AttackError(
             f"public images must be a tensor (N, C, H, W) of at least one image, not {shape}: take "
             "a split's `.images`"
         )
-    if not images.is_floating_point() or not bool(((images >= 0) & (images <= 1)).all()):
+    if images.dtype != torch.float32 or not bool(((images >= 0) & (images <= 1)).all()):
         raise AttackError(
-            f"public images must be floats in [0, 1], and these are {images.dtype} from "
+            f"public images must be float32 in [0, 1], and these are {images.dtype} from "
             f"{images.min():.3g} to {images.max():.3g}: divide 8-bit pixels by 255"
         )
 

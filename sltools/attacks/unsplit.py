@@ -17,7 +17,7 @@ from sltools.attacks.inversion import (
     check_count,
 )
 from sltools.errors import AttackError
-from sltools.view import View
+from sltools.view import View, fresh
 
 EXPOSE_EVERY = 25  # steps between two rescalings
 EXPOSE_UNTIL = 0.95  # of the steps: the rest settles
@@ -109,7 +109,7 @@ class UnSplit(InputSearch):
 
     def runs(self, view: View) -> list[InversionResult]:
         """Attack what `view` shows and return the result of every restart."""
-        view = view.fresh()
+        view = fresh(view)
         device = devices.find(self.device or view.smashed.device)
         clones = [
             view.architecture.build(self.seed, f"clone {number}").to(device)

@@ -15,6 +15,8 @@ def distance_correlation(x: Tensor, z: Tensor) -> Tensor:
     which the theorem does not speak (Székely et al. 2007). Raises DefenseError for fewer than two
     samples or batches of different length.
     """
+    if not (x.ndim and z.ndim and x.is_floating_point() and z.is_floating_point()):
+        raise DefenseError("distance correlation compares two batches (B, ...) of floats")
     if len(x) != len(z) or len(x) < 2:
         raise DefenseError(
             f"distance correlation compares two batches of one length of at least 2, not {len(x)} "

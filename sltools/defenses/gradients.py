@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from sltools import seeds
-from sltools.defenses.outgoing import Outgoing, positive
-from sltools.errors import DefenseError
+from sltools.defenses.outgoing import Outgoing, positive, whole
 
 
 class MaxNorm(Outgoing):
@@ -123,8 +122,9 @@ class Marvell:
     For each batch it finds the noise that minimises the divergence of the two classes of gradients
     (see `plan_noise`) at a mean power of `strength` times the squared distance of their means.
     (Li et al., ICLR 2022, section 4.2, for two classes; for more, one class against the rest.)
-    A batch without one of the classes gets the noise of the batch before; before there was a whole
-    one, none. `plan` is that of the last batch.
+    `plan` is that of the last batch with both classes. Ours: a batch without one of them gets the
+    noise planned before; before there is a plan, zeros are sent and the server learns nothing. That
+    is all that batches of one ever get.
     """
 
     promises = "a bound on the leak AUC of any attack, as far as the gradients are normal"
@@ -132,9 +132,7 @@ class Marvell:
 
     def __init__(self, strength: float, positive_class: int = 1, seed: int = 0) -> None:
         self.strength = positive("strength", strength)
-        if isinstance(positive_class, bool) or not isinstance(positive_class, int):
-            raise DefenseError(f"positive_class must be a whole number, not {positive_class!r}")
-        self.positive_class = positive_class
+        self.positive_class = whole("positive_class", positive_class, 0)
         self.plan: NoisePlan | None = None
         self._line: Tensor | None = None
         self._generator = seeds.generator(seed, type(self).__name__)
@@ -145,7 +143,7 @@ class Marvell:
         if chosen.any() and not chosen.all():
             self._line, self.plan = self._make_plan(flat, chosen)
         if self.plan is None or self._line is None:
-            return gradient
+            return torch.zeros_like(gradient)
         noise = torch.randn(flat.shape, generator=self._generator).double()
         more = torch.randn(len(flat), generator=self._generator).double()
         along, across = (

@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sltools.defenses.outgoing import Outgoing, positive
+from sltools.defenses.outgoing import Outgoing, positive, whole
 from sltools.errors import DefenseError
 
 
@@ -14,7 +14,8 @@ class RandomisedResponse(Outgoing):
     """Sends the true label with probability e^ε / (e^ε + K - 1), else one of the K - 1 others.
 
     Each answer is ε-locally differentially private; n answers about one sample are n·ε. A client
-    that wants to be private once should draw once: `labels` of its training set, before it starts.
+    that wants to be private once answers once, before it starts, and trains on the answers:
+    `Split(images, response("labels", labels))`.
     """
 
     kind: ClassVar[str] = "labels"
@@ -24,9 +25,7 @@ class RandomisedResponse(Outgoing):
     def __init__(self, epsilon: float, classes: int, seed: int = 0) -> None:
         super().__init__(seed)
         self.epsilon = positive("epsilon", epsilon)
-        if isinstance(classes, bool) or not isinstance(classes, int) or classes < 2:
-            raise DefenseError(f"classes must be a whole number of at least 2, not {classes!r}")
-        self.classes = classes
+        self.classes = whole("classes", classes, 2)
 
     @property
     def truth(self) -> float:

@@ -35,6 +35,11 @@ class Outgoing:
         raise NotImplementedError
 
     @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of message that it changes."""
+        return frozenset([self.kind])
+
+    @property
     def stream(self) -> int:
         """What seeds its noise: equal for two of one class and seed."""
         return self._generator.initial_seed()
@@ -65,6 +70,11 @@ class Together:
             tensor = defense(kind, tensor)
         return tensor
 
+    @property
+    def kinds(self) -> frozenset[str]:
+        """The kinds of message that they change."""
+        return frozenset(defense.kind for defense in self.defenses)
+
     def nbytes(self, tensor: Tensor) -> float:
         """Bytes that smashed data in place of `tensor` need: what the last to change them says.
 
@@ -82,3 +92,10 @@ def positive(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
         raise DefenseError(f"{name} must be a finite number above 0, not {value!r}")
     return float(value)
+
+
+def whole(name: str, value: Any, least: int = 1) -> int:
+    """Return `value`; raise DefenseError unless it is a whole number of at least `least`."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise DefenseError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    return value

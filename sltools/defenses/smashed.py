@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sltools.defenses import accounting
-from sltools.defenses.outgoing import Outgoing, positive
+from sltools.defenses.outgoing import Outgoing, positive, whole
 from sltools.errors import DefenseError
 
 
@@ -73,7 +73,11 @@ class LocalPrivacy(Outgoing):
         self.multiplier = positive("multiplier", multiplier)
 
     def change(self, tensor: Tensor) -> Tensor:
-        """Return `tensor` with each sample clipped, plus noise."""
+        """Return `tensor` with each sample clipped, plus noise.
+
+        Raises DefenseError for NaN and infinite values: what cannot be clipped has no promise.
+        """
+        _finite(tensor)
         norms = tensor.flatten(1).norm(dim=1).clamp_min(1e-12)
         shares = (self.clip / norms).clamp_max(1.0).view(-1, *[1] * (tensor.ndim - 1))
         noise = torch.randn(tensor.shape, generator=self._generator)
@@ -98,12 +102,13 @@ class Quantisation(Outgoing):
 
     def __init__(self, bits: int, seed: int = 0) -> None:
         super().__init__(seed)
-        if isinstance(bits, bool) or not isinstance(bits, int) or not 1 <= bits <= 16:
-            raise DefenseError(f"bits must be a whole number from 1 to 16, not {bits!r}")
-        self.bits = bits
+        self.bits = whole("bits", bits)
+        if bits > 16:
+            raise DefenseError(f"bits must be at most 16, not {bits}")
 
     def change(self, tensor: Tensor) -> Tensor:
-        """Return `tensor` rounded."""
+        """Return `tensor` rounded; raise DefenseError for NaN and infinite values."""
+        _finite(tensor)
         values = tensor.detach()
         low, high = values.min(), values.max()
         step = ((high - low) / (2**self.bits - 1)).clamp_min(1e-12)
@@ -139,3 +144,10 @@ class TopK(Outgoing):
         places = tensor[0].numel()
         kept = math.ceil(self.share * places)
         return len(tensor) * min(kept * tensor.element_size() + places / 8, tensor[0].nbytes)
+
+
+def _finite(smashed: Tensor) -> None:
+    if not bool(smashed.isfinite().all()):
+        raise DefenseError(
+            "the smashed data contain NaN or infinite values: the client's training has diverged"
+        )

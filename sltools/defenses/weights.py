@@ -1,13 +1,14 @@
 """DP-SGD on the client: it protects what the weights remember, not what the messages say."""
 
 from collections.abc import Iterable
+from functools import partial
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from sltools import seeds
 from sltools.defenses import accounting
-from sltools.defenses.outgoing import positive
+from sltools.defenses.outgoing import positive, whole
 from sltools.errors import DefenseError
 from sltools.protocol import MakeOptimizer, adam
 
@@ -22,6 +23,7 @@ class PrivateOptimizer:
     DP-SGD supposes that each sample's gradient depends on that sample alone. A server that learns
     from the smashed data of an image changes the gradients it returns for all others, and so does a
     penalty that couples the samples of a batch (NoPeek): then `epsilon` is too small.
+    A training batch of more than `batch_size` images is refused: `epsilon` would be too small too.
     Gawron and Stubbings (arXiv 2201.04018) show that hijacking works against it at any epsilon.
     """
 
@@ -39,7 +41,7 @@ class PrivateOptimizer:
     ) -> None:
         self.clip = positive("clip", clip)
         self.multiplier = positive("multiplier", multiplier)
-        self.batch_size = int(positive("batch_size", batch_size))
+        self.batch_size = whole("batch_size", batch_size)
         self._front, self._inner, self._seed = front, inner, seed
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -60,7 +62,7 @@ class PrivateOptimizer:
                 "this front has been given to a client with DP-SGD before: cut a new network"
             )
         GradSampleModule(self._front)  # sets hooks on the layers, which go on to be used as before
-        self._front.register_forward_pre_hook(_differentiable)
+        self._front.register_forward_pre_hook(partial(_differentiable, self.batch_size))
         generator = seeds.generator(self._seed, type(self).__name__)
         return DPOptimizer(
             self._inner(weights),
@@ -83,6 +85,11 @@ class PrivateOptimizer:
         return f"PrivateOptimizer(clip={self.clip!r}, multiplier={self.multiplier!r})"
 
 
-def _differentiable(front: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _differentiable(most: int, front: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
     """Let the images ask for a gradient, without which torch warns of opacus' hooks."""
+    if front.training and len(inputs[0]) > most:
+        raise DefenseError(
+            f"a batch of {len(inputs[0])} images, and DP-SGD was told of {most}: give "
+            "PrivateOptimizer the batch_size of the training"
+        )
     return tuple(images.detach().requires_grad_() for images in inputs)

@@ -4,6 +4,7 @@ import math
 
 from torch import Tensor
 
+from sltools.defenses.outgoing import whole
 from sltools.errors import DefenseError
 
 
@@ -26,11 +27,11 @@ class Detector:
     """
 
     def __init__(self, window: int, threshold: float) -> None:
-        if isinstance(window, bool) or not isinstance(window, int) or window < 1:
-            raise DefenseError(f"window must be a whole number of 1 or more, not {window!r}")
+        self.window = whole("window", window)
+        if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+            raise DefenseError(f"threshold must be a number, not {threshold!r}")
         if not 0 <= threshold < 1:
-            raise DefenseError(f"no score is above 1: threshold must be below, not {threshold!r}")
-        self.window = window
+            raise DefenseError(f"scores are from 0 to 1: threshold must be too, not {threshold!r}")
         self.threshold = float(threshold)
         self.scores: list[float] = []
         self.alarms: list[int] = []

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sltools.defenses.outgoing import whole
 from sltools.detectors.detector import Detector
 
 
@@ -44,7 +45,7 @@ class Scrutinizer(Detector):
 
     def __init__(self, warmup: int = 50, window: int = 10, threshold: float = 0.8) -> None:
         super().__init__(window, threshold)
-        self.warmup = warmup
+        self.warmup = whole("warmup", warmup, 0)
         self._history: list[Pairs] = []
 
     def judge(

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sltools import seeds
-from sltools.defenses.outgoing import positive
+from sltools.defenses.outgoing import positive, whole
 from sltools.detectors.detector import Detector
 from sltools.errors import DefenseError
 
@@ -16,7 +16,7 @@ class SplitGuard(Detector):
 
     After `warmup` batches each batch becomes a probe with `probability`: the labels of its first
     `changed` samples are shifted by a random number of classes. The gradients of the front's first
-    layer are kept in three heaps: F from probes, R1 and R2 at random from the others. With θ the
+    layer are kept in three heaps: F from probes, R1 and R2 from the others, by lot. With θ the
     angle between two mean gradients, d the difference of the mean norms and R both heaps together,
 
         S = (θ(F, R)·|d(F, R)| - θ(R1, R2)·|d(R1, R2)|) / (|d(F, R)| + |d(R1, R2)|)
@@ -44,22 +44,28 @@ class SplitGuard(Detector):
         seed: int = 0,
     ) -> None:
         super().__init__(window, threshold)
-        if not 0 < probability < 1:
+        if not 0 < positive("probability", probability) < 1:
             raise DefenseError(
                 f"the probability of a probe is between 0 and 1, not {probability!r}"
             )
-        if classes < 2:
-            raise DefenseError(f"labels of {classes} classes cannot be shifted; there must be 2")
         self.probability = probability
-        self.warmup, self.changed, self.classes = warmup, changed, classes
+        self.warmup, self.changed = whole("warmup", warmup, 0), whole("changed", changed)
+        self.classes = whole("classes", classes, 2)
         self.slope, self.power = positive("slope", slope), positive("power", power)
         self._generator = seeds.generator(seed, "SplitGuard")
         self._false, self._first, self._second = Heap(), Heap(), Heap()
 
     def probe(self, labels: Tensor) -> Tensor | None:
-        """Return `labels` (B,), the first of them shifted, or None if this is no probe."""
+        """Return `labels` (B,), the first of them shifted, or None if this is no probe.
+
+        Raises DefenseError for a label outside of `classes`.
+        """
         if self._seen < self.warmup or self._draw() >= self.probability:
             return None
+        if (labels >= self.classes).any():
+            raise DefenseError(
+                f"a label {int(labels.max())}, and SplitGuard was told of {self.classes} classes"
+            )
         shift = 1 + int(self._draw() * (self.classes - 1))
         shifted = labels.clone()
         shifted[: self.changed] = (labels[: self.changed] + shift) % self.classes
