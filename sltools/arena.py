@@ -548,16 +548,17 @@ def frontier(
 ) -> plots.Picture:
     """Draw privacy against utility: the least image error of `attacks` over the accuracy kept.
 
-    Medians over victims and clones; strengths of one defence are joined. Up and right is better for
-    the user.
+    Medians over victims and attackers, from the least to the greatest; strengths of one defence are
+    joined. Up and right is better for the user.
     """
     rows = list(rows)
     accuracy = medians(rows, "service", "accuracy")
     errors = [medians(rows, attack, measure) for attack in attacks]
-    series: dict[str, list[tuple[float, float]]] = {}
+    series: dict[str, list[tuple[float, float, float, float]]] = {}
     for key, values in accuracy.items():
-        least = min(statistics.median(error[key]) for error in errors)
-        series.setdefault(key[0], []).append((statistics.median(values), least))
+        better = min((error[key] for error in errors), key=statistics.median)
+        point = (statistics.median(values), statistics.median(better), min(better), max(better))
+        series.setdefault(key[0], []).append(point)
     floor = statistics.median(row.baseline for row in rows if row.measure == measure)
     ylabel = f"{measure.replace('_mse', '')} image error, {' or '.join(attacks)}"
     return plots.frontier(series, "accuracy of the service", ylabel, {"mean image": floor})

@@ -124,13 +124,20 @@ def reconstructions(
     which = f"the first {shown} of {len(truth)} images" if part else _count(shown, "image")
     of_classes = f" ({', '.join(titles)})" if titles else ""
     sentences = [
-        f"{name}: median MSE {_n(np.median(score))}, from {_n(score.min())} (image "
-        f"{score.argmin() + 1}) to {_n(score.max())} (image {score.argmax() + 1})."
+        f"{name}: median MSE {_n(np.median(score))}, from {_n(score.min())} "
+        f"({_which(score.argmin(), titles)}) to {_n(score.max())} "
+        f"({_which(score.argmax(), titles)})."
         for name, score in scores.items()
     ]
     return _picture(
         axes, f"Originals above their reconstructions: {which}{of_classes}.", *sentences
     )
+
+
+def _which(index: int, titles: Sequence[str]) -> str:
+    """Name an image: by its place, and by its class if it has one, which may be a number too."""
+    of_class = f", class {titles[index]}" if index < len(titles) else ""
+    return f"image {index + 1}{of_class}"
 
 
 @_styled
@@ -311,21 +318,24 @@ def depth_curve(
 
 @_styled
 def frontier(
-    series: Mapping[str, Sequence[tuple[float, float]]],
+    series: Mapping[str, Sequence[tuple[float, float, float, float]]],
     xlabel: str,
     ylabel: str,
     baselines: Mapping[str, float] | None = None,
 ) -> Picture:
-    """Draw what each named choice gives up against what it gains: points (x, y), y above 0.
+    """Draw what each named choice gives up against what it gains: (x, y, least y, greatest y).
 
-    The points of one choice are joined in order; `baselines` maps a name to a height, drawn grey.
+    All y are above 0. The points of one choice are joined in order, a thin line shows the spread of
+    each; `baselines` maps a name to a height, drawn grey.
     """
     axes = _chart_axes(xlabel, ylabel, log=True, size=(7.2, 4.2))  # points lie close together
     sentences = []
     for (name, points), look in zip(series.items(), _looks(), strict=False):
-        x, y = np.array(points, dtype=float).reshape(-1, 2).T
+        x, y, low, high = np.array(points, dtype=float).reshape(-1, 4).T
         axes.plot(x, y, label=name, markersize=7, **look | {"linewidth": 1})
-        each = [f"{_n(across)} and {_n(up)}" for across, up in zip(x, y, strict=True)]
+        axes.vlines(x, low, high, color=look["color"], linewidth=0.8, zorder=1)
+        each = [f"{_n(point[0])} and {_n(point[1])} ({_n(point[2])} to {_n(point[3])})"
+                for point in zip(x, y, low, high, strict=True)]  # fmt: skip
         sentences.append(f"{name}: {', '.join(each)}.")
     for (name, level), dashes in zip((baselines or {}).items(), cycle(DASHES[1:]), strict=False):
         axes.axhline(level, label=name, color=GREY, linestyle=dashes, zorder=1)

@@ -347,7 +347,7 @@ def test_frontier_and_table_show_medians_and_the_better_attack(
     ]
     arena.frontier(rows)
     series, _, _, floor = drawn[0]
-    assert series == {"a": [(0.7, 0.04)]}
+    assert series == {"a": [(0.7, 0.04, 0.01, 0.4)]}
     assert floor == {"mean image": 0.5}
     header, _, line = arena.table(rows).splitlines()
     cells = dict(zip(header.split("|")[1:-1], line.split("|")[1:-1], strict=True))

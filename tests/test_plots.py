@@ -132,8 +132,8 @@ def test_reconstructions_say_what_they_show(canvas):
     ).alt
     assert alt == (
         "Originals above their reconstructions: 4 images (cat, dog, cow, ant). "
-        "attack: median MSE 0.01, from 0 (image 4) to 0.25 (image 1). "
-        "copy: median MSE 0, from 0 (image 1) to 0 (image 1)."
+        "attack: median MSE 0.01, from 0 (image 4, class ant) to 0.25 (image 1, class cat). "
+        "copy: median MSE 0, from 0 (image 1, class cat) to 0 (image 1, class cat)."
     )
     rows = [label.get_text() for label in canvas[0].get_yticklabels()]
     assert rows == ["original", "attack\nMSE 0.0100", "copy\nMSE 0.0000"]

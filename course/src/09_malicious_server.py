@@ -226,9 +226,9 @@ check("the client's cannot: worse than the mean image", error["client's z, decod
 # $$\max_D\; \operatorname{mean} D(f(x_{priv})) - \operatorname{mean} D(\tilde f(x_{pub}))
 #   - \lambda\, \mathrm{GP}$$
 #
-# where the gradient penalty $\mathrm{GP} = \operatorname{mean}(\|\nabla D\| - 1)^2$, taken between
-# the two kinds of data, keeps the critic's slope near 1. Without it the critic would be right and
-# useless: a cliff with flat land on both sides, where no gradient says which way to go.
+# where the gradient penalty $\mathrm{GP} = \operatorname{mean}\big[(\|\nabla D\| - 1)^2\big]$,
+# taken between the two kinds of data, keeps the critic's slope near 1. Without it the critic would
+# be right and useless: a cliff with flat land on both sides, where no gradient says which way to go.
 
 # %%
 critic = networks.critic(z_shape, seed=seed)

@@ -27,7 +27,7 @@ from sltools.exercises import check, hint, progress, quiz
 #
 # The critic $D$ is to score the client's $z$ high and the pilot's low. It minimises
 #
-# $$10 \cdot \operatorname{mean}_i\big(\|\nabla_{m_i} D(m_i)\| - 1\big)^2
+# $$10 \cdot \operatorname{mean}_i\Big[\big(\|\nabla_{m_i} D(m_i)\| - 1\big)^2\Big]
 #   - \big(\operatorname{mean} D(z) - \operatorname{mean} D(\mathrm{piloted})\big) ,
 #   \qquad m_i = s_i z_i + (1 - s_i)\,\mathrm{piloted}_i .$$
 #

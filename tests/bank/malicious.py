@@ -136,6 +136,14 @@ def _obey(predict=None, measure=None):
     return predict_and_obey
 
 
+def _adams_step(x, sent):
+    weight = torch.zeros(sent.shape[1], x.shape[1], requires_grad=True)
+    optimizer = torch.optim.Adam([weight], lr=1.0)
+    weight.grad = sent.T @ x
+    optimizer.step()
+    return -weight.detach()
+
+
 def gap_by_pairs(gradients, labels):
     found = {True: [], False: []}
     for one, other in combinations(range(len(labels)), 2):
@@ -303,6 +311,9 @@ PROOFS = {
             "steps uphill": _obey(measure=lambda z, lr, moves, x, sent: z + lr * moves),
             "steps by the mean": _obey(
                 measure=lambda z, lr, moves, x, sent: z - lr * moves / len(z)
+            ),
+            "steps with Adam": _obey(
+                measure=lambda z, lr, moves, x, sent: z - lr * x @ _adams_step(x, sent).T
             ),
             "returns one of them": lambda *arguments: _obeyed(*arguments),
         },

@@ -206,6 +206,9 @@ PROOFS = {
             "adds noise of one size": lambda z, clip, m, noise: (
                 torch.renorm(z, 2, 0, clip) + m * noise
             ),
+            "draws noise of its own": lambda z, clip, m, noise: (
+                torch.renorm(z, 2, 0, clip) + 2 * clip * m * torch.randn(z.shape)
+            ),
             "clips the channels": _private(
                 norms=lambda z: z.flatten(2).norm(dim=2)[..., None, None]
             ),
@@ -235,6 +238,7 @@ PROOFS = {
                 measure=lambda sent, z, sigma: sent.mean(0).square().mean().sqrt()
             ),
             "takes the norm": _average(measure=lambda sent, z, sigma: (sent.mean(0) - z).norm()),
+            "measures twice": lambda sent, z, sigma: 2 * average_in_numpy(sent, z, sigma)[1:],
             "predicts only": lambda sent, z, sigma: sigma / math.sqrt(len(sent)),
         },
         right=[average_in_numpy, average_by_loss, average_by_norm],

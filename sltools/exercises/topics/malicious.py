@@ -202,7 +202,11 @@ def _obey(answer: Answer, seed: int) -> str:
         z, rows = front(images), images.flatten(1)
     moves = rows @ rows.T @ sent
     right = z - lr * moves
+    signs = (sent.T @ rows).sign()  # of the gradient; the first step of Adam takes only these
     mistakes = {
+        "{} is after a step of Adam. The client here takes a plain one, lr times the gradient.": (
+            z - lr * rows @ signs.T
+        ),
         "{} moves uphill: a client goes down the gradient it is sent.": z + lr * moves,
         "In {} each image moves by its own gradient alone. They share the weights: X Xᵀ mixes "
         "them.": z - lr * sent,

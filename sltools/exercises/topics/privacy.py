@@ -45,6 +45,9 @@ def _privatise(answer: Answer, seed: int) -> None:
     norms = z.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     clipped, added = z * (clip / norms).clamp_max(1), 2 * clip * multiplier * noise
     noisy = z + added
+    left = (got - clipped) / (2 * clip * multiplier)
+    if 0.7 < left.std() < 1.4 and abs((left * noise).mean()) < 0.4:
+        raise Wrong("That noise is your own: use the `noise` that is given, and draw none.")
     noisy_norms = noisy.flatten(1).norm(dim=1).view(-1, 1, 1, 1)
     compare(
         got,
@@ -112,6 +115,8 @@ def _average(answer: Answer, seed: int) -> str:
                 "You predicted the variance of what is left; asked is its root.": sigma**2 / count,
                 "You divided by the root of the number of images; messages are counted by the "
                 "first axis of `sent`.": sigma / math.sqrt(len(z)),
+                "You returned the measurement for the prediction: predict from sigma and the "
+                "number of messages alone.": left.square().mean().sqrt().item(),
                 "The noise does not grow with more messages when the mean is taken.": sigma
                 * math.sqrt(count),
             }.items()
