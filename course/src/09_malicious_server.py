@@ -228,7 +228,8 @@ check("the client's cannot: worse than the mean image", error["client's z, decod
 #
 # where the gradient penalty $\mathrm{GP} = \operatorname{mean}\big[(\|\nabla D\| - 1)^2\big]$,
 # taken between the two kinds of data, keeps the critic's slope near 1. Without it the critic would
-# be right and useless: a cliff with flat land on both sides, where no gradient says which way to go.
+# be right and useless: a cliff with flat land on both sides, where no gradient says which way to
+# go.
 
 # %%
 critic = networks.critic(z_shape, seed=seed)
@@ -308,7 +309,7 @@ check("a few steps lower the critic's score of the client", after < before)
 
 # %%
 class Panel:
-    """Several detectors on one client. Only SplitGuard sends probes."""
+    """Several detectors on one client. Only SplitGuard sends batches of its own."""
 
     def __init__(self, number):
         own = models.for_images(private.images.shape, seeds.derive(number, "SplitOut's network"))
@@ -469,8 +470,8 @@ print(f"cut after pool2, worse than the mean image: {worse} of {len(deep)}")
 # An honest gradient depends on the **labels**, and it gets smaller and steadier as the task is
 # learnt. The critic's gradient knows no labels. Three detectors use this, in three ways:
 #
-# * **SplitGuard** now and then sends a batch with false labels. An honest server answers with a
-#   gradient of another size and direction; a hijacker does not care.
+# * **SplitGuard** now and then sends a batch with false labels, a **probe**. An honest server
+#   answers with a gradient of another size and direction; a hijacker does not care.
 # * The **gradients scrutinizer** compares the gradients of a batch two by two. Those of one class
 #   should be alike, those of two classes should not.
 # * **SplitOut** trains a whole network of its own for a moment, remembers what gradients of the
@@ -489,7 +490,8 @@ def my_label_gap(gradients, labels):  # (B, C, H, W) and (B,), to one number
 check_answer("09.gap", my_label_gap)
 
 # %% [markdown]
-# Each gives a score, where more is more suspicious, and an alarm above its threshold. Here are
+# Each gives a score, where more is more suspicious, and an alarm above a limit, its **threshold**.
+# Here are
 # servers to judge: honest ones, hijackers, and honest-but-curious ones, who run *UnSplit* on what
 # they receive while they train, and send what an honest server sends. The training is short, so
 # SplitGuard probes more often here than published, and SplitOut practises on all of the client's
