@@ -32,7 +32,6 @@ from sltools.progress import bar
 DATASETS = ("digits", "mnist", "cifar10")
 VICTIMS, CLONES, TARGETS = 3, 3, 10
 ATTACK = UnSplit(steps=1000, restarts=6)
-PRIORS: dict[str, dict[str, Any]] = {"cifar10": {"l1": 0.0}}  # photographs have no black background
 BUDGETS = {"cifar10": "full"}  # of the victims; quick for the others. One epoch teaches it nothing
 CEILING = KnownWeightsInversion(steps=500)
 SAME = {"flatten"}  # stages that send what the one before sends
@@ -98,7 +97,7 @@ def _note_settings(path: Path) -> None:
         "clones": CLONES,
         "targets": f"{TARGETS}: the first test image of each class",
         "attack": asdict(ATTACK),
-        "priors": PRIORS,
+        "priors": experiments.PRIORS,
         "budgets": BUDGETS,
         "ceiling": asdict(CEILING),
     }
@@ -145,7 +144,7 @@ def attack(
     targets = experiments.first_targets(dataset, TARGETS)
     truth = targets.images.to(session.predict(targets.images[:1]).device)
     start = time.process_time()
-    settings = PRIORS.get(dataset.name, {}) | {"seed": CLONES * victim + clone}
+    settings = experiments.PRIORS.get(dataset.name, {}) | {"seed": CLONES * victim + clone}
     runs = replace(ATTACK, **settings).runs(session.observe(truth))
     seconds = time.process_time() - start
     granted = session.observe(truth, grants=["client_model"])

@@ -23,6 +23,9 @@ from sltools.progress import bar
 from sltools.view import View
 
 BUDGETS = ("tiny", "quick", "full", "published")
+PRIORS: dict[str, dict[str, Any]] = {  # photographs have no black background
+    "cifar10": {"l1": 0.0, "levels": True}
+}
 STEPS = {"tiny": 100, "quick": 1000, "full": 4000}  # of an inversion
 MakeClient = Callable[..., protocol.Client]
 _TRAINING: dict[
@@ -255,8 +258,10 @@ def public_rows(dataset: data.Dataset, targets: int) -> Tensor:
 
 
 def _unsplit(settings: InversionSettings) -> UnSplit:
-    published = settings.budget == "published"
-    attack = UnSplit.published() if published else UnSplit(steps=STEPS[settings.budget])
+    if settings.budget == "published":
+        attack = UnSplit.published()
+    else:
+        attack = UnSplit(steps=STEPS[settings.budget], **PRIORS.get(settings.dataset, {}))
     return replace(attack, restarts=settings.clones, seed=settings.seed, device=settings.device)
 
 

@@ -134,7 +134,7 @@ def reconstructions(
     )
 
 
-def _which(index: int, titles: Sequence[str]) -> str:
+def _which(index: Any, titles: Sequence[str]) -> str:
     """Name an image: by its place, and by its class if it has one, which may be a number too."""
     of_class = f", class {titles[index]}" if index < len(titles) else ""
     return f"image {index + 1}{of_class}"

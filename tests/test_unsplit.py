@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from sltools import data, models
+from sltools import data, models, seeds
 from sltools.attacks import InversionResult, KnownWeightsInversion, UnSplit, inversion, unsplit
 from sltools.attacks.ensemble import Ensemble
 from sltools.attacks.inversion import brightness, energy, total_variation
@@ -442,6 +442,30 @@ def test_exposure_keeps_what_the_first_layer_computes() -> None:
     torch.testing.assert_close(clones(images), before)
     for found in images:
         assert (found > 1).float().mean() < 0.011 and found.max() >= 1
+
+
+@pytest.mark.parametrize("first", [nn.Conv2d(3, 4, 3), nn.Linear(3 * 8 * 8, 5)])
+def test_levels_spread_every_channel_and_keep_what_is_computed(first: nn.Module) -> None:
+    layers = [first] if isinstance(first, nn.Conv2d) else [nn.Flatten(), first]
+    clones = Ensemble([nn.Sequential(*layers)])
+    generator = seeds.generator(0, "photographs")
+    images = torch.rand(1, 6, 3, 8, 8, generator=generator)
+    images = 0.2 + images * torch.tensor([0.7, 0.4, 0.3]).view(3, 1, 1)  # a yellowish light
+    before = clones(images)
+    unsplit._expose(images, clones, 0.95, levels=True)
+    torch.testing.assert_close(clones(images), before, atol=1e-5, rtol=1e-4)
+    for channel in images[0].transpose(0, 1):
+        assert 0.04 < (channel < 0).float().mean() < 0.06
+        assert 0.04 < (channel > 1).float().mean() < 0.06
+
+
+def test_levels_without_a_bias_stretch_and_do_not_shift() -> None:
+    clones = Ensemble([nn.Sequential(nn.Conv2d(1, 2, 3, bias=False))])
+    images = 0.2 + 0.3 * torch.rand(1, 2, 1, 8, 8, generator=seeds.generator(0, "images"))
+    before = clones(images)
+    unsplit._expose(images, clones, 0.99, levels=True)
+    torch.testing.assert_close(clones(images), before)
+    assert images.min() > 0.2 and images.max() >= 1
 
 
 def test_exposure_leaves_black_images_and_other_first_layers_alone() -> None:

@@ -38,17 +38,19 @@ class UnSplit(InputSearch):
 
     Two traps are sprung on the way. Darker images and a clone of larger weights explain the smashed
     data just as well and please the priors more, so that contrast would fade for ever: now and then
-    the images are rescaled until the share `exposure` of all pixels is below 1, and the clone's
-    first weights to match (None: never). That is an assumption on how images are exposed: where it
-    is wrong, so is the contrast. It needs a first layer that is a Conv2d or Linear, or does
-    nothing. And a unit of the clone that is off for all images has no
-    gradient to switch it on again: its ReLUs pass negative inputs times `leak`, which falls to zero
-    by half-time.
+    each channel of the images is rescaled until the share `exposure` of its pixels is below 1, and
+    the clone's first weights to match (None: never). With `levels` as many are brought to 0 at the
+    dark end, too: for photographs, which have no black background to tell where black is. That is
+    an assumption on how images are exposed: where it is wrong, so are contrast and colours. It
+    needs a first layer that is a Conv2d (of one group) or Linear, or does nothing. And a unit of
+    the clone that is off for all images has no gradient to switch it on again: its ReLUs pass
+    negative inputs times `leak`, which falls to zero by half-time.
     """
 
     alternate: tuple[int, int] | None = None
     clone_lr: float = 2e-3
     exposure: float | None = 0.99
+    levels: bool = False
     leak: float = 0.1
     restarts: int = 1
 
@@ -128,7 +130,7 @@ class UnSplit(InputSearch):
         if step % EXPOSE_EVERY == 0:
             networks.leak(self.leak * max(0.0, 1 - 2 * step / self.steps))
             if self.exposure is not None and 0 < step < EXPOSE_UNTIL * self.steps:
-                _expose(inputs, networks, self.exposure)
+                _expose(inputs, networks, self.exposure, self.levels)
 
     def _optimizers(self, inputs: Tensor, networks: Ensemble) -> list[Adam]:
         clone = Adam(networks.weights, lr=self.clone_lr, amsgrad=self.amsgrad, fused=True)
@@ -140,20 +142,40 @@ def _objective(result: InversionResult) -> float:
     return math.inf if math.isnan(result.objective) else result.objective
 
 
-def _expose(inputs: Tensor, networks: Ensemble, share: float) -> None:
-    """Rescale the images of each network (E, N, C, H, W) to use [0, 1], and its weights to match.
+def _expose(inputs: Tensor, networks: Ensemble, share: float, levels: bool = False) -> None:
+    """Rescale each channel of the images (E, N, C, H, W) to use [0, 1], and the weights to match.
 
-    What the first layer computes stays the same. Images that are all but black, as a negative
-    may be, are left alone: there is no contrast to restore.
+    What the first layer computes stays the same, but for its padding if `levels` shift a channel. A
+    channel that is all but black, as that of a negative may be, is left alone: there is no contrast
+    to restore.
     """
-    weights = networks.first_weights()
-    if weights is None:
+    first = networks.first_layer()
+    if first is None:
         return
-    ordered = inputs.flatten(1).sort(dim=1).values  # torch.quantile takes no more than 16 million
-    white = ordered[:, int(share * (ordered.shape[1] - 1))]
-    white = torch.where(white < DARK, 1.0, white)
-    inputs.div_(white.view(-1, 1, 1, 1, 1))
-    weights.detach().mul_(white.view(-1, *[1] * (weights.ndim - 1)))
+    weights, bias = (tensor if tensor is None else tensor.detach() for tensor in first)
+    assert weights is not None
+    size, _, channels, *area = inputs.shape
+    ordered = inputs.transpose(1, 2).flatten(2).sort(dim=2).values  # torch.quantile takes too few
+    last = ordered.shape[2] - 1
+    white, black = ordered[..., int(share * last)], torch.zeros(size, channels).to(inputs)
+    if levels and bias is not None:
+        black = ordered[..., int((1 - share) * last)]
+    flat = white - black < DARK
+    white, black = white.masked_fill(flat, 1.0), black.masked_fill(flat, 0.0)
+
+    def met(values: Tensor) -> Tensor:
+        """Lay out values (E, C) as the weights are that meet the channels."""
+        if weights.ndim == 3:  # of a Linear layer, which meets each pixel
+            return values.repeat_interleave(math.prod(area), dim=1).unsqueeze(1)
+        return values.view(size, 1, channels, 1, 1)
+
+    def seen(values: Tensor) -> Tensor:
+        return values.view(size, 1, channels, 1, 1)
+
+    if bias is not None:
+        bias += (weights * met(black)).flatten(2).sum(2)
+    inputs.sub_(seen(black)).div_(seen(white - black))
+    weights *= met(white - black)
 
 
 def _check_alternate(alternate: Any) -> None:
