@@ -24,7 +24,7 @@ from sltools.view import View
 
 BUDGETS = ("tiny", "quick", "full", "published")
 PRIORS: dict[str, dict[str, Any]] = {  # photographs have no black background
-    "cifar10": {"l1": 0.0, "levels": True}
+    "cifar10": {"l1": 0.0, "photographs": True}
 }
 STEPS = {"tiny": 100, "quick": 1000, "full": 4000}  # of an inversion
 MakeClient = Callable[..., protocol.Client]

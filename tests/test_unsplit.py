@@ -1,5 +1,6 @@
 """UnSplit and its search: the paper's own figures, what it may know, and how it fails."""
 
+import itertools
 import math
 import subprocess
 import sys
@@ -445,27 +446,57 @@ def test_exposure_keeps_what_the_first_layer_computes() -> None:
 
 
 @pytest.mark.parametrize("first", [nn.Conv2d(3, 4, 3), nn.Linear(3 * 8 * 8, 5)])
-def test_levels_spread_every_channel_and_keep_what_is_computed(first: nn.Module) -> None:
+def test_a_black_point_spreads_every_channel_and_keep_what_is_computed(first: nn.Module) -> None:
     layers = [first] if isinstance(first, nn.Conv2d) else [nn.Flatten(), first]
     clones = Ensemble([nn.Sequential(*layers)])
     generator = seeds.generator(0, "photographs")
     images = torch.rand(1, 6, 3, 8, 8, generator=generator)
     images = 0.2 + images * torch.tensor([0.7, 0.4, 0.3]).view(3, 1, 1)  # a yellowish light
     before = clones(images)
-    unsplit._expose(images, clones, 0.95, levels=True)
+    unsplit._expose(images, clones, 0.95, black=True)
     torch.testing.assert_close(clones(images), before, atol=1e-5, rtol=1e-4)
     for channel in images[0].transpose(0, 1):
         assert 0.04 < (channel < 0).float().mean() < 0.06
         assert 0.04 < (channel > 1).float().mean() < 0.06
 
 
-def test_levels_without_a_bias_stretch_and_do_not_shift() -> None:
+def test_a_black_point_without_a_bias_stretch_and_do_not_shift() -> None:
     clones = Ensemble([nn.Sequential(nn.Conv2d(1, 2, 3, bias=False))])
     images = 0.2 + 0.3 * torch.rand(1, 2, 1, 8, 8, generator=seeds.generator(0, "images"))
     before = clones(images)
-    unsplit._expose(images, clones, 0.99, levels=True)
+    unsplit._expose(images, clones, 0.99, black=True)
     torch.testing.assert_close(clones(images), before)
     assert images.min() > 0.2 and images.max() >= 1
+
+
+@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
+@pytest.mark.parametrize("first", [nn.Conv2d(3, 4, 3), nn.Linear(3 * 8 * 8, 5)])
+def test_colours_are_named_and_nothing_else_changes(
+    first: nn.Module, order: tuple[int, ...]
+) -> None:
+    layers = [first] if isinstance(first, nn.Conv2d) else [nn.Flatten(), first]
+    generator = seeds.generator(0, "photographs")
+    green, other, another = torch.rand(3, 1, 6, 1, 8, 8, generator=generator)
+    red, blue = 0.7 * green + 0.3 * other, 0.6 * green + 0.3 * another
+    photographs = torch.cat([red, green, blue], dim=2)
+    clones = Ensemble([nn.Sequential(*layers)])
+    images = photographs[:, :, list(order)]
+    before = clones(images)
+    unsplit._name_colours(images, clones)
+    assert torch.equal(images, photographs)
+    torch.testing.assert_close(clones(images), before)
+
+
+def test_only_photographs_get_their_colours_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    named = []
+    monkeypatch.setattr(unsplit, "_name_colours", lambda inputs, clones: named.append(inputs.shape))
+    grey = _view(_front(), _images(2))
+    front = nn.Sequential(nn.Conv2d(3, 2, 3))
+    colour = _view(front, torch.rand(2, 3, 8, 8, generator=seeds.generator(0, "colours")))
+    for photographs in (False, True):
+        for view in (grey, colour):
+            replace(SHORT, steps=2, photographs=photographs)(view)
+    assert named == [(1, 2, 3, 8, 8)]
 
 
 def test_exposure_leaves_black_images_and_other_first_layers_alone() -> None:

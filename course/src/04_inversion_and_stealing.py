@@ -212,7 +212,7 @@ check("04.feature_loss", my_feature_loss)
 # from the view.
 
 # %%
-attack = UnSplit(steps=STEPS, seed=seed)
+attack = UnSplit(steps=STEPS, seed=seed, **experiments.PRIORS.get(dataset, {}))
 
 
 def invert(view, attack):
@@ -539,6 +539,12 @@ if as_shown:
 # %% [markdown]
 # The *shape* comes from the smashed data. The *contrast* comes from the assumption. So read a raw
 # MSE as "if images are exposed as assumed", and the aligned MSE for what holds in any light.
+#
+# A photograph has three channels, and a first layer that weighs them can undo any mixture of them:
+# $W x = (W A^{-1})(A x)$ for every invertible $3 \times 3$ matrix $A$ of colours. So each channel
+# is exposed by itself, and for photographs its darkest pixels are brought to 0, too
+# (`photographs=True`). In the end green is taken to be the channel most like the other two, and red
+# to be brighter than blue: so it is in most photographs. A mixture is still left to the priors.
 
 # %% [markdown]
 # ## Units that never wake

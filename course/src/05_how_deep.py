@@ -607,7 +607,8 @@ check_answer("05.choose", choose_restart)
 
 # %%
 STEPS = {"tiny": 9, "quick": 250, "full": 1000}[budget]
-reference = UnSplit(steps=STEPS, restarts=3, snapshots=1, seed=seed)
+priors = experiments.PRIORS.get(dataset, {})  # of photographs; none else
+reference = UnSplit(steps=STEPS, restarts=3, snapshots=1, seed=seed, **priors)
 
 
 def attacked(victim, attack, truth):

@@ -158,6 +158,7 @@ class InputSearch:
                         progress.update()
             except KeyboardInterrupt:
                 interrupted = True
+        self._finish(inputs, networks)
         if self.bounded:
             inputs.clamp_(0, 1)
         networks.leak(0.0)
@@ -195,6 +196,9 @@ class InputSearch:
 
     def _prepare(self, step: int, inputs: Tensor, networks: Ensemble) -> None:
         """Change inputs and networks in place before step number `step`."""
+
+    def _finish(self, inputs: Tensor, networks: Ensemble) -> None:
+        """Change inputs and networks in place after the last step."""
 
     def _optimizers(self, inputs: Tensor, networks: Ensemble) -> list[Adam]:
         """Make the optimiser of the inputs, and after it those of a subclass."""

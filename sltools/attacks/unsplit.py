@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 from torch.optim import Adam
 
 from sltools import devices
@@ -39,18 +40,21 @@ class UnSplit(InputSearch):
     Two traps are sprung on the way. Darker images and a clone of larger weights explain the smashed
     data just as well and please the priors more, so that contrast would fade for ever: now and then
     each channel of the images is rescaled until the share `exposure` of its pixels is below 1, and
-    the clone's first weights to match (None: never). With `levels` as many are brought to 0 at the
-    dark end, too: for photographs, which have no black background to tell where black is. That is
-    an assumption on how images are exposed: where it is wrong, so are contrast and colours. It
-    needs a first layer that is a Conv2d (of one group) or Linear, or does nothing. And a unit of
-    the clone that is off for all images has no gradient to switch it on again: its ReLUs pass
-    negative inputs times `leak`, which falls to zero by half-time.
+    the clone's first weights to match (None: never). That is an assumption on how images are
+    exposed: where it is wrong, so are contrast and colours. It needs a first layer that is a Conv2d
+    (of one group) or Linear, or does nothing. And a unit of the clone that is off for all images
+    has no gradient to switch it on again: its ReLUs pass negative inputs times `leak`, which falls
+    to zero by half-time.
+
+    With `photographs`, which have no black background to tell where black is, as many pixels are
+    brought to 0 as to 1. And as the colours could be exchanged, in the end the channel most like
+    the other two is taken for green, and the brighter of those for red.
     """
 
     alternate: tuple[int, int] | None = None
     clone_lr: float = 2e-3
     exposure: float | None = 0.99
-    levels: bool = False
+    photographs: bool = False
     leak: float = 0.1
     restarts: int = 1
 
@@ -130,7 +134,11 @@ class UnSplit(InputSearch):
         if step % EXPOSE_EVERY == 0:
             networks.leak(self.leak * max(0.0, 1 - 2 * step / self.steps))
             if self.exposure is not None and 0 < step < EXPOSE_UNTIL * self.steps:
-                _expose(inputs, networks, self.exposure, self.levels)
+                _expose(inputs, networks, self.exposure, self.photographs)
+
+    def _finish(self, inputs: Tensor, networks: Ensemble) -> None:
+        if self.photographs and inputs.shape[2] == 3:
+            _name_colours(inputs, networks)
 
     def _optimizers(self, inputs: Tensor, networks: Ensemble) -> list[Adam]:
         clone = Adam(networks.weights, lr=self.clone_lr, amsgrad=self.amsgrad, fused=True)
@@ -142,10 +150,10 @@ def _objective(result: InversionResult) -> float:
     return math.inf if math.isnan(result.objective) else result.objective
 
 
-def _expose(inputs: Tensor, networks: Ensemble, share: float, levels: bool = False) -> None:
+def _expose(inputs: Tensor, networks: Ensemble, share: float, black: bool = False) -> None:
     """Rescale each channel of the images (E, N, C, H, W) to use [0, 1], and the weights to match.
 
-    What the first layer computes stays the same, but for its padding if `levels` shift a channel. A
+    What the first layer computes stays the same, but for its padding if `black` shifts a channel. A
     channel that is all but black, as that of a negative may be, is left alone: there is no contrast
     to restore.
     """
@@ -157,11 +165,11 @@ def _expose(inputs: Tensor, networks: Ensemble, share: float, levels: bool = Fal
     size, _, channels, *area = inputs.shape
     ordered = inputs.transpose(1, 2).flatten(2).sort(dim=2).values  # torch.quantile takes too few
     last = ordered.shape[2] - 1
-    white, black = ordered[..., int(share * last)], torch.zeros(size, channels).to(inputs)
-    if levels and bias is not None:
-        black = ordered[..., int((1 - share) * last)]
-    flat = white - black < DARK
-    white, black = white.masked_fill(flat, 1.0), black.masked_fill(flat, 0.0)
+    high, low = ordered[..., int(share * last)], torch.zeros(size, channels).to(inputs)
+    if black and bias is not None:
+        low = ordered[..., int((1 - share) * last)]
+    flat = high - low < DARK
+    high, low = high.masked_fill(flat, 1.0), low.masked_fill(flat, 0.0)
 
     def met(values: Tensor) -> Tensor:
         """Lay out values (E, C) as the weights are that meet the channels."""
@@ -173,9 +181,31 @@ def _expose(inputs: Tensor, networks: Ensemble, share: float, levels: bool = Fal
         return values.view(size, 1, channels, 1, 1)
 
     if bias is not None:
-        bias += (weights * met(black)).flatten(2).sum(2)
-    inputs.sub_(seen(black)).div_(seen(white - black))
-    weights *= met(white - black)
+        bias += (weights * met(low)).flatten(2).sum(2)
+    inputs.sub_(seen(low)).div_(seen(high - low))
+    weights *= met(high - low)
+
+
+def _name_colours(inputs: Tensor, networks: Ensemble) -> None:
+    """Put the channels of photographs (E, N, 3, H, W) in the order red, green, blue.
+
+    And the first weights to match, so that nothing changes that the search could see. Green is the
+    channel that is most like the other two; of these red is the brighter.
+    """
+    first = networks.first_layer()
+    if first is None:
+        return
+    weights, size = first[0].detach(), len(inputs)
+    pixels = inputs.transpose(1, 2).flatten(2)
+    unit = normalize(pixels - pixels.mean(2, keepdim=True), dim=2)
+    green = (unit @ unit.mT).sum(2).argmax(1, keepdim=True)
+    brightness = pixels.mean(2)
+    between = (brightness.sum(1, keepdim=True) - brightness.gather(1, green)) / 2
+    order = brightness.scatter(1, green, between).argsort(dim=1, descending=True)
+    by_channel = weights.view(size, weights.shape[1], 3, *weights.shape[3:] or (-1,))
+    for tensor in (inputs, by_channel):
+        places = order.view(size, 1, 3, *[1] * (tensor.ndim - 3)).expand_as(tensor)
+        tensor.copy_(tensor.gather(2, places))
 
 
 def _check_alternate(alternate: Any) -> None:
