@@ -62,8 +62,9 @@ def test_every_wrong_answer_is_told_its_own_reason(task: Task) -> None:
 @every_task
 def test_right_answers_in_other_words_pass_on_hidden_seeds(task: Task) -> None:
     proof = PROOFS[task.key]
-    for answer in [*proof.right, _solution(task)]:
-        for seed in proof.seeds:
+    answers = [(answer, proof.seeds) for answer in proof.right]
+    for answer, some in [*answers, (_solution(task), proof.seeds[:10])]:
+        for seed in some:
             verdict = judging.judge(task, LocalAnswer(answer), [seed])
             assert verdict, f"seed {seed}: {verdict}"
 
