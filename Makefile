@@ -25,6 +25,7 @@ HEADLESS = OMP_NUM_THREADS=1 SLTOOLS_STATIC=1
 PYTEST = $(HEADLESS) $(BIN)/python -m pytest -q
 NBVAL = --nbval --nbval-current-env --nbval-cell-timeout=120 \
 	--nbval-sanitize-with=tests/nbval_sanitize.cfg
+BALANCED = -n 2 --dist worksteal
 # One kernel per notebook: its cells must stay together.
 TWO_AT_ONCE = -n 2 --dist loadfile
 
@@ -34,21 +35,17 @@ lab: $(VENV)/.lab
 	$(BIN)/sltools lab my-course $(ARGS)
 
 test: $(VENV)/.dev
-	@echo "== 1/6 style and types"
+	@echo "== 1/4 style and types"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	@echo "== 2/6 the notebooks, read without running them"
-	$(PYTEST) tests/test_notebooks_static.py
-	@echo "== 3/6 the library, grading and the wheel, with coverage"
-	$(PYTEST) -n 2 --dist worksteal -m "not notebooks and not browser and not proofs" \
-		--ignore tests/test_notebooks_static.py --cov --cov-fail-under=90 --durations=12
-	@echo "== 4/6 the checks of the exercises, on right and wrong answers"
-	$(PYTEST) -n 2 --dist worksteal -m proofs --durations=12 tests/test_exercises.py
-	@echo "== 5/6 every lesson gives the outputs it shows"
+	@echo "== 2/4 the library, grading, the wheel and the notebooks as they are, with coverage"
+	$(PYTEST) $(BALANCED) -m "not notebooks and not browser and not proofs" \
+		--cov --cov-fail-under=90 --durations=12
+	@echo "== 3/4 exercises on right and wrong answers, lessons with other parameters"
+	$(PYTEST) $(BALANCED) -m "notebooks or proofs" --durations=24
+	@echo "== 4/4 every lesson gives the outputs it shows"
 	$(PYTEST) $(TWO_AT_ONCE) $(NBVAL) course/*.ipynb
-	@echo "== 6/6 every lesson with other parameters"
-	$(PYTEST) -n 2 --durations=0 --durations-min=1 -m "notebooks and not browser"
 
 test-newest:
 	rm -rf .venv-newest

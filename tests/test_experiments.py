@@ -1,7 +1,8 @@
 """Standard experiments: what is kept of an interrupted one, which baselines, what goes to JSON."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -12,6 +13,19 @@ from sltools.attacks import KnownWeightsInversion, UnSplit, inversion
 from sltools.errors import SltoolsError
 
 TINY = experiments.InversionSettings(targets=2, budget="tiny", victims=2, clones=2)
+CEILING_STEPS = 20
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _short_ceiling() -> Iterator[None]:
+    """Search no longer than needed with known weights: nothing here is about how good that is."""
+
+    def short(steps: int) -> KnownWeightsInversion:
+        return KnownWeightsInversion(steps=CEILING_STEPS)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(experiments, "KnownWeightsInversion", short)
+        yield
 
 
 def interrupt(function: Callable[..., Any], at: int) -> Callable[..., Any]:
@@ -41,7 +55,7 @@ def test_the_first_victim_interrupted_in_its_attack_is_reported_as_far_as_it_got
 
 
 def test_a_later_victim_interrupted_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    whole_victim = experiments.STEPS["tiny"] + 500  # steps of the attack and of the ceiling
+    whole_victim = experiments.STEPS["tiny"] + CEILING_STEPS
     monkeypatch.setattr(inversion, "_step", interrupt(inversion._step, whole_victim + 30))
     facts = experiments.run_inversion(TINY).facts
     assert facts["interrupted"]
@@ -81,6 +95,14 @@ def test_attacks_and_ceiling_get_the_victims_seed_and_no_other_knowledge(
     experiments.run_inversion(TINY)
     assert seeds == [0, 1]
     assert granted == [(), ("client_model",)] * 2
+
+
+def test_victims_of_different_user_seeds_never_meet() -> None:
+    settings = experiments.InversionSettings(budget="tiny", targets=1, victims=2, clones=1)
+    outcomes = [experiments.run_inversion(replace(settings, seed=seed)) for seed in (0, 1)]
+    victims = [run["victim_accuracy"] for o in outcomes for run in o.facts["runs"]]
+    assert len(set(victims)) > 1
+    assert not torch.equal(outcomes[0].arrays["inputs"], outcomes[1].arrays["inputs"])
 
 
 def test_a_random_client_is_reported_at_its_best_and_the_attack_at_its_worst() -> None:

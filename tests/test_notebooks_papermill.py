@@ -10,7 +10,7 @@ from sltools import lessons
 from sltools.lessons import Lesson
 from tools import notebooks
 
-pytestmark = pytest.mark.notebooks
+pytestmark = [pytest.mark.notebooks, pytest.mark.slow]
 CELL_TIMEOUT = 120  # seconds
 
 # At the end of the notebook its own variables say whether the settings arrived.
