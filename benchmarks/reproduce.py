@@ -1,12 +1,13 @@
 """How far attack 1 reaches: every data set, every stage of its network, several victims and clones.
 
     make reproduce                                        # digits, MNIST, CIFAR-10, on the CPU
+    make reproduce ARGS="--budget full"                   # with four times the steps
     python -m benchmarks.reproduce --datasets mnist --stages pool1,conv2 --device cuda
 
-Each row of course/results/depth.csv is one restart of one attack; `chosen` marks the restart that
-the attacker keeps, the one of least objective. An attack that is in the file already is not run
-again, so the command can be interrupted and goes on where it was. `python -m benchmarks.reproduce
---summary` prints the table of the README.
+Each row of course/results/depth.csv (--budget full: depth_full.csv) is one restart of one attack;
+`chosen` marks the restart that the attacker keeps, the one of least objective. An attack that is in
+the file already is not run again, so the command can be interrupted and goes on where it was.
+`python -m benchmarks.reproduce --summary` prints the table of the README.
 """
 
 import csv
@@ -30,12 +31,12 @@ from sltools.models import Architecture
 from sltools.progress import bar
 
 DATASETS = ("digits", "mnist", "cifar10")
-VICTIMS, CLONES, TARGETS = 3, 3, 10
-ATTACK = UnSplit(steps=1000, restarts=6)
+VICTIMS, CLONES = 3, 3
+TARGETS = {name: experiments.usual_targets(name) for name in DATASETS}
+RESTARTS = {"digits": 6, "mnist": 6, "cifar10": 2}  # which takes thirty times as long
 BUDGETS = {"cifar10": "full"}  # of the victims; quick for the others. One epoch teaches it nothing
-CEILING = KnownWeightsInversion(steps=500)
 SAME = {"flatten"}  # stages that send what the one before sends
-FILE = "depth.csv"
+FILES = {"quick": "depth.csv", "full": "depth_full.csv"}
 
 
 @dataclass(frozen=True)
@@ -68,38 +69,52 @@ class Row:
 def main(
     datasets: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(DATASETS),
     stages: Annotated[str, typer.Option(help="Comma-separated; default: all.")] = "",
+    budget: Annotated[str, typer.Option(help="Of the attack: quick or full.")] = "quick",
     device: str = "cpu",
     summary: Annotated[bool, typer.Option("--summary", help="Only print the table.")] = False,
     path: Annotated[Path | None, typer.Option(help="The CSV file.")] = None,
 ) -> None:
     """Run what is missing in the CSV file, then print the table."""
-    path = path or lessons.course() / "results" / FILE
+    if budget not in FILES:
+        raise SystemExit(f"the attack is recorded with --budget {' or '.join(FILES)}, not {budget}")
+    for name in set(datasets.split(",")) - set(DATASETS):
+        raise SystemExit(f"{name!r} is not among {', '.join(DATASETS)}")
+    path = path or lessons.course() / "results" / FILES[budget]
     if not summary:
         torch.set_num_threads(1)  # these networks gain little from more; run data sets side by side
-        _note_settings(path.with_suffix(".json"))
+        _note_settings(path.with_suffix(".json"), budget)
         for name in datasets.split(","):
-            if name not in DATASETS:
-                raise SystemExit(f"{name!r} is not among {', '.join(DATASETS)}")
             try:
                 dataset = data.load(name)
             except SltoolsError as error:
                 print(f"{name} is left out: {error}")
                 continue
-            reproduce(dataset, [stage for stage in stages.split(",") if stage], device, path)
+            reproduce(
+                dataset, [stage for stage in stages.split(",") if stage], device, path, budget
+            )
     print(table(read(path)))
 
 
-def _note_settings(path: Path) -> None:
+def _attack(dataset: str, budget: str) -> UnSplit:
+    return replace(experiments.unsplit(dataset, budget), restarts=RESTARTS[dataset])
+
+
+def _ceiling(budget: str) -> KnownWeightsInversion:
+    return KnownWeightsInversion(steps=experiments.STEPS[budget] // 2)
+
+
+def _note_settings(path: Path, budget: str) -> None:
     """Keep the settings beside the rows; refuse to add rows of other settings to a file."""
     settings = {
-        "command": "make reproduce",
+        "command": "make reproduce" + (f' ARGS="--budget {budget}"' if budget != "quick" else ""),
         "victims": VICTIMS,
         "clones": CLONES,
-        "targets": f"{TARGETS}: the first test image of each class",
-        "attack": asdict(ATTACK),
-        "priors": experiments.PRIORS,
+        "targets": TARGETS,  # the first test image of each class, then the second, ...
+        "restarts": RESTARTS,
+        "attack": asdict(_attack("digits", budget)),
+        "priors": {name: experiments.priors(name, budget) for name in DATASETS},
         "budgets": BUDGETS,
-        "ceiling": asdict(CEILING),
+        "ceiling": asdict(_ceiling(budget)),
     }
     if path.exists():
         noted = json.loads(path.read_text(encoding="utf-8"))
@@ -113,7 +128,9 @@ def _note_settings(path: Path) -> None:
         path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
 
 
-def reproduce(dataset: data.Dataset, stages: list[str], device: str, path: Path) -> None:
+def reproduce(
+    dataset: data.Dataset, stages: list[str], device: str, path: Path, budget: str = "quick"
+) -> None:
     """Attack every victim at every stage with every clone seed that is not in `path` yet."""
     shape = dataset.train.images.shape
     known = [stage for stage in models.stages(models.for_images(shape)) if stage not in SAME]
@@ -128,27 +145,33 @@ def reproduce(dataset: data.Dataset, stages: list[str], device: str, path: Path)
     sessions: dict[int, protocol.Session] = {}
     for victim, stage, clone in bar(jobs, dataset.name):
         if victim not in sessions:
-            budget = BUDGETS.get(dataset.name, "quick")
-            session = experiments.train_victim(dataset, budget=budget, seed=victim, device=device)
+            training = BUDGETS.get(dataset.name, "quick")
+            session = experiments.train_victim(dataset, budget=training, seed=victim, device=device)
             sessions = {victim: session}
         if sessions[victim].interrupted:
             raise KeyboardInterrupt  # before a row: half a training is no victim
         session = protocol.recut(sessions[victim], stage)
-        _append(path, attack(dataset, session, stage, victim, clone))
+        _append(path, attack(dataset, session, stage, victim, clone, budget))
 
 
 def attack(
-    dataset: data.Dataset, session: protocol.Session, stage: str, victim: int, clone: int
+    dataset: data.Dataset,
+    session: protocol.Session,
+    stage: str,
+    victim: int,
+    clone: int,
+    budget: str,
 ) -> list[Row]:
     """Attack one victim with all restarts of one clone seed and score each of them."""
-    targets = experiments.first_targets(dataset, TARGETS)
+    targets = experiments.first_targets(dataset, TARGETS[dataset.name])
     truth = targets.images.to(session.predict(targets.images[:1]).device)
     start = time.process_time()
-    settings = experiments.PRIORS.get(dataset.name, {}) | {"seed": CLONES * victim + clone}
-    runs = replace(ATTACK, **settings).runs(session.observe(truth))
+    runs = replace(_attack(dataset.name, budget), seed=CLONES * victim + clone).runs(
+        session.observe(truth)
+    )
     seconds = time.process_time() - start
     granted = session.observe(truth, grants=["client_model"])
-    known = CEILING(granted)
+    known = _ceiling(budget)(granted)
     if known.interrupted or any(run.interrupted for run in runs):
         raise KeyboardInterrupt  # half an attack is no row
     floor = {

@@ -244,7 +244,10 @@ def new(
 def inversion(
     dataset: DataSet = "digits",
     cut: Annotated[str, typer.Option(help="Stage after which the network is cut.")] = "pool1",
-    targets: Annotated[int, typer.Option(help="Private test images to attack.")] = 10,
+    targets: Annotated[
+        int | None,
+        typer.Option(help="Private test images to attack.", show_default="10, of cifar10 50"),
+    ] = None,
     budget: Annotated[Budget, typer.Option(help="How much to spend.")] = Budget.quick,
     victims: Victims = 3,
     clones: Annotated[int, typer.Option(min=1, help="Clones for each victim.")] = 3,

@@ -26,7 +26,9 @@ def attacked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     """Replace training and attack; return the list of what was attacked, in order."""
     done: list[tuple[str, int, int]] = []
 
-    def attack(dataset: data.Dataset, session: Any, stage: str, victim: int, clone: int) -> Any:
+    def attack(
+        dataset: data.Dataset, session: Any, stage: str, victim: int, clone: int, budget: str
+    ) -> Any:
         done.append((stage, victim, clone))
         return [replace(ROW, dataset=dataset.name, stage=stage, victim=victim, clone=clone)]
 
@@ -72,12 +74,16 @@ def test_rows_of_other_settings_are_not_mixed_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "rows.json"
-    reproduce._note_settings(path)
-    reproduce._note_settings(path)
-    assert json.loads(path.read_text())["attack"]["restarts"] == reproduce.ATTACK.restarts
-    monkeypatch.setattr(reproduce, "TARGETS", 7)
+    reproduce._note_settings(path, "quick")
+    reproduce._note_settings(path, "quick")
+    noted = json.loads(path.read_text())
+    assert noted["restarts"] == reproduce.RESTARTS
+    assert noted["command"] == "make reproduce"
     with pytest.raises(SystemExit, match="other settings"):
-        reproduce._note_settings(path)
+        reproduce._note_settings(path, "full")
+    monkeypatch.setattr(reproduce, "TARGETS", reproduce.TARGETS | {"mnist": 7})
+    with pytest.raises(SystemExit, match="other settings"):
+        reproduce._note_settings(path, "quick")
 
 
 def test_the_table_sums_up_the_chosen_restarts_only() -> None:
@@ -109,4 +115,7 @@ def test_an_interrupted_attack_leaves_no_row(
 
 def test_an_unknown_data_set_is_refused_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="fashion_mnist"):
-        reproduce.main("fashion_mnist", "", "cpu", path=tmp_path / "rows.csv")
+        reproduce.main("fashion_mnist", path=tmp_path / "rows.csv")
+    with pytest.raises(SystemExit, match="quick or full"):
+        reproduce.main("digits", budget="tiny", path=tmp_path / "rows.csv")
+    assert not list(tmp_path.iterdir())

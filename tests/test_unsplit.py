@@ -171,6 +171,34 @@ def test_the_last_steps_settle_without_leak_or_rescaling(monkeypatch: pytest.Mon
     assert rescaled == [2, 3, 4]
 
 
+def test_total_variation_fades_to_its_end_and_the_result_is_judged_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    weights: list[float] = []
+    losses = UnSplit._losses
+
+    def watched(self: UnSplit, *arguments: Any) -> Any:
+        weights.append(arguments[-1])
+        return losses(self, *arguments)
+
+    monkeypatch.setattr(UnSplit, "_losses", watched)
+    view = _view(_front(), _images(2))
+    found = replace(SHORT, steps=10, tv=0.5, tv_end=0.05)(view)
+    falling, settled = weights[:8], weights[8:]
+    factors = [after / before for before, after in itertools.pairwise([*falling, settled[0]])]
+    assert weights[0] == 0.5 and factors == pytest.approx([0.1 ** (1 / 8)] * 8)
+    assert settled == pytest.approx([0.05] * 3)  # the last is of the result
+    x = found.inputs
+    prior = 0.05 * total_variation(x) + SHORT.l1 * brightness(x)
+    assert found.objective == pytest.approx(_explained(found, view) + prior.item(), rel=1e-4)
+
+
+def test_an_end_that_is_the_beginning_changes_nothing() -> None:
+    view = _view(_front(), _images(2))
+    same, plain = replace(SHORT, tv_end=SHORT.tv)(view), SHORT(view)
+    assert torch.equal(same.inputs, plain.inputs) and same.objective == plain.objective
+
+
 def test_restarts_stall_one_by_one_and_the_search_waits_for_the_last() -> None:
     stall = inversion._Stall(100)
     assert not stall.noticed(0, torch.tensor([1.0, 1.0]))
@@ -383,6 +411,7 @@ def _spy(started: list[list[nn.Sequential]]):  # type: ignore[no-untyped-def]
     [
         {"steps": 2.5}, {"steps": True}, {"steps": 0}, {"steps": None}, {"snapshots": None},
         {"group": 0}, {"patience": 1.5}, {"input_lr": float("nan")}, {"tv": float("inf")},
+        {"tv_end": -1.0}, {"tv_end": 0}, {"tv": 0.0, "tv_end": 0.1}, {"tv_end": float("nan")},
         {"l1": -0.1}, {"l2": "much"}, {"clone_lr": -1e-3}, {"restarts": 1.5},
         {"leak": -1}, {"exposure": 0}, {"exposure": 1.5},
         {"alternate": (1, 2, 3)}, {"alternate": (0.5, 1)}, {"alternate": (0, 0)}, {"alternate": 3},
@@ -445,58 +474,64 @@ def test_exposure_keeps_what_the_first_layer_computes() -> None:
         assert (found > 1).float().mean() < 0.011 and found.max() >= 1
 
 
-@pytest.mark.parametrize("first", [nn.Conv2d(3, 4, 3), nn.Linear(3 * 8 * 8, 5)])
-def test_a_black_point_spreads_every_channel_and_keep_what_is_computed(first: nn.Module) -> None:
-    layers = [first] if isinstance(first, nn.Conv2d) else [nn.Flatten(), first]
-    clones = Ensemble([nn.Sequential(*layers)])
-    generator = seeds.generator(0, "photographs")
-    images = torch.rand(1, 6, 3, 8, 8, generator=generator)
-    images = 0.2 + images * torch.tensor([0.7, 0.4, 0.3]).view(3, 1, 1)  # a yellowish light
-    before = clones(images)
-    unsplit._expose(images, clones, 0.95, black=True)
-    torch.testing.assert_close(clones(images), before, atol=1e-5, rtol=1e-4)
-    for channel in images[0].transpose(0, 1):
-        assert 0.04 < (channel < 0).float().mean() < 0.06
-        assert 0.04 < (channel > 1).float().mean() < 0.06
+def _coloured(*layers: nn.Module) -> tuple[Ensemble, Tensor]:
+    """Two networks, and for each six random images in a yellowish light."""
+    images = torch.rand(2, 6, 3, 8, 8, generator=seeds.generator(0, "photographs"))
+    light = torch.tensor([0.7, 0.4, 0.3]).view(3, 1, 1)
+    network = nn.Sequential(*layers)
+    for weight in network.parameters():
+        weight.data.normal_(generator=seeds.generator(0, "weights"))
+    return Ensemble([network, network]), 0.2 + images * light
 
 
-def test_a_black_point_without_a_bias_stretch_and_do_not_shift() -> None:
-    clones = Ensemble([nn.Sequential(nn.Conv2d(1, 2, 3, bias=False))])
-    images = 0.2 + 0.3 * torch.rand(1, 2, 1, 8, 8, generator=seeds.generator(0, "images"))
-    before = clones(images)
-    unsplit._expose(images, clones, 0.99, black=True)
-    torch.testing.assert_close(clones(images), before)
-    assert images.min() > 0.2 and images.max() >= 1
+@pytest.mark.parametrize(
+    "layers",
+    [
+        [nn.Conv2d(3, 4, 3)],
+        [nn.Flatten(), nn.Linear(3 * 8 * 8, 5)],
+        [nn.Conv2d(3, 4, 3, padding=1)],
+    ],
+)
+def test_recolouring_keeps_what_the_first_layer_computes(layers: list[nn.Module]) -> None:
+    clones, images = _coloured(*layers)
+    before, old = clones(images), images.clone()
+    unsplit._recolour(images, clones, 0.95)
+    torch.testing.assert_close(clones(images), before, atol=1e-4, rtol=1e-3)
+    assert not torch.allclose(images, old, atol=0.1)
+    for found in images:
+        assert 0.04 < (found > 1).float().mean() < 0.06
 
 
-@pytest.mark.parametrize("order", list(itertools.permutations(range(3))))
-@pytest.mark.parametrize("first", [nn.Conv2d(3, 4, 3), nn.Linear(3 * 8 * 8, 5)])
-def test_colours_are_named_and_nothing_else_changes(
-    first: nn.Module, order: tuple[int, ...]
-) -> None:
-    layers = [first] if isinstance(first, nn.Conv2d) else [nn.Flatten(), first]
-    generator = seeds.generator(0, "photographs")
-    green, other, another = torch.rand(3, 1, 6, 1, 8, 8, generator=generator)
-    red, blue = 0.7 * green + 0.3 * other, 0.6 * green + 0.3 * another
-    photographs = torch.cat([red, green, blue], dim=2)
-    clones = Ensemble([nn.Sequential(*layers)])
-    images = photographs[:, :, list(order)]
-    before = clones(images)
-    unsplit._name_colours(images, clones)
-    assert torch.equal(images, photographs)
-    torch.testing.assert_close(clones(images), before)
+def test_recolouring_leaves_black_images_and_other_first_layers_alone() -> None:
+    clones, images = _coloured(nn.Tanh(), nn.Conv2d(3, 4, 3))
+    old = images.clone()
+    unsplit._recolour(images, clones, 0.95)
+    assert torch.equal(images, old)
+    clones, _ = _coloured(nn.Conv2d(3, 4, 3))
+    black = torch.full((2, 6, 3, 8, 8), 0.1)
+    unsplit._recolour(black, clones, 0.95)
+    assert torch.equal(black, torch.full_like(black, 0.1))
 
 
-def test_only_photographs_get_their_colours_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    named = []
-    monkeypatch.setattr(unsplit, "_name_colours", lambda inputs, clones: named.append(inputs.shape))
-    grey = _view(_front(), _images(2))
+def test_photographs_are_recoloured_and_others_exposed(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[str] = []
+    monkeypatch.setattr(unsplit, "_expose", lambda *_: steps.append("exposed"))
+    monkeypatch.setattr(unsplit, "_recolour", lambda *_: steps.append("recoloured"))
     front = nn.Sequential(nn.Conv2d(3, 2, 3))
-    colour = _view(front, torch.rand(2, 3, 8, 8, generator=seeds.generator(0, "colours")))
-    for photographs in (False, True):
-        for view in (grey, colour):
-            replace(SHORT, steps=2, photographs=photographs)(view)
-    assert named == [(1, 2, 3, 8, 8)]
+    view = _view(front, torch.rand(2, 3, 8, 8, generator=seeds.generator(0, "colours")))
+    replace(SHORT, steps=100)(view)
+    assert steps == ["exposed"] * 3
+    steps.clear()
+    replace(SHORT, steps=100, photographs=True)(view)
+    assert steps == ["recoloured"] * 4  # the last in the end
+    steps.clear()
+    replace(SHORT, steps=100, photographs=True, exposure=None)(view)
+    assert steps == []
+
+
+def test_photographs_have_three_channels() -> None:
+    with pytest.raises(AttackError, match=r"three channels.*not \(1, 28, 28\)"):
+        replace(SHORT, photographs=True)(_view(_front(), _images(2)))
 
 
 def test_exposure_leaves_black_images_and_other_first_layers_alone() -> None:
@@ -544,7 +579,7 @@ def test_chunks_change_nothing_but_the_memory(
     view = _view(_front("pool2"), _images(7))
     attack = UnSplit(steps=8, restarts=2, alternate=turns)
     whole = attack.runs(view)
-    monkeypatch.setattr(inversion, "CHUNK", 5)  # 2 images for each of 2 networks
+    monkeypatch.setattr(inversion, "CHUNK", {"cpu": 5})  # 2 images for each of 2 networks
     for found, expected in zip(attack.runs(view), whole, strict=True):
         apart = (found.inputs - expected.inputs).abs()
         assert apart.median() < 1e-5 and apart.max() < 0.1

@@ -38,14 +38,14 @@ class Ensemble:
             if isinstance(layer, _Leak):
                 layer.negative_slope = slope
 
-    def first_layer(self) -> tuple[Tensor, Tensor | None] | None:
-        """The stacked weights and biases that the inputs meet first, (E, ...).
+    def first_layer(self) -> Tensor | None:
+        """The stacked weights that the inputs meet first, (E, ...).
 
         None unless the first layer is linear, and if it is a convolution in groups.
         """
         for name, layer in self._skeleton.named_children():
             if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
-                return self._weights[f"{name}.weight"], self._weights.get(f"{name}.bias")
+                return self._weights[f"{name}.weight"]
             if not isinstance(layer, nn.Flatten):
                 break
         return None

@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 from torch.optim import Adam
 
 from sltools import devices
+from sltools.attacks import colours
 from sltools.attacks.ensemble import Ensemble
 from sltools.attacks.inversion import (
     InputSearch,
@@ -23,6 +23,7 @@ from sltools.view import View, fresh
 EXPOSE_EVERY = 25  # steps between two rescalings
 EXPOSE_UNTIL = 0.95  # of the steps: the rest settles
 DARK = 0.2
+SMALLEST = 4  # pixels to a side, to tell colours by
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,9 @@ class UnSplit(InputSearch):
     has no gradient to switch it on again: its ReLUs pass negative inputs times `leak`, which falls
     to zero by half-time.
 
-    With `photographs`, which have no black background to tell where black is, as many pixels are
-    brought to 0 as to 1. And as the colours could be exchanged, in the end the channel most like
-    the other two is taken for green, and the brighter of those for red.
+    With `photographs` (N, 3, H, W) it also sets the colours, for any mixture of them explains a
+    linear layer just as well: they become what photographs have and networks expect (`colours`).
+    It takes some tens of targets to tell.
     """
 
     alternate: tuple[int, int] | None = None
@@ -116,6 +117,12 @@ class UnSplit(InputSearch):
     def runs(self, view: View) -> list[InversionResult]:
         """Attack what `view` shows and return the result of every restart."""
         view = fresh(view)
+        shape = view.architecture.input_shape
+        if self.photographs and (shape[0] != 3 or min(shape[1:]) < SMALLEST):
+            raise AttackError(
+                "photographs=True is for photographs, with three channels (red, green, blue) of "
+                f"{SMALLEST} x {SMALLEST} pixels or more, not {tuple(shape)}"
+            )
         device = devices.find(self.device or view.smashed.device)
         clones = [
             view.architecture.build(self.seed, f"clone {number}").to(device)
@@ -133,12 +140,13 @@ class UnSplit(InputSearch):
     def _prepare(self, step: int, inputs: Tensor, networks: Ensemble) -> None:
         if step % EXPOSE_EVERY == 0:
             networks.leak(self.leak * max(0.0, 1 - 2 * step / self.steps))
-            if self.exposure is not None and 0 < step < EXPOSE_UNTIL * self.steps:
-                _expose(inputs, networks, self.exposure, self.photographs)
+            if self.exposure is None or not 0 < step < EXPOSE_UNTIL * self.steps:
+                return
+            (_recolour if self.photographs else _expose)(inputs, networks, self.exposure)
 
     def _finish(self, inputs: Tensor, networks: Ensemble) -> None:
-        if self.photographs and inputs.shape[2] == 3:
-            _name_colours(inputs, networks)
+        if self.photographs and self.exposure is not None:
+            _recolour(inputs, networks, self.exposure)
 
     def _optimizers(self, inputs: Tensor, networks: Ensemble) -> list[Adam]:
         clone = Adam(networks.weights, lr=self.clone_lr, amsgrad=self.amsgrad, fused=True)
@@ -150,62 +158,43 @@ def _objective(result: InversionResult) -> float:
     return math.inf if math.isnan(result.objective) else result.objective
 
 
-def _expose(inputs: Tensor, networks: Ensemble, share: float, black: bool = False) -> None:
+def _expose(inputs: Tensor, networks: Ensemble, share: float) -> None:
     """Rescale each channel of the images (E, N, C, H, W) to use [0, 1], and the weights to match.
 
-    What the first layer computes stays the same, but for its padding if `black` shifts a channel. A
-    channel that is all but black, as that of a negative may be, is left alone: there is no contrast
-    to restore.
+    What the first layer computes stays the same. A channel that is all but black, as that of a
+    negative may be, is left alone: there is no contrast to restore.
     """
     first = networks.first_layer()
     if first is None:
         return
-    weights, bias = (tensor if tensor is None else tensor.detach() for tensor in first)
-    assert weights is not None
+    weights = first.detach()
     size, _, channels, *area = inputs.shape
     ordered = inputs.transpose(1, 2).flatten(2).sort(dim=2).values  # torch.quantile takes too few
-    last = ordered.shape[2] - 1
-    high, low = ordered[..., int(share * last)], torch.zeros(size, channels).to(inputs)
-    if black and bias is not None:
-        low = ordered[..., int((1 - share) * last)]
-    flat = high - low < DARK
-    high, low = high.masked_fill(flat, 1.0), low.masked_fill(flat, 0.0)
-
-    def met(values: Tensor) -> Tensor:
-        """Lay out values (E, C) as the weights are that meet the channels."""
-        if weights.ndim == 3:  # of a Linear layer, which meets each pixel
-            return values.repeat_interleave(math.prod(area), dim=1).unsqueeze(1)
-        return values.view(size, 1, channels, 1, 1)
-
-    def seen(values: Tensor) -> Tensor:
-        return values.view(size, 1, channels, 1, 1)
-
-    if bias is not None:
-        bias += (weights * met(low)).flatten(2).sum(2)
-    inputs.sub_(seen(low)).div_(seen(high - low))
-    weights *= met(high - low)
+    high = ordered[..., int(share * (ordered.shape[2] - 1))]
+    high = high.masked_fill(high < DARK, 1.0)
+    inputs.div_(high.view(size, 1, channels, 1, 1))
+    if weights.ndim == 3:  # of a Linear layer, which meets each pixel
+        weights *= high.repeat_interleave(math.prod(area), dim=1).unsqueeze(1)
+    else:
+        weights *= high.view(size, 1, channels, 1, 1)
 
 
-def _name_colours(inputs: Tensor, networks: Ensemble) -> None:
-    """Put the channels of photographs (E, N, 3, H, W) in the order red, green, blue.
+def _recolour(inputs: Tensor, networks: Ensemble, share: float) -> None:
+    """Give the images (E, N, 3, H, W) the colours of photographs, and change the weights to match.
 
-    And the first weights to match, so that nothing changes that the search could see. Green is the
-    channel that is most like the other two; of these red is the brighter.
+    The share `share` of all values comes below 1. What the first layer computes stays the same.
     """
     first = networks.first_layer()
     if first is None:
         return
-    weights, size = first[0].detach(), len(inputs)
-    pixels = inputs.transpose(1, 2).flatten(2)
-    unit = normalize(pixels - pixels.mean(2, keepdim=True), dim=2)
-    green = (unit @ unit.mT).sum(2).argmax(1, keepdim=True)
-    brightness = pixels.mean(2)
-    between = (brightness.sum(1, keepdim=True) - brightness.gather(1, green)) / 2
-    order = brightness.scatter(1, green, between).argsort(dim=1, descending=True)
-    by_channel = weights.view(size, weights.shape[1], 3, *weights.shape[3:] or (-1,))
-    for tensor in (inputs, by_channel):
-        places = order.view(size, 1, 3, *[1] * (tensor.ndim - 3)).expand_as(tensor)
-        tensor.copy_(tensor.gather(2, places))
+    weights = first.detach()
+    by_channel = weights.view(*weights.shape[:2], 3, -1)
+    matrix = colours.correction(inputs, by_channel)
+    ordered = torch.einsum("edc,enchw->endhw", matrix, inputs).flatten(1).sort(dim=1).values
+    high = ordered[:, int(share * (ordered.shape[1] - 1))].view(-1, 1, 1)
+    matrix = matrix / high.masked_fill(high < DARK, 1.0)
+    inputs.copy_(torch.einsum("edc,enchw->endhw", matrix, inputs))
+    by_channel.copy_(torch.einsum("eocp,ecd->eodp", by_channel, torch.linalg.inv(matrix)))
 
 
 def _check_alternate(alternate: Any) -> None:
