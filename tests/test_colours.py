@@ -83,7 +83,7 @@ def test_what_tells_nothing_is_left_alone() -> None:
     images, weights = _photographs(0).repeat(6, 1, 1, 1, 1), _weights(0).repeat(6, 1, 1, 1)
     images[0] = 0.5
     images[1, 3, 2, 1, 1] = torch.nan
-    images[2, :, 1] = images[2, :, 0]  # two channels alike: no third axis
+    images[2, :, 1] = 0.3 * images[2, :, 0] + 0.7 * images[2, :, 2]  # no third axis
     weights[3, 5, 1, 3] = torch.inf
     weights[4] = 0
     matrices = colours.correction(images, weights)

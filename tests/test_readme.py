@@ -2,6 +2,7 @@
 
 import json
 import re
+import statistics
 from pathlib import Path
 
 import pytest
@@ -52,9 +53,25 @@ def test_linked_files_exist() -> None:
         assert (ROOT / target).exists(), target
 
 
-def test_the_table_of_depths_is_that_of_the_record() -> None:
+def test_the_tables_of_depths_are_those_of_the_record() -> None:
+    for name in reproduce.FILES.values():
+        rows = reproduce.read(lessons.course() / "results" / name)
+        assert rows and reproduce.table(rows) in README
+
+
+@pytest.mark.parametrize("stage", ["conv1", "conv2"])
+def test_what_is_said_of_the_clones_on_photographs_follows_from_the_record(stage: str) -> None:
     rows = reproduce.read(lessons.course() / "results" / reproduce.FILES["quick"])
-    assert reproduce.table(rows) in README
+    kept = [r for r in rows if (r.dataset, r.stage, r.chosen) == ("cifar10", stage, True)]
+    shares = [row.clone_accuracy / row.victim_accuracy for row in kept]
+    prose = " ".join(README.split())
+    middle, least = f"{statistics.median(shares):.0%}", f"{min(shares):.0%}"
+    said = {
+        "conv1": f"keeps {middle} of its victim's accuracy behind the first convolution in the "
+        f"median (worst {least})",
+        "conv2": f"{middle} behind the second (worst {least})",
+    }
+    assert said[stage] in prose
 
 
 def test_the_time_to_quality_is_the_recorded_one() -> None:

@@ -212,7 +212,7 @@ check("04.feature_loss", my_feature_loss)
 # from the view.
 
 # %%
-attack = UnSplit(steps=STEPS, seed=seed, **experiments.PRIORS.get(dataset, {}))
+attack = UnSplit(steps=STEPS, seed=seed, **experiments.priors(dataset, budget))
 
 
 def invert(view, attack):
@@ -541,10 +541,17 @@ if as_shown:
 # MSE as "if images are exposed as assumed", and the aligned MSE for what holds in any light.
 #
 # A photograph has three channels, and a first layer that weighs them can undo any mixture of them:
-# $W x = (W A^{-1})(A x)$ for every invertible $3 \times 3$ matrix $A$ of colours. So each channel
-# is exposed by itself, and for photographs its darkest pixels are brought to 0, too
-# (`photographs=True`). In the end green is taken to be the channel most like the other two, and red
-# to be brighter than blue: so it is in most photographs. A mixture is still left to the priors.
+# $W x = (W A^{-1})(A x)$ for every invertible $3 \times 3$ matrix $A$ of colours. What the attacker
+# knows of *any* client and *any* photograph settles it (`photographs=True`):
+#
+# * first weights are drawn alike for all colours, and nearly stay so. $A$ must make the clone's
+#   weights spread alike, too, which leaves a rotation;
+# * pixels vary most in brightness, less from red to blue, least from green to magenta. These are
+#   the axes to rotate to;
+# * brightness is positive, further up photographs are bluer, and towards their edges greener. That
+#   says which way an axis points.
+#
+# Fifty images are nearly always enough to tell, ten often are not.
 
 # %% [markdown]
 # ## Units that never wake

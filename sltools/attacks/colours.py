@@ -8,7 +8,7 @@ from torch import Tensor
 AXES = torch.nn.functional.normalize(
     torch.tensor([[1.0, -0.5, 1.0], [0.0, 1.0, 1.0], [-1.0, -0.5, 1.0]]), dim=0
 )
-FLAT = 1e-9  # variance below which there is nothing to tell by
+FLAT = 1e-7  # variance below which there is nothing to tell by
 
 
 def correction(images: Tensor, weights: Tensor) -> Tensor:

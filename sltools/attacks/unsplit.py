@@ -68,6 +68,11 @@ class UnSplit(InputSearch):
             raise AttackError(
                 f"exposure, a share of pixels, must be in (0, 1], not {self.exposure}"
             )
+        if self.photographs and self.exposure is None:
+            raise AttackError(
+                "photographs=True sets colours along with the exposure, so it needs one: leave "
+                "exposure at 0.99, or set another"
+            )
         if self.group is not None and self.exposure is not None:
             raise AttackError(
                 "groups share a clone, and rescaling it for one spoils the others: give "
