@@ -7,7 +7,7 @@
 Each row of course/results/depth.csv (--budget full: depth_full.csv) is one restart of one attack;
 `chosen` marks the restart that the attacker keeps, the one of least objective. An attack that is in
 the file already is not run again, so the command can be interrupted and goes on where it was.
-`python -m benchmarks.reproduce --summary` prints the table of the README.
+`python -m benchmarks.reproduce --summary` prints the table of the README, and what is missing.
 """
 
 import csv
@@ -15,6 +15,7 @@ import json
 import math
 import statistics
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -74,7 +75,7 @@ def main(
     summary: Annotated[bool, typer.Option("--summary", help="Only print the table.")] = False,
     path: Annotated[Path | None, typer.Option(help="The CSV file.")] = None,
 ) -> None:
-    """Run what is missing in the CSV file, then print the table."""
+    """Run what is missing in the CSV file, then print the table and what is missing still."""
     if budget not in FILES:
         raise SystemExit(f"the attack is recorded with --budget {' or '.join(FILES)}, not {budget}")
     for name in set(datasets.split(",")) - set(DATASETS):
@@ -92,7 +93,10 @@ def main(
             reproduce(
                 dataset, [stage for stage in stages.split(",") if stage], device, path, budget
             )
-    print(table(read(path)))
+    rows = read(path)
+    print(table(rows))
+    for name in datasets.split(","):
+        print(f"{name}: {missing(name, rows)}")
 
 
 def _attack(dataset: str, budget: str) -> UnSplit:
@@ -132,13 +136,12 @@ def reproduce(
     dataset: data.Dataset, stages: list[str], device: str, path: Path, budget: str = "quick"
 ) -> None:
     """Attack every victim at every stage with every clone seed that is not in `path` yet."""
-    shape = dataset.train.images.shape
-    known = [stage for stage in models.stages(models.for_images(shape)) if stage not in SAME]
+    known = _stages(dataset.name)
     done = {(row.dataset, row.stage, row.victim, row.clone) for row in read(path)}
     jobs = [
         (victim, stage, clone)
         for victim in range(VICTIMS)
-        for stage in (stages or known[:-1])
+        for stage in (stages or known)
         for clone in range(CLONES)
         if (dataset.name, stage, victim, clone) not in done
     ]
@@ -302,8 +305,21 @@ def _grouped(rows: Iterable[Row]) -> Iterator[tuple[tuple[str, str], list[Row]]]
 
 
 def _depth(dataset: str, stage: str) -> tuple[int, int]:
-    shape = (1, 3, 32, 32) if dataset == "cifar10" else (1, 1, 28, 28)
-    return DATASETS.index(dataset), models.stages(models.for_images(shape)).index(stage)
+    return DATASETS.index(dataset), _stages(dataset).index(stage)
+
+
+def _stages(dataset: str) -> list[str]:
+    """The stages to attack, in order: all but the last and those that send what is sent already."""
+    net = models.cifar_net() if dataset == "cifar10" else models.mnist_net()
+    return [stage for stage in models.stages(net)[:-1] if stage not in SAME]
+
+
+def missing(dataset: str, rows: Iterable[Row]) -> str:
+    """Say at which stages of `dataset` not every victim was attacked with every clone seed."""
+    done = Counter(row.stage for row in rows if row.dataset == dataset and row.chosen)
+    planned = VICTIMS * CLONES
+    lacking = [f"{s} ({planned - done[s]})" for s in _stages(dataset) if done[s] < planned]
+    return "attacks missing at " + ", ".join(lacking) if lacking else "complete"
 
 
 if __name__ == "__main__":

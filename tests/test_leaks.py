@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from sltools import data, defenses, metrics, models, protocol, seeds
-from sltools.attacks.leaks import GradientLeak
+from sltools.attacks import GradientLeak
 from sltools.data import Split
 from sltools.defenses.gradients import plan_noise
 from sltools.errors import AttackError, DataError, DefenseError, NotObservable

@@ -97,6 +97,21 @@ def test_the_table_sums_up_the_chosen_restarts_only() -> None:
     assert "| 80.0% [70.0%] |" in last and last.endswith("| 60.0% |")
 
 
+def test_what_is_missing_is_said() -> None:
+    stages = "conv1 relu1 pool1 conv2 relu2 pool2 fc1 relu3 fc2 relu4".split()
+    pairs = [(victim, clone) for victim in range(3) for clone in range(3)]
+    rows = [
+        replace(ROW, stage=stage, victim=victim, clone=clone, restart=restart, chosen=restart == 1)
+        for stage in stages
+        for victim, clone in pairs
+        for restart in range(2)
+    ]
+    assert reproduce.missing("digits", rows) == "complete"
+    some = [row for row in rows if row.stage != "fc2" and (row.stage, row.clone) != ("conv2", 2)]
+    assert reproduce.missing("digits", some) == "attacks missing at conv2 (3), fc2 (9)"
+    assert reproduce.missing("mnist", rows).startswith("attacks missing at conv1 (9), relu1 (9)")
+
+
 def test_an_interrupted_attack_leaves_no_row(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -331,24 +329,6 @@ def test_a_result_can_be_saved_and_reopened(tmp_path: Path) -> None:
         found.save(tmp_path / "result")
     with pytest.raises(SltoolsError, match="does not exist"):
         InversionResult.open(tmp_path / "nowhere")
-
-
-def test_another_process_finds_the_same_from_a_reopened_view(tmp_path: Path) -> None:
-    view = _view(_front(), _images(2))
-    found = SHORT(view)
-    view.save(tmp_path / "view")
-    code = (
-        "import sys, torch; torch.set_num_threads(int(sys.argv[3]));"
-        "from sltools.attacks import UnSplit; from sltools.view import View;"
-        "UnSplit(steps=30, snapshots=3)(View.open(sys.argv[1])).save(sys.argv[2])"
-    )
-    arguments = [str(tmp_path / "view"), str(tmp_path / "result"), str(torch.get_num_threads())]
-    subprocess.run([sys.executable, "-c", code, *arguments], check=True, capture_output=True)
-    again = InversionResult.open(tmp_path / "result")
-    assert torch.equal(again.inputs, found.inputs)
-    assert again.clone.state_dict().keys() == found.clone.state_dict().keys()
-    for name, value in again.clone.state_dict().items():
-        assert torch.equal(value, found.clone.state_dict()[name])
 
 
 def test_bad_observations_and_settings_are_refused() -> None:

@@ -5,15 +5,18 @@ from sltools.attacks.hijacking import Hijacking, HijackingServer
 from sltools.attacks.inversion import InversionResult
 from sltools.attacks.known_weights import KnownWeightsInversion
 from sltools.attacks.labels import LabelInference, LabelResult
+from sltools.attacks.leaks import GradientLeak, LeakResult
 from sltools.attacks.unsplit import UnSplit
 
 __all__ = [
     "DecoderInversion",
+    "GradientLeak",
     "Hijacking",
     "HijackingServer",
     "InversionResult",
     "KnownWeightsInversion",
     "LabelInference",
     "LabelResult",
+    "LeakResult",
     "UnSplit",
 ]

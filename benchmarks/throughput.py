@@ -1,0 +1,195 @@
+"""How many images does attack 1 work on in a second, and how many would the machine allow?
+
+    python -m benchmarks.throughput
+    python -m benchmarks.throughput --whole            # and the whole test set to the end: minutes
+    python -m benchmarks.throughput --device cuda
+
+UnSplit with one clone on MNIST, cut at pool1. The floor is the time that a step's operations would
+take at the rate of a large matrix product, or its bytes at the rate of a copy, whichever is more;
+both rates are measured in the same run. The operations are those that torch counts. The bytes are
+the least that layers run one after another can move: each activation is written and read, and so
+is its gradient; Adam reads and writes what it moves. Prints a table and what is missing here, and
+writes course/results/throughput_DEVICE.json.
+"""
+
+import json
+import resource
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Annotated, Any
+
+import torch
+import typer
+from torch.utils.flop_counter import FlopCounterMode
+
+from sltools import data, devices, experiments, lessons, metrics
+from sltools.attacks import UnSplit
+from sltools.protocol import Session
+from sltools.view import View
+
+DATASET, CUT = "mnist", "pool1"
+STEPS = {10: 400, 1000: 20, 10_000: 4}  # targets -> steps that are timed
+REPEATS = 5  # of which the median counts
+FLOAT = 4  # bytes
+ADAM = 7  # values moved for each value sought: it, its gradient and two moments; three come back
+SIDE = 2048  # of the matrices that show the rate of operations
+COPIED = 2**26  # values whose copying shows the rate of bytes
+GPU_ONLY = (
+    "on a GPU nothing has been measured: steps and images per second beside its floor (--device "
+    "cuda), the whole test set in one call (--whole), and whether captured graphs or torch.compile "
+    "pay there, which sltools therefore does not use"
+)
+
+
+def main(
+    device: str = "cpu",
+    threads: Annotated[int, typer.Option(help="Of torch.")] = 1,
+    whole: Annotated[bool, typer.Option("--whole", help="Invert the whole test set.")] = False,
+) -> None:
+    """Measure on one device and write the result."""
+    torch.set_num_threads(threads)
+    devices.find(device)
+    source = data.load(DATASET)
+    session = experiments.train_victim(source, CUT, device=device)
+    rates = {"operations": _operations_per_second(device), "bytes": _bytes_per_second(device)}
+    rows = [_row(session, source, count, rates) for count in STEPS]
+    facts: dict[str, Any] = {
+        "command": f"python -m benchmarks.throughput --device {device} --threads {threads}"
+        + (" --whole" if whole else ""),
+        "device": torch.cuda.get_device_name() if "cuda" in device else f"CPU, {threads} thread",
+        "rates": rates,
+        "rows": rows,
+        "whole": _whole(session, source) if whole else None,
+        "peak_memory_bytes": _peak_memory(device),
+        "versions": devices.versions(),
+    }
+    path = lessons.course() / "results" / f"throughput_{torch.device(device).type}.json"
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    print(table(rows))
+    print(f"peak memory: {facts['peak_memory_bytes'] / 2**30:.1f} GiB")
+    if not torch.cuda.is_available():
+        print(f"missing: {GPU_ONLY}")
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The Markdown table of what was timed."""
+    lines = [
+        "| targets | steps/s | images/s | times the floor | which is set by |",
+        "|---|---|---|---|---|",
+    ]
+    lines += [
+        f"| {row['targets']:,} | {row['steps_per_second']:.3g} "
+        f"| {row['images_per_second']:,.0f} | {row['times_floor']:.1f} | {row['binds']} |"
+        for row in rows
+    ]
+    return "\n".join(lines)
+
+
+def _row(
+    session: Session, source: data.Dataset, count: int, rates: dict[str, float]
+) -> dict[str, Any]:
+    view = session.observe(experiments.first_targets(source, count).images)
+    work = {"operations": _operations(view), "bytes": _bytes(view)}
+    floors = {name: work[name] / rates[name] for name in work}
+    seconds = _seconds_per_step(view, STEPS[count])
+    return {
+        "targets": count,
+        "timed_steps": STEPS[count],
+        "steps_per_second": 1 / seconds,
+        "images_per_second": count / seconds,
+        **{f"{name}_per_step": amount for name, amount in work.items()},
+        "binds": max(floors, key=lambda name: floors[name]),
+        "times_floor": seconds / max(floors.values()),
+    }
+
+
+def _seconds_per_step(view: View, steps: int) -> float:
+    """What a step more costs: the difference of a long and a short attack, without what is once."""
+    short, long = UnSplit(steps=1, snapshots=1), UnSplit(steps=1 + steps, snapshots=1)
+    short(view)  # warms up
+    return _median([long(view).seconds - short(view).seconds for _ in range(REPEATS)]) / steps
+
+
+def _operations(view: View) -> float:
+    """Multiplications and additions of convolutions and matrix products in one step."""
+
+    def counted(steps: int) -> int:
+        with FlopCounterMode(display=False) as counter:
+            UnSplit(steps=steps, snapshots=1)(view)
+        return int(counter.get_total_flops())
+
+    return counted(2) - counted(1)
+
+
+def _bytes(view: View) -> float:
+    """The least number of bytes that one step can move, layer by layer."""
+    shape = view.architecture.input_shape
+    pixels = len(view.smashed) * torch.Size(shape).numel()
+    activations, now = 0, torch.zeros(1, *shape)
+    clone = view.architecture.build(0)
+    with torch.no_grad():
+        for layer in clone:
+            now = layer(now)
+            activations += len(view.smashed) * now.numel()
+    weights = sum(weight.numel() for weight in clone.parameters())
+    forward_and_back = 4 * activations + 2 * pixels + view.smashed.numel()
+    return float(FLOAT * (forward_and_back + ADAM * (pixels + weights)))
+
+
+def _operations_per_second(device: str) -> float:
+    left, right = (torch.rand(SIDE, SIDE, device=device) for _ in range(2))
+    return 2 * SIDE**3 / _seconds(lambda: left @ right, device)
+
+
+def _bytes_per_second(device: str) -> float:
+    """Bytes read and written in a second of copying."""
+    source = torch.zeros(COPIED, device=device)
+    copy = torch.ones_like(source)
+    return 2 * FLOAT * COPIED / _seconds(lambda: copy.copy_(source), device)
+
+
+def _seconds(work: Callable[[], Any], device: str) -> float:
+    def once() -> float:
+        start = time.perf_counter()
+        work()
+        if "cuda" in device:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    once()  # warms up
+    return _median([once() for _ in range(REPEATS)])
+
+
+def _whole(session: Session, source: data.Dataset) -> dict[str, float]:
+    """Invert every test image in one call, with the usual number of steps."""
+    view = session.observe(source.test.images)
+    found = replace(experiments.unsplit(DATASET, "quick"), snapshots=1)(view)
+    if found.interrupted:
+        raise SystemExit("interrupted: nothing is recorded")
+    truth = source.test.images.to(found.inputs.device)
+    floor = source.train.images.mean(0).to(truth).expand_as(truth)
+    clone = torch.nn.Sequential(found.clone, session.server.model)
+    return {
+        "targets": len(truth),
+        "steps": found.settings["steps"],
+        "seconds": round(found.seconds, 1),
+        "raw_mse": metrics.mse(found.inputs, truth).median().item(),
+        "mean_image_mse": metrics.mse(floor, truth).median().item(),
+        "clone_accuracy": metrics.accuracy(clone, source.test),
+        "victim_accuracy": session.accuracy(source.test),
+    }
+
+
+def _peak_memory(device: str) -> int:
+    if "cuda" in device:
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024  # Linux counts in KiB
+
+
+def _median(values: list[float]) -> float:
+    return sorted(values)[len(values) // 2]
+
+
+if __name__ == "__main__":
+    typer.run(main)

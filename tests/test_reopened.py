@@ -1,0 +1,120 @@
+"""Every attack finds the same from a view that another process opens: there is no victim there."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from sltools import attacks, data, models
+from sltools.attacks import (
+    DecoderInversion,
+    GradientLeak,
+    KnownWeightsInversion,
+    LabelInference,
+    UnSplit,
+)
+from sltools.messages import Message
+from sltools.models import Architecture
+from sltools.protocol import Client, Server, train
+from sltools.view import View
+from tests.parties import noise_split
+
+ROOT = Path(__file__).resolve().parents[1]
+Attack = Callable[[View], Any]
+
+
+def _decode(view: View) -> Any:
+    return DecoderInversion(steps=12, batch=8)(view, data.load("digits").train.images[:200])
+
+
+ATTACKS: dict[str, tuple[Attack, str]] = {  # what to run, on which view
+    "UnSplit": (UnSplit(steps=30, restarts=2), "digits"),
+    "UnSplit, photographs": (UnSplit(steps=30, tv_end=0.05, photographs=True), "photographs"),
+    "UnSplit, published": (UnSplit.published(rounds=2, input_steps=2, clone_steps=2), "digits"),
+    "KnownWeightsInversion": (KnownWeightsInversion(steps=10), "granted"),
+    "DecoderInversion": (_decode, "granted"),
+    "LabelInference, published": (LabelInference("published"), "one by one"),
+    "LabelInference, closed-form": (LabelInference("closed-form"), "one by one"),
+    "LabelInference, wire": (LabelInference("wire"), "one by one"),
+    "GradientLeak, norm": (GradientLeak("norm"), "one by one"),
+    "GradientLeak, cosine": (GradientLeak("cosine"), "one by one"),
+}
+
+
+def _smashed(front: nn.Sequential, images: Tensor, *granted: str) -> View:
+    with torch.no_grad():
+        message = Message(0, 0, "smashed", front(images), "inference")
+    grants = dict.fromkeys(granted, front)
+    return View("server", [message], Architecture.of(front, images.shape[1:]), grants=grants)
+
+
+def _views() -> dict[str, View]:
+    digits = data.load("digits").test.images[:3]
+    front = models.cut(models.mnist_net(seed=3), "pool1")[0]
+    colourful = models.cut(models.cifar_net(seed=3), "conv1")[0]
+    head_side = models.cut(models.mnist_net(seed=3), ("pool1", "relu4"))
+    session = train(
+        Client(head_side[0], head_side[2]),
+        Server(head_side[1], label_private=True),
+        data.load("digits").train[:60],
+        epochs=1,
+        batch_size=1,
+        record=True,
+    )
+    return {
+        "digits": _smashed(front, digits),
+        "granted": _smashed(front, digits, "client_model"),
+        "photographs": _smashed(colourful, noise_split(4, (3, 32, 32)).images),
+        "one by one": session.transcript.view("server", ["head_weight_gradients", "anchor_labels"]),
+    }
+
+
+def _found(result: Any) -> dict[str, Tensor]:
+    """The tensors of a result that do not depend on the clock."""
+    tensors = {name: value for name, value in vars(result).items() if isinstance(value, Tensor)}
+    if clone := getattr(result, "clone", None):
+        tensors |= {f"clone/{name}": value for name, value in clone.state_dict().items()}
+    return tensors
+
+
+def attack_all(folder: Path) -> None:
+    """Run in the other process: open the views in `folder`, attack them, leave what was found."""
+    torch.set_num_threads(1)
+    found = {name: _found(run(View.open(folder / view))) for name, (run, view) in ATTACKS.items()}
+    torch.save(found, folder / "found.pt")
+
+
+@pytest.fixture(scope="module")
+def everywhere(tmp_path_factory: pytest.TempPathFactory) -> tuple[Any, Any]:
+    folder, views = tmp_path_factory.mktemp("views"), _views()
+    for name, view in views.items():
+        view.save(folder / name)
+    code = "import sys, pathlib; from tests.test_reopened import attack_all;" + (
+        "attack_all(pathlib.Path(sys.argv[1]))"
+    )
+    subprocess.run([sys.executable, "-c", code, str(folder)], cwd=ROOT, check=True)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    here = {name: _found(run(views[view])) for name, (run, view) in ATTACKS.items()}
+    torch.set_num_threads(threads)
+    return here, torch.load(folder / "found.pt", weights_only=True)
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_another_process_finds_the_same(name: str, everywhere: tuple[Any, Any]) -> None:
+    here, there = (found[name] for found in everywhere)
+    assert here and here.keys() == there.keys()
+    for tensor in here:
+        assert torch.equal(here[tensor].nan_to_num(7e7), there[tensor].nan_to_num(7e7)), tensor
+
+
+def test_no_attack_on_a_view_is_left_out() -> None:
+    results = {"InversionResult", "LabelResult", "LeakResult"}
+    servers = {"Hijacking", "HijackingServer"}  # which act during the training
+    tried = {name.partition(",")[0] for name in ATTACKS}
+    assert tried == set(attacks.__all__) - results - servers
