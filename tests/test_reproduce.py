@@ -98,7 +98,7 @@ def test_the_table_sums_up_the_chosen_restarts_only() -> None:
 
 
 def test_what_is_missing_is_said() -> None:
-    stages = "conv1 relu1 pool1 conv2 relu2 pool2 fc1 relu3 fc2 relu4".split()
+    stages = ["conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "fc1", "relu3", "fc2", "relu4"]
     pairs = [(victim, clone) for victim in range(3) for clone in range(3)]
     rows = [
         replace(ROW, stage=stage, victim=victim, clone=clone, restart=restart, chosen=restart == 1)

@@ -155,7 +155,7 @@ class InputSearch:
     def search(self, view: View, networks: Ensemble) -> list[InversionResult]:
         """Explain the smashed data of `view` with each of `networks`; return a result for each."""
         start = time.perf_counter()
-        targets = _explainable(view.smashed).to(devices.find(self.device or view.smashed.device))
+        targets = explainable(view.smashed).to(devices.find(self.device or view.smashed.device))
         shape = view.architecture.input_shape
         inputs = torch.full((networks.size, len(targets), *shape), 0.5, device=targets.device)
         _check_fit(networks, inputs, targets)
@@ -311,7 +311,14 @@ def check_amount(name: str, value: Any) -> None:
         raise AttackError(f"{name} must be a finite number of at least 0, not {value!r}")
 
 
-def _explainable(smashed: Tensor) -> Tensor:
+def check_share(name: str, value: Any) -> None:
+    """Raise AttackError unless `value` is a number above 0 and at most 1."""
+    if not isinstance(value, (int, float)) or not 0 < value <= 1:
+        raise AttackError(f"{name}, a share of pixels, must be in (0, 1], not {value!r}")
+
+
+def explainable(smashed: Tensor) -> Tensor:
+    """Return `smashed`; raise AttackError if it is empty or not finite."""
     if len(smashed) == 0:
         raise AttackError("there are no targets: observe at least one image")
     if not smashed.isfinite().all():

@@ -16,6 +16,7 @@ from sltools.attacks.inversion import (
     InversionResult,
     check_amount,
     check_count,
+    check_share,
 )
 from sltools.errors import AttackError
 from sltools.view import View, fresh
@@ -64,10 +65,8 @@ class UnSplit(InputSearch):
         check_count("restarts", self.restarts)
         check_amount("clone_lr", self.clone_lr)
         check_amount("leak", self.leak)
-        if self.exposure is not None and not 0 < self.exposure <= 1:
-            raise AttackError(
-                f"exposure, a share of pixels, must be in (0, 1], not {self.exposure}"
-            )
+        if self.exposure is not None:
+            check_share("exposure", self.exposure)
         if self.photographs and self.exposure is None:
             raise AttackError(
                 "photographs=True sets colours along with the exposure, so it needs one: leave "
