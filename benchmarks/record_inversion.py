@@ -10,10 +10,10 @@ core, the others a minute.
 """
 
 import json
-import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Annotated
 
 import numpy as np
 import typer
@@ -21,8 +21,17 @@ import typer
 from sltools import cli, lessons, storage
 
 
-def main(name: str, options: list[str]) -> None:
-    """Run the attack with `options` and write NAME.json and NAME.npz."""
+PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
+app = typer.Typer()
+
+
+@app.command(context_settings=PASSED_ON)
+def main(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(help="Of the files in course/results/, written anew.")],
+) -> None:
+    """Run `sltools attack inversion` with the options given and write NAME.json and NAME.npz."""
+    options = context.args
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "outcome"
@@ -42,4 +51,4 @@ def main(name: str, options: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2:])
+    app()
