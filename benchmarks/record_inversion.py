@@ -19,10 +19,10 @@ import numpy as np
 import typer
 
 from sltools import cli, lessons, storage
-
+from sltools.errors import SltoolsError
 
 PASSED_ON = {"allow_extra_args": True, "ignore_unknown_options": True}
-app = typer.Typer()
+app = typer.Typer(add_completion=False)
 
 
 @app.command(context_settings=PASSED_ON)
@@ -36,7 +36,11 @@ def main(
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "outcome"
         command = typer.main.get_command(cli.app)
-        command.main(["attack", "inversion", *options, "--save", str(saved)], standalone_mode=False)
+        arguments = ["attack", "inversion", *options, "--save", str(saved)]
+        try:
+            command.main(arguments, standalone_mode=False)
+        except SltoolsError as error:
+            raise SystemExit(str(error)) from None
         arrays, facts = storage.read(saved)
     if facts["interrupted"]:
         raise SystemExit("interrupted: nothing is recorded")
