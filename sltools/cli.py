@@ -146,7 +146,13 @@ def sweep(
         name: [found.parameter(name).parse(value) for value in values.split(",")]
         for name, values in map(_pair, parameters)
     }
-    rows = sweeping.sweep(found, grid, out, jobs=jobs, scheduler=scheduler, timeout=timeout)
+    try:
+        rows = sweeping.sweep(found, grid, out, jobs=jobs, scheduler=scheduler, timeout=timeout)
+    except KeyboardInterrupt:
+        print(
+            f"interrupted: {out / sweeping.FILE} has the runs that ended, the same command goes on"
+        )
+        raise typer.Exit(INTERRUPTED) from None
     failed = sum(row["status"] != sweeping.DONE for row in rows)
     print(f"{out / sweeping.FILE}: {len(rows)} runs")
     if failed:

@@ -6,19 +6,19 @@ where it was; what failed is tried again.
 
 import csv
 import hashlib
-import io
 import itertools
 import json
 import multiprocessing
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import nbformat
+from filelock import FileLock, Timeout
 
 from sltools import lessons
 from sltools.errors import LessonError
@@ -26,6 +26,7 @@ from sltools.lessons import Lesson
 from sltools.progress import bar
 
 FILE = "sweep.csv"
+LOCK = ".lock"  # held while a sweep works in its folder; the system lets go of it
 FACTS = ("run", "lesson", "status", "seconds", "error")
 DONE = "done"
 PATIENCE = 10.0  # seconds to wait for a Dask scheduler
@@ -51,30 +52,53 @@ def sweep(
     `jobs` processes work at the same time, or the workers of a Dask `scheduler` (its address); they
     must see `folder`. The executed notebooks are kept there. `timeout` is in seconds for each cell.
     Ctrl-C keeps the rows of all runs that ended. Raises LessonError for a parameter or value that
-    the lesson does not take, a folder of another sweep, and a scheduler that cannot be reached.
+    the lesson does not take, a folder of something else or at work, a worker that died, and a
+    scheduler that cannot be reached.
     """
-    folder = folder.expanduser().absolute()
+    if jobs < 1:
+        raise LessonError(f"a sweep needs at least 1 process, not jobs={jobs}")
     settings = [_all_parameters(lesson, values) for values in _combinations(lesson, grid)]
-    table = _Table(folder, lesson)
-    missing = [values for values in settings if not table.has(values)]
-    probed = _with_probe(lesson, folder)
-    with _executor(jobs, scheduler) as executor:
-        futures = {
-            executor.submit(_run, probed, values, folder, table.name(values), timeout): values
-            for values in missing
-        }
-        try:
-            for future in bar(as_completed(futures), "sweeping", total=len(futures)):
-                table.add(futures[future], future.result())
-        except KeyboardInterrupt:
-            executor.shutdown(wait=False, cancel_futures=True)
-            raise
+    table = _Table(folder.expanduser().absolute(), lesson)
+    with _alone(table.folder):
+        table.read()
+        missing = [values for values in settings if not table.has(values)]
+        probed = _with_probe(lesson, table.folder)
+        with _executor(jobs, scheduler) as executor:
+            futures = {
+                executor.submit(_run, probed, values, table.folder, table.name(values), timeout): (
+                    values
+                )
+                for values in missing
+            }
+            try:
+                for future in bar(as_completed(futures), "sweeping", total=len(futures)):
+                    table.add(futures[future], future.result())
+            except KeyboardInterrupt:
+                executor.shutdown(wait=False, cancel_futures=True)
+                raise
+            except BrokenExecutor:
+                raise LessonError(
+                    "a process of the sweep died, perhaps for want of memory. The rows of all runs "
+                    f"that ended are in {table.path}; run the sweep again, with fewer processes"
+                ) from None
     return table.rows()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other sweeps out of `folder`, whose rows they would overwrite."""
+    try:
+        with FileLock(folder / LOCK, timeout=0):
+            yield
+    except Timeout:
+        raise LessonError(
+            f"another sweep is at work in {folder}: wait for its end, or name another folder"
+        ) from None
 
 
 def _combinations(lesson: Lesson, grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
     checked = [[lesson.parameter(name).check(v) for v in values] for name, values in grid.items()]
-    for values in itertools.product(*checked):
+    for values in itertools.product(*map(dict.fromkeys, checked)):  # each value once
         yield dict(zip(grid, values, strict=True))
 
 
@@ -101,8 +125,13 @@ def _run(lesson: Lesson, values: dict[str, Any], folder: Path, name: str, timeou
     try:
         lessons.run(lesson, values, output, timeout)
         numbers = _printed(output)
+        if taken := numbers.keys() & {*FACTS, *values}:
+            raise LessonError(
+                f"the lesson's `collected` must not use {', '.join(sorted(taken))}, which are "
+                "columns of the sweep: rename them in its last cell"
+            )
     except LessonError as error:
-        facts = {"status": "failed", "error": str(error)}
+        facts, numbers = {"status": "failed", "error": str(error)}, {}
     facts["seconds"] = f"{time.monotonic() - start:.1f}"
     return facts | {key: f"{value:.6g}" for key, value in numbers.items()}
 
@@ -119,21 +148,35 @@ class _Table:
     """The rows of a sweep, by the name of their run; written anew, in one step, at every change."""
 
     def __init__(self, folder: Path, lesson: Lesson) -> None:
-        self._path = folder / FILE
+        self.folder = folder
+        self.path = folder / FILE
         self._release = hashlib.sha256(lesson.path.read_bytes()).hexdigest()
         self._lesson = lesson
         self._rows: dict[str, Row] = {}
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            if self._path.exists():
-                text = self._path.read_text(encoding="utf-8")
-                self._rows = {row["run"]: row for row in csv.DictReader(io.StringIO(text))}
-        except (OSError, KeyError) as error:
+            if not self.path.exists():
+                if any(folder.iterdir()):
+                    raise LessonError(f"{folder} holds something else; name a new folder")
+                self._write()
+        except OSError as error:
+            raise LessonError(f"{folder} cannot be used: {error}; name another folder") from None
+
+    def read(self) -> None:
+        """Take over the rows of the file, or raise LessonError if they are no sweep of this."""
+        try:
+            with self.path.open(newline="", encoding="utf-8") as file:
+                lines = list(csv.DictReader(file, strict=True))
+            self._rows = {line["run"]: line for line in lines}
+            names = {line["lesson"] for line in lines}
+            if any(None in (*line, *line.values()) for line in lines):
+                raise ValueError("a line has too few or too many cells")
+        except (OSError, KeyError, ValueError, csv.Error) as error:
             raise LessonError(
-                f"{self._path} is no sweep that can be continued ({error!r}); name another folder"
+                f"{self.path} is no sweep that can be continued ({error!r}); name another folder"
             ) from None
-        if other := {row["lesson"] for row in self._rows.values()} - {lesson.name}:
-            raise LessonError(f"{folder} holds a sweep of {other.pop()}; name another folder")
+        if other := names - {self._lesson.name}:
+            raise LessonError(f"{self.folder} holds a sweep of {other.pop()}; name another folder")
 
     def name(self, values: Mapping[str, Any]) -> str:
         """Name a run by its settings and by the lesson's content: a new release runs anew."""
@@ -147,16 +190,19 @@ class _Table:
         run = self.name(values)
         row = {"run": run, "lesson": self._lesson.name} | {k: str(v) for k, v in values.items()}
         self._rows[run] = row | facts
+        self._write()
+
+    def _write(self) -> None:
         rows = self.rows()
         found = {column for row in rows for column in row}
         settings = [parameter.name for parameter in self._lesson.parameters]
         columns = [*FACTS[:2], *settings, *FACTS[2:]]
-        part = self._path.with_suffix(".part")
+        part = self.path.with_suffix(".part")
         with part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, [*columns, *sorted(found - set(columns))], restval="")
             writer.writeheader()
             writer.writerows(rows)
-        part.replace(self._path)
+        part.replace(self.path)
 
     def rows(self) -> list[Row]:
         return list(self._rows.values())

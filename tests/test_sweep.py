@@ -2,6 +2,8 @@
 
 import csv
 from collections.abc import Iterator
+from concurrent.futures import BrokenExecutor, Future
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,14 +63,70 @@ def test_a_wrong_value_is_refused_before_anything_runs(
     assert not (tmp_path / "out").exists()
 
 
-def test_another_sweep_is_not_mixed_in(lesson: lessons.Lesson, tmp_path: Path) -> None:
-    (tmp_path / sweep.FILE).write_text("run,lesson\n99_other-1,99_other\n")
-    with pytest.raises(LessonError, match="99_other"):
+HEADER = "run,lesson,status\n"
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"run,lesson\n99_other-1,99_other\n", "99_other"),
+        (b"my,own\n1,2\n", "another folder"),
+        (HEADER.encode() + b"03_little-1,03_li", "too few"),
+        (HEADER.encode() + b"a,03_little,done,more\n", "too many"),
+        (HEADER.encode() + b"\xff,03_little,done\n", "another folder"),
+    ],
+)
+def test_what_is_no_sweep_of_this_lesson_is_not_mixed_in(
+    lesson: lessons.Lesson, tmp_path: Path, content: bytes, reason: str
+) -> None:
+    (tmp_path / sweep.FILE).write_bytes(content)
+    with pytest.raises(LessonError, match=reason):
         sweep.sweep(lesson, {"seed": [1]}, tmp_path)
-    (tmp_path / sweep.FILE).write_text("my,own\n1,2\n")
-    with pytest.raises(LessonError, match="another folder"):
-        sweep.sweep(lesson, {"seed": [1]}, tmp_path)
-    assert (tmp_path / sweep.FILE).read_text() == "my,own\n1,2\n"
+    assert (tmp_path / sweep.FILE).read_bytes() == content
+
+
+def test_a_folder_of_something_else_and_one_at_work_are_refused(
+    lesson: lessons.Lesson, tmp_path: Path
+) -> None:
+    (tmp_path / "own" / "letters").mkdir(parents=True)
+    with pytest.raises(LessonError, match="something else"):
+        sweep.sweep(lesson, {"seed": [1]}, tmp_path / "own")
+    assert [path.name for path in (tmp_path / "own").iterdir()] == ["letters"]
+    busy = tmp_path / "busy"
+    busy.mkdir()
+    (busy / sweep.FILE).write_text(HEADER)
+    with sweep._alone(busy), pytest.raises(LessonError, match="another sweep is at work"):
+        sweep.sweep(lesson, {"seed": [1]}, busy)
+    with pytest.raises(LessonError, match="jobs=0"):
+        sweep.sweep(lesson, {"seed": [1]}, busy, jobs=0)
+
+
+def test_a_value_given_twice_runs_once_and_columns_are_not_overwritten(
+    lesson: lessons.Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_executor", _in_this_process)
+    monkeypatch.setattr(lessons, "run", lambda lesson, values, output, timeout: output.touch())
+    monkeypatch.setattr(sweep, "_printed", lambda executed: {"noisy": 1.0})
+    assert len(sweep.sweep(lesson, {"seed": [1, 1], "noise": [0.5]}, tmp_path / "twice")) == 1
+    monkeypatch.setattr(sweep, "_printed", lambda executed: {"noisy": 1.0, "seed": 5.0})
+    [row] = sweep.sweep(lesson, {"seed": [1]}, tmp_path / "taken")
+    assert (row["status"], row["seed"]) == ("failed", "1") and "must not use seed" in row["error"]
+
+
+def test_a_worker_that_dies_is_one_sentence_and_keeps_the_rows(
+    lesson: lessons.Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_executor", _in_this_process)
+    monkeypatch.setattr(sweep, "_run", _dies_at_two)
+    with pytest.raises(LessonError, match="process of the sweep died"):
+        sweep.sweep(lesson, {"seed": [1, 2]}, tmp_path / "out")
+    assert [row["seed"] for row in read(tmp_path / "out")] == ["1"]
+
+
+def _dies_at_two(lesson: lessons.Lesson, values: dict[str, Any], *_: Any) -> dict[str, str]:
+    if values["seed"] == 2:
+        raise BrokenExecutor
+    return {"status": "done", "error": "", "seconds": "0.1"}
 
 
 @pytest.mark.slow
@@ -109,23 +167,28 @@ def test_the_command_line_splits_values(
     assert seen["grid"] == {"seed": [0, 1], "cut": ["pool1"]} and seen["jobs"] == 2
     assert "1 of 2" in capsys.readouterr().out
 
+    def interrupted(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sweep, "sweep", interrupted)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == cli.INTERRUPTED
+    assert "the same command goes on" in capsys.readouterr().out
+
 
 class _Now:
     """An executor that runs at once, in this process."""
 
     def submit(self, function: Any, *arguments: Any) -> Any:
-        from concurrent.futures import Future
-
         future: Any = Future()
-        future.set_result(function(*arguments))
+        try:
+            future.set_result(function(*arguments))
+        except BrokenExecutor as error:
+            future.set_exception(error)
         return future
 
 
-def _in_this_process(*_: Any) -> Any:
-    from contextlib import contextmanager
-
-    @contextmanager
-    def opened() -> Iterator[_Now]:
-        yield _Now()
-
-    return opened()
+@contextmanager
+def _in_this_process(*_: Any) -> Iterator[_Now]:
+    yield _Now()

@@ -150,7 +150,7 @@ plots.smashed(covered.cpu(), view.smashed.cpu())
 # [lesson 04](04_inversion_and_stealing.ipynb) takes it apart. For now, let it run.
 
 # %%
-attack = UnSplit(steps=experiments.STEPS[budget], seed=seed)
+attack = UnSplit(steps=experiments.STEPS[budget], seed=seed, **experiments.priors(dataset, budget))
 result = attack(view)
 print(attack)
 

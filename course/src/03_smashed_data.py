@@ -68,9 +68,9 @@ from sltools import data, experiments, metrics, models, plots, protocol
 as_shown = (dataset, cut, budget, seed, device) == ("digits", "pool1", "quick", 0, "cpu")
 
 
-def check(claim, holds):
+def claim(text, holds):
     """Print a claim and whether the numbers bear it out; as shown, every claim must hold."""
-    print(f"{claim}: {bool(holds)}")
+    print(f"{text}: {bool(holds)}")
     assert holds or not as_shown
 
 
@@ -79,7 +79,7 @@ session = experiments.train_victim(source, cut, budget=budget, seed=seed, device
 private = source.test.first_per_class().to(device)
 images, mean_image = private.images, source.train.images.mean(0).to(device)
 print(f"private: {private}")
-check("the victim classifies more than 90% of the test images", session.accuracy(source.test) > 0.9)
+claim("the victim classifies more than 90% of the test images", session.accuracy(source.test) > 0.9)
 
 # %% [markdown]
 # A trained network can be cut again elsewhere: `protocol.recut` hands the same layers, with the
@@ -247,7 +247,7 @@ def median_mse(guess):
 
 
 blind = median_mse(mean_image)
-check("the median error is below a quarter of the mean image's", median_mse(found) < blind / 4)
+claim("the median error is below a quarter of the mean image's", median_mse(found) < blind / 4)
 
 # %% [markdown]
 # ### The library's version
@@ -292,8 +292,8 @@ print(report)
 
 # %%
 raw = {at: metrics.mse(results[at].inputs, images) for at in cuts}
-check(f"cut after {cut}, the worst raw MSE is below 0.01", raw[cut].max() < 0.01)
-check("  and the median is below a tenth of the mean image's", median(raw[cut]) < blind / 10)
+claim(f"cut after {cut}, the worst raw MSE is below 0.01", raw[cut].max() < 0.01)
+claim("  and the median is below a tenth of the mean image's", median(raw[cut]) < blind / 10)
 
 # %% [markdown]
 # ## The deeper, the harder
@@ -353,11 +353,11 @@ plots.depth_curve(
 
 # %%
 first, last = cuts[0], cuts[-1]
-check(f"cut after {first}, SSIM is above 0.99 for every image", ssim[first].min() > 0.99)
+claim(f"cut after {first}, SSIM is above 0.99 for every image", ssim[first].min() > 0.99)
 growth = median(raw[last]) / median(raw[first])
-check(f"the median raw MSE grows a hundredfold from {first} to {last}", growth > 100)
+claim(f"the median raw MSE grows a hundredfold from {first} to {last}", growth > 100)
 never_above = all((aligned[at] <= raw[at] + 1e-6).all() for at in cuts)
-check("at no cut is the aligned MSE above the raw one", never_above)
+claim("at no cut is the aligned MSE above the raw one", never_above)
 
 # %% [markdown]
 # Where the attack works, the raw and the aligned error stay close: known weights tell how bright
@@ -475,8 +475,8 @@ plots.bars({stage: share for stage, share in zeros.items() if stage != "flatten"
 rectified = [stage for stage in zeros if stage.startswith("relu")]
 dense = [stage for stage in zeros if stage.startswith(("conv", "fc"))]
 none_zero = all(zeros[stage] < 0.001 for stage in dense)
-check("convolutions and linear layers send hardly any exact zeros", none_zero)
-check("the last ReLU sends more than a quarter of zeros", zeros[rectified[-1]] > 0.25)
+claim("convolutions and linear layers send hardly any exact zeros", none_zero)
+claim("the last ReLU sends more than a quarter of zeros", zeros[rectified[-1]] > 0.25)
 
 # %% [markdown]
 # **Try it.** What does $z = \max(a, 0)$ say of each activation $a$? Suppose the attacker knows that
@@ -571,9 +571,9 @@ for at in cuts:
 unknowns = len(directions)
 short = [at for at in cuts if counts[at][0] >= unknowns and (ranks[at] < unknowns).all()]
 print("numbers enough, independent ones too few, when cut after:", ", ".join(short) or "none")
-check(f"cut after {first}, every pixel is determined", (ranks[first] == unknowns).all())
+claim(f"cut after {first}, every pixel is determined", (ranks[first] == unknowns).all())
 repeated = (ranks[last] < counts[last][0]).all()
-check(f"cut after {last}, some of the numbers sent repeat others", repeated)
+claim(f"cut after {last}, some of the numbers sent repeat others", repeated)
 assert short == ["pool1", "conv2"] or not as_shown
 
 # %% [markdown]
@@ -596,8 +596,8 @@ plots.reconstructions(images, {"from grey": from_grey, "from noise": from_noise}
 # %%
 apart = median((from_grey - from_noise).square().mean((1, 2, 3)))
 worse = max(loss_grey, loss_noise)
-check("both explain more than 99.9% of the variance of the smashed data", worse < 0.001)
-check("yet the two pictures differ by more than MSE 0.01", apart > 0.01)
+claim("both explain more than 99.9% of the variance of the smashed data", worse < 0.001)
+claim("yet the two pictures differ by more than MSE 0.01", apart > 0.01)
 
 # %% [markdown]
 # Different pictures, as good as the same message: $z$ alone hardly tells which of them the client
@@ -703,8 +703,8 @@ for name, error in errors.items():
 
 # %%
 free, smooth, enlarged_only, _ = errors.values()
-check("without a prior the error is more than three times that of smooth pixels", free > 3 * smooth)
-check("with enlarged images it is below a third of that", enlarged_only < smooth / 3)
+claim("without a prior the error is more than three times that of smooth pixels", free > 3 * smooth)
+claim("with enlarged images it is below a third of that", enlarged_only < smooth / 3)
 
 # %% [markdown]
 # Same cut, same smashed data, same number of equations. Only the list of unknowns became shorter.

@@ -98,9 +98,9 @@ from sltools.transcript import Transcript
 as_shown = (dataset, cut, budget, seed) == ("digits", "conv2", "quick", 0)
 
 
-def check(claim, holds):
+def claim(text, holds):
     """Print a claim and whether the numbers bear it out; as shown, every claim must hold."""
-    print(f"{claim}: {bool(holds)}")
+    print(f"{text}: {bool(holds)}")
     assert holds or not as_shown
 
 
@@ -111,7 +111,7 @@ images, names = private.images[:10], [source.classes[label] for label in private
 mean_image = source.train.images.mean(0).to(device)
 test = source.test[: {"tiny": 200, "quick": 2000, "full": len(source.test)}[budget]]  # for scores
 print(session.observe(images))
-check("the victim classifies more than 90% of the test images", session.accuracy(test) > 0.9)
+claim("the victim classifies more than 90% of the test images", session.accuracy(test) > 0.9)
 
 # %% [markdown]
 # ## What a deeper cut keeps back
@@ -223,7 +223,7 @@ print("fewer numbers than pixels, whatever the number of images:", ", ".join(nev
 
 
 # %%
-from sltools.exercises import check as check_answer
+from sltools.exercises import check
 
 
 def unknowns_and_equations(client, images):  # an nn.Sequential and (N, C, H, W)
@@ -231,7 +231,7 @@ def unknowns_and_equations(client, images):  # an nn.Sequential and (N, C, H, W)
     raise NotImplementedError("your code here")
 
 
-check_answer("05.count", unknowns_and_equations)
+check("05.count", unknowns_and_equations)
 
 # %% [markdown]
 # ## The study
@@ -295,7 +295,7 @@ for data_set, by_stage in study.items():
 # %% [markdown]
 # ### The images
 #
-# Raw MSE of the reconstructions (the median of ten images), by cut. A marker is the median of the
+# Raw MSE of the reconstructions (the median of the targets), by cut. A marker is the median of the
 # attacks; its bar runs from the best attack to the worst. The grey lines are the baselines: the
 # **mean image** costs nothing, so an attack above it has learnt nothing; **known weights** is the
 # ceiling from the threat card.
@@ -363,7 +363,7 @@ for data_set in study:
         print(
             f"{stage:10}{len(runs):8}{np.median(errors):9.4f}{max(errors):8.4f}"
             f"{middle['mean_image_mse']:9.4f}{np.median(accuracies):8.1%}{min(accuracies):8.1%}"
-            f"{middle['victim_accuracy']:8.1%}{middle['known_weights_mse']:16.4f}"
+            f"{middle['victim_accuracy']:8.1%}{middle['known_weights_mse']:16.2g}"
         )
 
 # %%
@@ -399,9 +399,9 @@ claims = {
         np.median(digits["fc1"]["known_weights_mse"]) < guess / 2
     ),
 }  # fmt: skip
-for claim, holds in claims.items():
-    print(f"digits, recorded: {claim}: {bool(holds)}")
-    assert holds, claim
+for text, holds in claims.items():
+    print(f"digits, recorded: {text}: {bool(holds)}")
+    assert holds, text
 
 # %% [markdown]
 # Choose a data set and a quantity. (Aligned MSE allows each reconstruction its best gain and
@@ -577,15 +577,29 @@ print("digits: at fc1 the objective is lower than at pool1:", bool(lower))
 print("digits: and the raw MSE more than ten times as high:", bool(higher))
 assert everywhere and lower and higher
 
+dense = ["fc1", "relu3", "fc2", "relu4"]
+beyond = {}  # data set -> where the objective ranks the raw MSE better than chance would
+for data_set in ("digits", "mnist"):
+    means = {s: rank_correlations(data_set, s, "objective", "raw_mse") for s in study[data_set]}
+    beyond[data_set] = {s for s, m in means.items() if np.mean(m) > 2 / np.sqrt(5 * len(m))}
+on_mnist = beyond["mnist"] == set(convolutional)
+print(
+    "mnist: it ranks restarts beyond chance at every stage up to pool2, and at no other:", on_mnist
+)
+on_digits = len(beyond["digits"]) <= 1 and not beyond["digits"] & set(dense)
+print("digits: it does so at one stage at most, and at none behind a dense layer:", on_digits)
+assert on_mnist and on_digits
+
 # %% [markdown]
 # Where does the number mislead?
 #
 # * **From cut to cut, entirely.** Behind the dense layers the objective is lower and the images are
 #   worthless: with enough unknowns everything can be explained.
-# * **From restart to restart**, a median or a single attack may look well while the mean
-#   correlation stays within chance. Where the table shows no star, these attacks cannot tell
-#   choosing by the objective from choosing blindly. Where a star has a minus, it is worse.
-# * **Early in the network it does not matter**: all restarts are good, so there is little to rank.
+# * **From restart to restart, it depends on the data.** On MNIST the number is a good guide up to
+#   pool2: the restarts differ, and the better image has the lower objective. On the digits, with
+#   the very same networks and settings, it is next to none: where the table shows no star, these
+#   attacks cannot tell choosing by the objective from choosing blindly.
+# * **Behind the dense layers it guides nobody**, and there is nothing good to choose from.
 #
 # So the honest score of an attack is that of the restart which its *own* rule kept. A study that
 # reports the best of its restarts reports an attacker who can see the truth. How large that gap is,
@@ -598,15 +612,12 @@ assert everywhere and lower and higher
 
 
 # %%
-from sltools.exercises import check as check_answer
-
-
 def choose_restart(clones, inputs, smashed):  # R networks, (R, N, C, H, W) images, and z
     # Hint: compare clones[i](inputs[i]) with smashed, for each restart i.
     raise NotImplementedError("your code here")
 
 
-check_answer("05.choose", choose_restart)
+check("05.choose", choose_restart)
 
 # %% [markdown]
 # ## One change at a time
@@ -672,7 +683,7 @@ def table(outcomes):
 base = attacked(session, reference, images)
 blind = np.median(metrics.mse(mean_image.expand_as(images), images).tolist()).item()
 print(f"{STEPS} steps, {reference.restarts} starts, {len(images)} targets")
-check("the reference attack beats the mean image from every start", max(base["raw"]) < blind)
+claim("the reference attack beats the mean image from every start", max(base["raw"]) < blind)
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digits depend on the machine
@@ -721,13 +732,15 @@ with_two = max(by_targets[2]["raw"])
 blind_two = np.median(metrics.mse(mean_image.expand_as(images[:2]), images[:2]).tolist()).item()
 short = 2 * pixels + weights[cut] > 2 * sent[cut]
 print("two images have more unknowns than equations:", short)
-check("two images come back better than the mean image, from every start", with_two < blind_two)
+claim("two images come back better than the mean image, from every start", with_two < blind_two)
 
 # %% [markdown]
 # The count was pessimistic. Where unknowns outnumber equations the priors fill in, and digits are
-# images with few true unknowns ([lesson 03](03_smashed_data.ipynb)). Read the verdicts for what
-# more images bring, and look at *where*: if the error falls from 2 to 10 and not from 10 to 40, the
-# equations have ceased to be what is short. Then it is time that is short.
+# images with few true unknowns ([lesson 03](03_smashed_data.ipynb)). Now read the two verdicts on
+# more images. With the settings as shown both are undecided: one start gained what another lost.
+# So what this experiment can say is that more equations are not what these short searches lack.
+# (Where a verdict says "lower", look at *where*: if the error falls from 2 to 10 images and not
+# from 10 to 40, equations were short at first, and then something else is.) Let us try time.
 
 # %% [markdown]
 # ### How many steps?
@@ -755,9 +768,9 @@ for few, more in ((STEPS // 3, STEPS), (STEPS, 3 * STEPS)):
 
 # %%
 fewest, middle, most = (found["raw"] for found in by_steps.values())
-check("a third of the steps: more than twice the error from every start",
+claim("a third of the steps: more than twice the error from every start",
       all(a > 2 * b for a, b in zip(fewest, middle, strict=True)))  # fmt: skip
-check("three times the steps: a lower error from every start",
+claim("three times the steps: a lower error from every start",
       all(a < b for a, b in zip(most, middle, strict=True)))  # fmt: skip
 
 # %% [markdown]
@@ -801,10 +814,10 @@ for name in ("without tv", "without l1", "fading tv"):
 
 # %%
 without = priors["without tv"]
-check("without tv the raw MSE is more than three times as high from every start",
+claim("without tv the raw MSE is more than three times as high from every start",
       all(a > 3 * b for a, b in zip(without["raw"], base["raw"], strict=True)))  # fmt: skip
-check("and yet every clone is right on more than 70%", min(without["accuracy"]) > 0.7)
-check("with a fading tv the raw MSE is higher from every start",
+claim("and yet every clone is right on more than 70%", min(without["accuracy"]) > 0.7)
+claim("with a fading tv the raw MSE is higher from every start",
       all(a > b for a, b in zip(priors["fading tv"]["raw"], base["raw"], strict=True)))  # fmt: skip
 
 # %% [markdown]
@@ -875,7 +888,7 @@ for name in ("without exposure", "without leak"):
 
 # %%
 largest = max(max(remedies[name]["raw"]) for name in remedies)
-check("with either remedy taken away, every start still beats the mean image", largest < blind)
+claim("with either remedy taken away, every start still beats the mean image", largest < blind)
 
 # %% [markdown]
 # A remedy helps against a disease that one has. Exposure works against fading, which takes many
@@ -945,10 +958,10 @@ for more in ("", ", x3 steps"):
 
 # %%
 young, grown = (ages[f"{age}, x3 steps"][0]["raw"] for age in ("untrained", "trained"))
-check("the trained client's images beat the mean image from every start", max(grown) < blind / 2)
+claim("the trained client's images beat the mean image from every start", max(grown) < blind / 2)
 ahead = np.median(young) > 2 * np.median(grown)
-check("with the same steps the untrained client's have more than twice the error", ahead)
-check(
+claim("with the same steps the untrained client's have more than twice the error", ahead)
+claim(
     "so has its clone",
     np.median(copies["untrained, x3 steps"]) > 2 * max(copies["trained, x3 steps"]),
 )

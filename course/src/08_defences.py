@@ -61,7 +61,7 @@ plots.exchange(
 # %% [markdown]
 # ## Settings
 #
-# The text of this lesson is about the settings shown. With others a check may say False, and the
+# The text of this lesson is about the settings shown. With others a claim may be False, and the
 # sentence after it is then not true of them: that is a result too.
 
 # %% tags=["parameters"]
@@ -98,9 +98,9 @@ from sltools.transcript import Transcript
 as_shown = (dataset, cut, budget, seed) == ("digits", "pool1", "quick", 0)
 
 
-def check(claim, holds):
+def claim(text, holds):
     """Print a claim and whether the numbers bear it out; as shown, every claim must hold."""
-    print(f"{claim}: {bool(holds)}")
+    print(f"{text}: {bool(holds)}")
     assert holds or not as_shown
 
 
@@ -109,7 +109,8 @@ targets = experiments.first_targets(source, 10)
 truth = targets.images.to(device)
 names = [source.classes[label] for label in targets.labels.tolist()]
 mean_image = source.train.images.mean(0).to(device).expand_as(truth)
-unsplit = UnSplit(steps=experiments.STEPS[budget] // 2, seed=seed)
+priors = experiments.priors(dataset, budget)
+unsplit = UnSplit(steps=experiments.STEPS[budget] // 2, seed=seed, **priors)
 decoder = DecoderInversion(steps=arena.DECODER_STEPS[budget] // 2, batch=32, seed=seed)
 
 
@@ -155,12 +156,12 @@ plots.reconstructions(
 )
 
 # %%
-check("UnSplit without a defence: less than a tenth of the mean image's error",
+claim("UnSplit without a defence: less than a tenth of the mean image's error",
       error(undefended.inputs) < nobody / 10)  # fmt: skip
-check(
+claim(
     "with noise: at least five times the error", error(noisy.inputs) > 5 * error(undefended.inputs)
 )
-check("and the service keeps 85% accuracy", accuracy_noisy > 0.85)
+claim("and the service keeps 85% accuracy", accuracy_noisy > 0.85)
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digits depend on the machine
@@ -185,7 +186,7 @@ print(f"error: no defence {error(undefended.inputs):.4f}, noise {error(noisy.inp
 
 
 # %%
-from sltools.exercises import check as check_answer
+from sltools.exercises import check
 
 
 def predict_and_average(sent, z, sigma):  # (n, B, C, H, W), (B, C, H, W) and a number, to a pair
@@ -193,7 +194,7 @@ def predict_and_average(sent, z, sigma):  # (n, B, C, H, W), (B, C, H, W) and a 
     raise NotImplementedError("your code here")
 
 
-check_answer("08.average", predict_and_average)
+check("08.average", predict_and_average)
 
 
 # %%
@@ -217,8 +218,8 @@ plots.reconstructions(
 
 # %%
 errors = [error(queried[count]) for count in counts]
-check("each step to more queries lowers the error", errors == sorted(errors, reverse=True))
-check(f"{counts[-1]} queries undo most of the noise", errors[-1] < errors[0] / 4)
+claim("each step to more queries lowers the error", errors == sorted(errors, reverse=True))
+claim(f"{counts[-1]} queries undo most of the noise", errors[-1] < errors[0] / 4)
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digits depend on the machine
@@ -263,11 +264,11 @@ with torch.no_grad():
     z = session.client.front(x)
 generator = seeds.generator(seed, "lesson")
 unrelated = torch.randn(x.shape, generator=generator).to(device)
-check("by hand it is what the library has",
+claim("by hand it is what the library has",
       abs(dcor(x, z) - defenses.distance_correlation(x, z).item()) < 1e-3)  # fmt: skip
-check("an image and itself, darker: above 0.999", dcor(x, x / 2) > 0.999)
-check("an image and its smashed data: above 0.9", dcor(x, z) > 0.9)
-check("an image and unrelated noise: above 0.3 all the same", dcor(x, unrelated) > 0.3)
+claim("an image and itself, darker: above 0.999", dcor(x, x / 2) > 0.999)
+claim("an image and its smashed data: above 0.9", dcor(x, z) > 0.9)
+claim("an image and unrelated noise: above 0.3 all the same", dcor(x, unrelated) > 0.3)
 
 # %% [markdown]
 # Unrelated noise does not come out at 0: with a hundred samples of many dimensions the estimate is
@@ -306,9 +307,9 @@ plots.reconstructions(truth.cpu(), decoded, names)
 
 # %%
 (before, error_before, _), (after, error_after, kept) = found.values()
-check("NoPeek lowers the dCor by at least 0.04", after < before - 0.04)
-check("the decoder's error stays below half the mean image's", error_after < nobody / 2)
-check("and within a factor of two of that without NoPeek", error_after < 2 * error_before)
+claim("NoPeek lowers the dCor by at least 0.04", after < before - 0.04)
+claim("the decoder's error stays below half the mean image's", error_after < nobody / 2)
+claim("and within a factor of two of that without NoPeek", error_after < 2 * error_before)
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digits depend on the machine
@@ -343,8 +344,8 @@ view = session.observe(truth, grants=["client_model"])
 through = decoder(view, public, defense=OneLoudChannel(10.0, seed=seed + 1)).inputs
 dcor_loud = dcor(x, loud.change(z))
 session.client.outgoing = plain
-check("one loud channel lowers the dCor by 0.2", dcor_loud < dcor(x, z) - 0.2)
-check("the decoder learns to look elsewhere: less than a third of the mean image's error",
+claim("one loud channel lowers the dCor by 0.2", dcor_loud < dcor(x, z) - 0.2)
+claim("the decoder learns to look elsewhere: less than a third of the mean image's error",
       error(through) < nobody / 3)  # fmt: skip
 
 # %% [markdown]
@@ -374,8 +375,8 @@ each = metrics.mse(mostly, truth)
 plots.reconstructions(truth.cpu(), {"nine of ten with noise": mostly}, names)
 
 # %%
-check("the mean error is above the mean image's", each.mean().item() > nobody)
-check("and one image is all but perfect: below a twentieth of it", each.min().item() < nobody / 20)
+claim("the mean error is above the mean image's", each.mean().item() > nobody)
+claim("and one image is all but perfect: below a twentieth of it", each.min().item() < nobody / 20)
 
 # %% [markdown]
 # Somebody is in that picture. **Privacy is a promise to each person**, so report the worst case
@@ -403,9 +404,9 @@ plots.reconstructions(
 )
 
 # %%
-check("the decoder that knows the noise does better than UnSplit by a factor of two",
+claim("the decoder that knows the noise does better than UnSplit by a factor of two",
       error(adaptive) < error(noisy.inputs) / 2)  # fmt: skip
-check("and better than the one that does not know it", error(adaptive) < error(naive))
+claim("and better than the one that does not know it", error(adaptive) < error(naive))
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digits depend on the machine
@@ -435,9 +436,9 @@ weighed = (weights @ public.flatten(1)).view_as(truth)
 plots.reconstructions(truth.cpu(), {"decoder": trained, "posterior mean": weighed}, names)
 
 # %%
-check("the decoder's error is above nine tenths of the mean image's",
+claim("the decoder's error is above nine tenths of the mean image's",
       error(trained) > 0.9 * nobody)  # fmt: skip
-check("that of the posterior mean below three quarters", error(weighed) < 0.75 * nobody)
+claim("that of the posterior mean below three quarters", error(weighed) < 0.75 * nobody)
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digits depend on the machine
@@ -500,12 +501,12 @@ for m, accuracy in lost.items():
 # crowd is large.
 
 # %%
-check(
+claim(
     "recorded: at an epsilon of a query below 10, the accuracy is that of a guess",
     lost[1.0] < 0.2 and promises[1.0] < 10,
 )
-check("and that epsilon is no longer below 10 for a training image", in_training[1.0] > 10)
-check(
+claim("and that epsilon is no longer below 10 for a training image", in_training[1.0] > 10)
+claim(
     "recorded: with 90% accuracy, that of a query is above 1,000",
     lost[0.01] > 0.9 and promises[0.01] > 1e3,
 )
@@ -536,7 +537,7 @@ def my_leak_auc(scores, rare):  # (N,) numbers, and (N,) with 1 for a rare sampl
     raise NotImplementedError("your code here")
 
 
-check_answer("08.leak_auc", my_leak_auc)
+check("08.leak_auc", my_leak_auc)
 
 
 # %%
@@ -593,18 +594,18 @@ each = {f"{name}, {by}": auc for name, aucs in leaks.items() for by, auc in aucs
 plots.bars(each, "leak AUC (0.5: a guess)")
 
 # %%
-check("undefended, length and line tell the rare class: AUC above 0.9",
+claim("undefended, length and line tell the rare class: AUC above 0.9",
       min(leaks["no defence"].values()) > 0.9)  # fmt: skip
-check("max-norm brings that of the length below 0.8", leaks["max-norm"]["length"] < 0.8)
-check("but not that of the line", leaks["max-norm"]["line"] > 0.8)
-check("Marvell brings both below 0.75", max(leaks["Marvell 4"].values()) < 0.75)
-check("and keeps the bound that it states, on average", max(leaks["Marvell 4"].values()) < bound)
+claim("max-norm brings that of the length below 0.8", leaks["max-norm"]["length"] < 0.8)
+claim("but not that of the line", leaks["max-norm"]["line"] > 0.8)
+claim("Marvell brings both below 0.75", max(leaks["Marvell 4"].values()) < 0.75)
+claim("and keeps the bound that it states, on average", max(leaks["Marvell 4"].values()) < bound)
 wire = {d: middle(d, s, "labels, wire", "cluster_accuracy")
         for d, s in (("none", 0.0), ("max-norm", 0.0), ("Marvell", 4.0))}  # fmt: skip
 published = middle("Marvell", 4.0, "labels, published", "label_accuracy")
-check("recorded: against ten classes in clusters max-norm does nothing", wire["max-norm"] > 0.95)
-check("recorded: Marvell lowers the clusters' accuracy below 70%", wire["Marvell"] < 0.7)
-check("recorded: the granted weight gradient still tells every label", published > 0.99)
+claim("recorded: against ten classes in clusters max-norm does nothing", wire["max-norm"] > 0.95)
+claim("recorded: Marvell lowers the clusters' accuracy below 70%", wire["Marvell"] < 0.7)
+claim("recorded: the granted weight gradient still tells every label", published > 0.99)
 
 # %% [markdown]
 # The last line is a warning of another kind. Marvell protects the message that it changes. Whoever
@@ -646,26 +647,26 @@ floor = statistics.median(r.baseline for r in recorded if r.measure == "aligned_
 alarms = arena.medians(recorded, "hijacking", "seen", "baseline")
 hijacked = arena.medians(recorded, "hijacking", "aligned_mse")
 loud_noise = [key for key in alarms if key[0] in ("Gaussian noise", "Laplace noise")]
-check("recorded: with noise on the smashed data every honest server is accused",
+claim("recorded: with noise on the smashed data every honest server is accused",
       all(min(alarms[key]) == 1 for key in loud_noise))  # fmt: skip
-check("recorded: and the hijacker, who has not reckoned with noise, finds less than a mean image",
+claim("recorded: and the hijacker, who has not reckoned with noise, finds less than a mean image",
       all(statistics.median(hijacked[key]) > floor for key in loud_noise))  # fmt: skip
 
 dcor_private = middle("local privacy", 1.0, "wire", "distance_correlation")
 others = statistics.median(
     arena.medians(recorded, "wire", "distance_correlation", "baseline")["local privacy", 1.0]
 )
-check("recorded: local privacy 1, where nothing comes back, still has a dCor above 0.7",
+claim("recorded: local privacy 1, where nothing comes back, still has a dCor above 0.7",
       dcor_private > 0.7)  # fmt: skip
-check("recorded: as high as with the messages of other images", dcor_private < others + 0.05)
-check("recorded: NoPeek 10 at pool1 lowers the dCor by less than 0.01",
+claim("recorded: as high as with the messages of other images", dcor_private < others + 0.05)
+claim("recorded: NoPeek 10 at pool1 lowers the dCor by less than 0.01",
       middle("NoPeek", 10.0, "wire", "distance_correlation")
       > middle("none", 0.0, "wire", "distance_correlation") - 0.01)  # fmt: skip
 served = arena.medians(recorded, "service", "accuracy")["NoPeek", 30.0]
-check("recorded: NoPeek 30 lowers it below 0.9, and one of three services below 50% accuracy",
+claim("recorded: NoPeek 30 lowers it below 0.9, and one of three services below 50% accuracy",
       middle("NoPeek", 30.0, "wire", "distance_correlation") < 0.9
       and min(served) < 0.5 < statistics.median(served))  # fmt: skip
-check("recorded: it stops UnSplit, whose clone does no better than a guess, and not the decoder",
+claim("recorded: it stops UnSplit, whose clone does no better than a guess, and not the decoder",
       middle("NoPeek", 30.0, "UnSplit", "clone_accuracy") < 0.2
       and middle("NoPeek", 30.0, "decoder", "aligned_mse") < floor / 4)  # fmt: skip
 
@@ -706,11 +707,11 @@ noise_8, thin, private = (
     kept_and_leaked(*key)
     for key in (("Gaussian noise", 8.0), ("top-k", 0.03), ("local privacy", 0.1))
 )
-check("recorded: noise of scale 8 leaves the better attack under half the mean image's error",
+claim("recorded: noise of scale 8 leaves the better attack under half the mean image's error",
       noise_8[1] < floor / 2)  # fmt: skip
 useless = (("NoPeek", 10.0), ("DP-SGD", 1.0), ("randomised response", 4.0))
 undefended_error = kept_and_leaked("none", 0.0)[1]
-check(
+claim(
     "recorded: against NoPeek 10, DP-SGD and randomised response images come back as undefended",
     all(kept_and_leaked(*key)[1] < 2 * undefended_error for key in useless),
 )

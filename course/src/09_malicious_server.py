@@ -64,7 +64,7 @@ plots.exchange(
 # %% [markdown]
 # ## Settings
 #
-# The text of this lesson is about the settings shown. With others a check may say False, and the
+# The text of this lesson is about the settings shown. With others a claim may be False, and the
 # sentence after it is then not true of them: that is a result too.
 
 # %% tags=["parameters"]
@@ -93,9 +93,9 @@ torch.set_num_threads(1)  # small networks are faster so, whatever the number of
 as_shown = (dataset, cut, budget, seed) == ("digits", "pool1", "quick", 0)
 
 
-def check(claim, holds):
+def claim(text, holds):
     """Print a claim and whether the numbers bear it out; as shown, every claim must hold."""
-    print(f"{claim}: {bool(holds)}")
+    print(f"{text}: {bool(holds)}")
     assert holds or not as_shown
 
 
@@ -155,7 +155,7 @@ plots.lines(range(1, 6), volume, "passes over 256 images", "mean size of z")
 
 # %%
 quiet, honest_volume = volume["Silencer"][-1], volume["honest server"][-1]
-check("the Silencer's client says less than half of what the other says", quiet < honest_volume / 2)
+claim("the Silencer's client says less than half of what the other says", quiet < honest_volume / 2)
 
 # %% [markdown]
 # The client followed the protocol to the letter. Nothing in it says that the gradient must be the
@@ -211,8 +211,8 @@ plots.reconstructions(images, titles)
 # %%
 error = {name: metrics.mse(x, images).mean().item() for name, x in titles.items()}
 blind = metrics.mse(mean_image.expand_as(images), images).mean().item()
-check("the pilot's z can be read", error["pilot's z, decoded"] < blind / 2)
-check("the client's cannot: worse than the mean image", error["client's z, decoded"] > blind)
+claim("the pilot's z can be read", error["pilot's z, decoded"] < blind / 2)
+claim("the client's cannot: worse than the mean image", error["client's z, decoded"] > blind)
 
 # %% [markdown]
 # The decoder reads the pilot, also on images it has never seen. It does not read the client, who
@@ -255,7 +255,7 @@ for _ in range({"tiny": 5, "quick": 40, "full": 200}[budget]):
 plots.lines(range(len(gaps)), {"client's z less pilot's": gaps}, "step", "gap of the mean scores")
 
 # %%
-check("the critic has learnt to tell them apart", gaps[-1] > gaps[0] + 1)
+claim("the critic has learnt to tell them apart", gaps[-1] > gaps[0] + 1)
 
 # %% [markdown]
 # ## Step 3: the lie
@@ -268,7 +268,7 @@ check("the critic has learnt to tell them apart", gaps[-1] > gaps[0] + 1)
 
 
 # %%
-from sltools.exercises import check as check_answer
+from sltools.exercises import check
 
 
 def my_lie(critic, z):  # a network and (B, C, H, W), to a tensor of the shape of z
@@ -276,7 +276,7 @@ def my_lie(critic, z):  # a network and (B, C, H, W), to a tensor of the shape o
     raise NotImplementedError("your code here")
 
 
-check_answer("09.lie", my_lie)
+check("09.lie", my_lie)
 
 
 # %%
@@ -292,7 +292,7 @@ for _ in range(3):
 with torch.no_grad():
     after = critic(front(private.images[:64])).mean().item()
 print("the lie has the shape of z, as an honest gradient has:", lie.shape == z.shape)
-check("a few steps lower the critic's score of the client", after < before)
+claim("a few steps lower the critic's score of the client", after < before)
 
 # %% [markdown]
 # ## The attack as a server
@@ -373,11 +373,11 @@ for name, value in baselines.items():
     print(f"{name}: MSE {value[0]:.4f}")
 
 # %%
-check(
+claim(
     "below half of the mean image's MSE on unseen images",
     curve[-1] < baselines["mean image"][0] / 2,
 )
-check("better at the end than at the first look", curve[-1] < curve[0])
+claim("better at the end than at the first look", curve[-1] < curve[0])
 
 # %% [markdown]
 # Choose an image, and see the client being led.
@@ -399,7 +399,7 @@ widgets.show(draw, {"image": 3}, image=(0, len(images) - 1))
 # %%
 honest = protocol.train(*fresh(), private, epochs=rounds * epochs, seed=seed, device=device)
 works, should = session.accuracy(source.test), honest.accuracy(source.test)
-check("the hijacked service is right in more than 80% of the cases", works > 0.8)
+claim("the hijacked service is right in more than 80% of the cases", works > 0.8)
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digits depend on the machine
@@ -487,7 +487,7 @@ def my_label_gap(gradients, labels):  # (B, C, H, W) and (B,), to one number
     raise NotImplementedError("your code here")
 
 
-check_answer("09.gap", my_label_gap)
+check("09.gap", my_label_gap)
 
 # %% [markdown]
 # Each gives a score, where more is more suspicious, and an alarm above a limit, its **threshold**.
@@ -600,12 +600,12 @@ for (name, detector), count in hits.items():
 
 # %%
 seen_by = {name: hits["hijacker", name] for name in ("SplitGuard", "Scrutinizer", "SplitOut")}
-check("each detector saw every hijacker", min(seen_by.values()) == len(watched["hijacker"]))
+claim("each detector saw every hijacker", min(seen_by.values()) == len(watched["hijacker"]))
 falsely = {name: hits["honest", name] for name in seen_by}
-check("fewer than half of the honest servers raise a false alarm", max(falsely.values()) < 3)
+claim("fewer than half of the honest servers raise a false alarm", max(falsely.values()) < 3)
 first_curious, first_honest = watched["curious"][0], watched["honest"][0]
 same = all(first_curious[name].scores == first_honest[name].scores for name in first_honest)
-check("the curious server's scores are those of the honest one, to the last bit", same)
+claim("the curious server's scores are those of the honest one, to the last bit", same)
 print("messages to the client: all equal:", digests["curious"] == digests["honest"])
 assert digests["curious"] == digests["honest"] or device != "cpu"
 
