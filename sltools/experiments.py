@@ -43,6 +43,12 @@ _GRANTS = {"published": ("head_weight_gradients",), "closed-form": ("head_weight
 _BATCH = {"published": 1, "closed-form": 32, "wire": 64}
 
 
+def _check_budget(budget: str) -> None:
+    """Raise SltoolsError unless there is such a `budget`."""
+    if budget not in BUDGETS:
+        raise SltoolsError(f"no budget is called {budget!r}; there are {', '.join(BUDGETS)}")
+
+
 def train_victim(
     dataset: data.Dataset,
     at: str | Sequence[str] = "pool1",
@@ -58,8 +64,7 @@ def train_victim(
     that is `budget="full"` for its data sets. `client(front)` or `client(front, head)` makes the
     client, with its defences if it has any. Raises SltoolsError for an unknown budget or cut.
     """
-    if budget not in BUDGETS:
-        raise SltoolsError(f"no budget is called {budget!r}; there are {', '.join(BUDGETS)}")
+    _check_budget(budget)
     plans = _TRAINING.get(dataset.name, _TRAINING["digits"])
     epochs, count = plans["full" if budget == "published" else budget]
     net = models.for_images(dataset.train.images.shape, seed)
@@ -279,7 +284,11 @@ def priors(dataset: str, budget: str) -> dict[str, Any]:
 
 
 def unsplit(dataset: str, budget: str) -> UnSplit:
-    """UnSplit as `budget` allows and as it suits the images of `dataset`."""
+    """UnSplit as `budget` allows and as it suits the images of `dataset`.
+
+    Raises SltoolsError for an unknown budget.
+    """
+    _check_budget(budget)
     if budget == "published":
         return UnSplit.published()
     return UnSplit(steps=STEPS[budget], **priors(dataset, budget))

@@ -3,12 +3,16 @@
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.datasets import load_sample_image
 from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
 
 from sltools import seeds
 from sltools.attacks import colours
 
 SPREAD = torch.tensor([0.08, 0.03, 0.4])  # red-blue, green-magenta, brightness
+AXES = torch.tensor([[2.0, -1.0, 2.0], [0.0, 2.0, 2.0], [-2.0, -1.0, 2.0]])  # in red, green, blue
+CAST = torch.tensor([0.6, 0.5, 0.35]).view(3, 1, 1)  # of a yellowish light
 
 
 def _photographs(seed: int, count: int = 40) -> Tensor:
@@ -19,7 +23,8 @@ def _photographs(seed: int, count: int = 40) -> Tensor:
     trends = torch.stack([-up, out - out.mean(), torch.zeros_like(out)])
     noise = torch.randn(count, 3, 16, 16, generator=seeds.generator(seed, "photographs"))
     along = SPREAD.view(3, 1, 1) * (noise + 0.3 * trends)
-    return torch.einsum("ca,nahw->nchw", colours.AXES, along).unsqueeze(0) + 0.5
+    lengths = AXES.square().sum(0).sqrt()
+    return torch.einsum("ca,nahw->nchw", AXES / lengths, along).unsqueeze(0) + CAST
 
 
 def _weights(seed: int) -> Tensor:
@@ -90,3 +95,29 @@ def test_what_tells_nothing_is_left_alone() -> None:
     for matrix in matrices[:5]:
         assert torch.equal(matrix, torch.eye(3))
     torch.testing.assert_close(matrices[5], colours.correction(_photographs(0), _weights(0))[0])
+
+
+def _crops(name: str, count: int) -> Tensor:
+    """Large cuttings (1, count, 3, 32, 32) of a photograph that comes with scikit-learn."""
+    photograph = torch.from_numpy(load_sample_image(name).copy()).permute(2, 0, 1) / 255
+    draw = seeds.generator(0, f"crops of {name}")
+    height, width = (round(0.7 * side) for side in photograph.shape[1:])
+    found = []
+    for _ in range(count):
+        top, left = (
+            int(torch.randint(whole - part, (1,), generator=draw))
+            for whole, part in zip(photograph.shape[1:], (height, width), strict=True)
+        )
+        found.append(photograph[None, :, top : top + height, left : left + width])
+    return torch.cat([adaptive_avg_pool2d(crop, 32) for crop in found]).unsqueeze(0)
+
+
+@settings(deadline=None, max_examples=10)
+@given(mixture=mixtures, seed=st.integers(0, 5))
+def test_a_real_photograph_gets_its_colours_back(mixture: Tensor, seed: int) -> None:
+    truth = _crops("china.jpg", 8)
+    images, weights = _mixed(mixture, truth, _weights(seed))
+    found = _apply(colours.correction(images, weights), images)
+    level = (_varying(found) * _varying(truth)).mean() / _varying(found).square().mean()
+    error = (level * _varying(found) - _varying(truth)).square().mean()
+    assert level > 0 and error < 0.05 * _varying(truth).square().mean()

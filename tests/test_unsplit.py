@@ -48,6 +48,9 @@ def test_the_priors_are_those_of_the_reference_code() -> None:
     assert energy(one).item() == pytest.approx(0.3702545166015625, rel=1e-5)
     assert energy(two).item() == pytest.approx(0.36996012926101685, rel=1e-5)
     assert total_variation(torch.stack([two, two])).shape == (2,)
+    row = torch.tensor([0.0, 1.0, 1.0]).view(1, 1, 1, 3)
+    assert total_variation(row) == total_variation(row.mT) == 0.5
+    assert total_variation(row[..., :1]) == 0
 
 
 @pytest.mark.parametrize(("cut", "iterations", "pixel", "squares", "loss", "weight"), PUBLISHED)
@@ -336,6 +339,14 @@ def test_bad_observations_and_settings_are_refused() -> None:
     poisoned = Message(0, 0, "smashed", torch.full((2, 8, 12, 12), float("nan")), "inference")
     with pytest.raises(AttackError, match="NaN"):
         SHORT(View("server", [poisoned], view._client))
+    with pytest.raises(AttackError, match="no targets"):
+        nothing = Message(0, 0, "smashed", torch.zeros(0, 8, 12, 12), "inference")
+        SHORT(View("server", [nothing], view._client))
+    with pytest.raises(AttackError, match="float32, not torch.int64"):
+        whole = Message(0, 0, "smashed", torch.zeros(2, 8, 12, 12, dtype=torch.long), "inference")
+        SHORT(View("server", [whole], view._client))
+    with pytest.raises(AttackError, match="input_shape"):
+        SHORT(View("server", view._messages, Architecture.of(_front())))
     with pytest.raises(NotObservable, match="smashed"):
         SHORT(View("server", [], view._client))
     with pytest.raises(NotObservable, match="architecture"):
@@ -524,6 +535,32 @@ def test_exposure_leaves_black_images_and_other_first_layers_alone() -> None:
     dim = 0.5 * _images(2)[None]
     unsplit._expose(dim, Ensemble([nn.Sequential(nn.Tanh(), nn.Conv2d(1, 2, 3))]), 0.99)
     assert torch.equal(dim, 0.5 * _images(2)[None])
+
+
+def test_dense_layers_that_do_not_meet_all_pixels_are_left_alone() -> None:
+    by_row = nn.Sequential(nn.Linear(28, 5), nn.Flatten(), nn.Linear(140, 3))
+    by_channel = nn.Sequential(nn.Flatten(2), nn.Linear(784, 3))
+    dense = nn.Sequential(nn.Flatten(), nn.Linear(784, 3))
+    assert Ensemble([by_row]).first_layer() is None
+    assert Ensemble([by_channel]).first_layer() is None
+    assert Ensemble([dense]).first_layer() is not None
+    assert Ensemble([nn.Sequential(nn.Conv2d(2, 4, 3, groups=2))]).first_layer() is None
+    found = replace(SHORT, steps=60)(_view(by_row, _images(2)))
+    assert found.inputs.isfinite().all()
+
+
+@pytest.mark.parametrize("attack", [SHORT, replace(SHORT, restarts=2)])
+def test_a_search_that_diverges_from_every_start_says_so(attack: UnSplit) -> None:
+    view = _view(_front(), _images(2))
+    with pytest.raises(AttackError, match="diverged"):
+        replace(attack, clone_lr=1e38, exposure=None)(view)
+
+
+def test_each_restart_has_its_own_snapshots() -> None:
+    one, other = replace(SHORT, restarts=2).runs(_view(_front(), _images(2)))
+    assert one.snapshots.shape == other.snapshots.shape == (4, 2, 1, 28, 28)
+    for run in (one, other):
+        assert torch.equal(run.snapshots[-1], run.inputs)
 
 
 def test_exposure_restores_the_contrast_that_priors_take() -> None:

@@ -737,10 +737,10 @@ claim("two images come back better than the mean image, from every start", with_
 # %% [markdown]
 # The count was pessimistic. Where unknowns outnumber equations the priors fill in, and digits are
 # images with few true unknowns ([lesson 03](03_smashed_data.ipynb)). Now read the two verdicts on
-# more images. With the settings as shown both are undecided: one start gained what another lost.
-# So what this experiment can say is that more equations are not what these short searches lack.
-# (Where a verdict says "lower", look at *where*: if the error falls from 2 to 10 images and not
-# from 10 to 40, equations were short at first, and then something else is.) Let us try time.
+# more images. On the machine that built this page both are undecided: two starts gained and one
+# lost. So more equations are not what these short searches lack most. (Where a verdict says
+# "lower", look at *where*: if the error falls from 2 to 10 images and not from 10 to 40, equations
+# were short at first, and then something else is.) Let us try time.
 
 # %% [markdown]
 # ### How many steps?

@@ -229,10 +229,10 @@ for name, shares in agreed.items():
 
 # %%
 claim(
-    "with noise of 0.5 the clone agrees with the victim more than the independent network does",
-    agreed["clone"][2] > agreed["independent"][2],
+    "with noise of 1 the clone agrees with the victim more than the independent network does",
+    agreed["clone"][3] > agreed["independent"][3],
 )
-claim("and less than without noise", agreed["clone"][2] < agreed["clone"][0])
+claim("and less than without noise", agreed["clone"][3] < agreed["clone"][0])
 
 # %% [markdown]
 # The clone was fitted on ten images. It is a copy near such images, and less of one far from them.

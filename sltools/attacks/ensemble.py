@@ -41,13 +41,15 @@ class Ensemble:
     def first_layer(self) -> Tensor | None:
         """The stacked weights that the inputs meet first, (E, ...).
 
-        None unless the first layer is linear, and if it is a convolution in groups.
+        None unless that is a convolution, not in groups, or a dense layer that meets all pixels.
         """
+        flat = False
         for name, layer in self._skeleton.named_children():
-            if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
-                return self._weights[f"{name}.weight"]
-            if not isinstance(layer, nn.Flatten):
+            if isinstance(layer, nn.Linear if flat else nn.Conv2d):
+                return self._weights[f"{name}.weight"] if getattr(layer, "groups", 1) == 1 else None
+            if not isinstance(layer, nn.Flatten) or (layer.start_dim, layer.end_dim) != (1, -1):
                 break
+            flat = True
         return None
 
     def member(self, index: int) -> nn.Sequential:

@@ -29,11 +29,14 @@ FADE_UNTIL = 0.8  # of the steps: the rest settles
 def total_variation(images: Tensor) -> Tensor:
     """Mean squared difference of neighbouring pixels, down plus across: (..., N, C, H, W) to (...).
 
-    As in the reference code (util.py).
+    As in the reference code (util.py). Images of one row have nothing below each other: 0.
     """
-    down = (images[..., 1:, :] - images[..., :-1, :]).square()
-    across = (images[..., :, 1:] - images[..., :, :-1]).square()
-    return down.flatten(-4).mean(-1) + across.flatten(-4).mean(-1)
+    down = (images[..., 1:, :] - images[..., :-1, :]).square().flatten(-4)
+    across = (images[..., :, 1:] - images[..., :, :-1]).square().flatten(-4)
+    return sum(
+        (part.mean(-1) for part in (down, across) if part.shape[-1]),
+        start=images.new_zeros(images.shape[:-4]),
+    )
 
 
 def energy(images: Tensor) -> Tensor:
@@ -156,7 +159,7 @@ class InputSearch:
         """Explain the smashed data of `view` with each of `networks`; return a result for each."""
         start = time.perf_counter()
         targets = explainable(view.smashed).to(devices.find(self.device or view.smashed.device))
-        shape = view.architecture.input_shape
+        shape = input_shape(view)
         inputs = torch.full((networks.size, len(targets), *shape), 0.5, device=targets.device)
         _check_fit(networks, inputs, targets)
         size = self.group or len(targets)
@@ -188,6 +191,11 @@ class InputSearch:
             "seconds": time.perf_counter() - start,
             "interrupted": interrupted,
         }
+        if explained["total"].isnan().all():
+            raise AttackError(
+                "the search diverged, from every start: its objective is not a number. Give "
+                "smaller learning rates or priors"
+            )
         return [
             InversionResult(
                 inputs[i].clone(),
@@ -317,10 +325,23 @@ def check_share(name: str, value: Any) -> None:
         raise AttackError(f"{name}, a share of pixels, must be in (0, 1], not {value!r}")
 
 
+def input_shape(view: View) -> tuple[int, ...]:
+    """The shape (C, H, W) of the images sought; raise AttackError if it is not known."""
+    shape = view.architecture.input_shape
+    if len(shape) != 3:
+        raise AttackError(
+            "inversion needs to know the shape of the images, (C, H, W), and the architecture says "
+            f"{shape}: make it with Architecture.of(network, input_shape=...)"
+        )
+    return shape
+
+
 def explainable(smashed: Tensor) -> Tensor:
-    """Return `smashed`; raise AttackError if it is empty or not finite."""
+    """Return `smashed` (N, ...); raise AttackError if it is empty, no float32 or not finite."""
     if len(smashed) == 0:
         raise AttackError("there are no targets: observe at least one image")
+    if smashed.dtype != torch.float32:
+        raise AttackError(f"smashed data must be float32, not {smashed.dtype}: convert them first")
     if not smashed.isfinite().all():
         raise AttackError(
             "the smashed data contain NaN or infinite values, which no input explains; look at the "
@@ -388,7 +409,7 @@ class _Trace:
         self.step = 0
         self._losses: list[dict[str, Tensor]] = []
         self._loss_steps: list[int] = []
-        self._snapshots: list[Tensor] = []
+        self._snapshots: Tensor | None = None  # (E, room, N, C, H, W)
         self._snapshot_steps: list[int] = []
 
     def record(self, losses: dict[str, Tensor], inputs: Tensor) -> None:
@@ -401,19 +422,27 @@ class _Trace:
         self.step += 1
 
     def snapshot(self, inputs: Tensor) -> None:
-        images = inputs.detach()
-        self._snapshots.append(images.clamp(0, 1) if self._bounded else images.clone())
+        if (
+            self._snapshots is None
+        ):  # all at once: to stack them in the end would take twice as much
+            room = math.ceil(self.total / self._snapshot_every) + 1
+            self._snapshots = inputs.new_empty(len(inputs), room, *inputs.shape[1:])
+        kept = self._snapshots[:, len(self._snapshot_steps)]
+        kept.copy_(inputs.detach())
+        if self._bounded:
+            kept.clamp_(0, 1)
         self._snapshot_steps.append(self.step)
 
     def of(self, member: int) -> dict[str, Any]:
         """The trace of one network of the ensemble, as fields of an InversionResult."""
         names = self._losses[0] if self._losses else ()
+        assert self._snapshots is not None  # the last, at least
         return {
             "losses": {
                 name: torch.stack([losses[name][member] for losses in self._losses]).cpu()
                 for name in names
             },
             "loss_steps": torch.tensor(self._loss_steps),
-            "snapshots": torch.stack([images[member] for images in self._snapshots]).cpu(),
+            "snapshots": self._snapshots[member, : len(self._snapshot_steps)].cpu(),
             "snapshot_steps": torch.tensor(self._snapshot_steps),
         }

@@ -17,6 +17,7 @@ from sltools.attacks.inversion import (
     check_amount,
     check_count,
     check_share,
+    input_shape,
 )
 from sltools.errors import AttackError
 from sltools.view import View, fresh
@@ -24,7 +25,7 @@ from sltools.view import View, fresh
 EXPOSE_EVERY = 25  # steps between two rescalings
 EXPOSE_UNTIL = 0.95  # of the steps: the rest settles
 DARK = 0.2
-SMALLEST = 4  # pixels to a side, to tell colours by
+SMALLEST = 5  # pixels to a side, of which the outer are the edges: to tell colours by
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ class UnSplit(InputSearch):
     def runs(self, view: View) -> list[InversionResult]:
         """Attack what `view` shows and return the result of every restart."""
         view = fresh(view)
-        shape = view.architecture.input_shape
+        shape = input_shape(view)
         if self.photographs and (shape[0] != 3 or min(shape[1:]) < SMALLEST):
             raise AttackError(
                 "photographs=True is for photographs, with three channels (red, green, blue) of "
