@@ -6,7 +6,8 @@
 
 Each row of course/results/depth.csv (--budget full: depth_full.csv) is one restart of one attack;
 `chosen` marks the restart that the attacker keeps, the one of least objective. An attack that is in
-the file already is not run again, so the command can be interrupted and goes on where it was.
+the file already, with all its restarts, is not run again, so the command can be interrupted and
+goes on where it was.
 `python -m benchmarks.reproduce --summary` prints the table of the README, and what is missing.
 """
 
@@ -76,27 +77,51 @@ def main(
     path: Annotated[Path | None, typer.Option(help="The CSV file.")] = None,
 ) -> None:
     """Run what is missing in the CSV file, then print the table and what is missing still."""
-    if budget not in FILES:
-        raise SystemExit(f"the attack is recorded with --budget {' or '.join(FILES)}, not {budget}")
-    for name in set(datasets.split(",")) - set(DATASETS):
-        raise SystemExit(f"{name!r} is not among {', '.join(DATASETS)}")
-    path = path or lessons.course() / "results" / FILES[budget]
-    if not summary:
-        torch.set_num_threads(1)  # these networks gain little from more; run data sets side by side
-        _note_settings(path.with_suffix(".json"), budget)
-        for name in datasets.split(","):
-            try:
-                dataset = data.load(name)
-            except SltoolsError as error:
-                print(f"{name} is left out: {error}")
-                continue
-            reproduce(
-                dataset, [stage for stage in stages.split(",") if stage], device, path, budget
-            )
-    rows = read(path)
+    names = datasets.split(",")
+    wanted = [stage for stage in stages.split(",") if stage]
+    try:
+        _check(names, wanted, budget)
+        path = path or lessons.course() / "results" / FILES[budget]
+        if not summary:
+            devices.find(device)
+            torch.set_num_threads(1)  # these networks gain little: run data sets side by side
+            _run(names, wanted, budget, device, path)
+        rows = read(path)
+    except (SltoolsError, OSError) as error:
+        raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        raise SystemExit(
+            f"\ninterrupted: the attacks that ended are in {path}; the same command goes on"
+        ) from None
     print(table(rows))
-    for name in datasets.split(","):
+    for name in names:
         print(f"{name}: {missing(name, rows)}")
+
+
+def _check(names: list[str], stages: list[str], budget: str) -> None:
+    """Raise SltoolsError, before any work, for what there is not."""
+    if budget not in FILES:
+        raise SltoolsError(f"attacks are recorded with --budget {' or '.join(FILES)}, not {budget}")
+    for name in names:
+        if name not in DATASETS:
+            raise SltoolsError(f"{name!r} is not among the data sets {', '.join(DATASETS)}")
+        if unknown := set(stages) - set(_stages(name)):
+            raise SltoolsError(
+                f"{name} is not attacked at {', '.join(sorted(unknown))}: its stages are "
+                f"{', '.join(_stages(name))}"
+            )
+
+
+def _run(names: list[str], stages: list[str], budget: str, device: str, path: Path) -> None:
+    read(path)  # complains now if it is not ours
+    _note_settings(path.with_suffix(".json"), budget)
+    for name in names:
+        try:
+            dataset = data.load(name)
+        except SltoolsError as error:
+            print(f"{name} is left out: {error}")
+            continue
+        reproduce(dataset, stages, device, path, budget)
 
 
 def _attack(dataset: str, budget: str) -> UnSplit:
@@ -123,7 +148,7 @@ def _note_settings(path: Path, budget: str) -> None:
     if path.exists():
         noted = json.loads(path.read_text(encoding="utf-8"))
         if json.loads(json.dumps(settings)) != {name: noted.get(name) for name in settings}:
-            raise SystemExit(
+            raise SltoolsError(
                 f"the rows beside {path} were made with other settings: give another --path, or "
                 "move them away"
             )
@@ -137,7 +162,7 @@ def reproduce(
 ) -> None:
     """Attack every victim at every stage with every clone seed that is not in `path` yet."""
     known = _stages(dataset.name)
-    done = {(row.dataset, row.stage, row.victim, row.clone) for row in read(path)}
+    done = _whole(read(path))
     jobs = [
         (victim, stage, clone)
         for victim in range(VICTIMS)
@@ -234,36 +259,58 @@ def _clone_scores(
 
 
 def read(path: Path) -> list[Row]:
-    """Read the rows of a CSV file; none if there is no file yet."""
+    """Read the rows of a CSV file; none if there is no file yet. Raises SltoolsError otherwise."""
     if not path.exists():
         return []
+    rows = []
     with path.open(newline="", encoding="utf-8") as file:
-        return [
-            Row(**{field.name: _PARSE[field.type](line[field.name]) for field in fields(Row)})
-            for line in csv.DictReader(file)
-        ]
+        lines = csv.DictReader(file)
+        try:
+            for line in lines:
+                cells = {f.name: _PARSE[f.type](line.pop(f.name)) for f in fields(Row)}
+                if line:
+                    raise ValueError("there are more cells than columns")
+                rows.append(Row(**cells))
+        except (KeyError, TypeError, ValueError, csv.Error) as error:  # a missing cell is None
+            raise SltoolsError(
+                f"line {lines.line_num} of {path} is no row of this study ({error!r}): delete the "
+                "line if it is broken, and the attack will be run anew; or give another --path"
+            ) from None
+    return rows
 
 
 _PARSE: dict[Any, Callable[[str], Any]] = {
     str: str,
     int: int,
     float: float,
-    bool: lambda text: text == "True",
+    bool: lambda text: {"True": True, "False": False}[text],
 }
 
 
 def _append(path: Path, rows: list[Row]) -> None:
-    """Add the rows of one attack at once, so that an interruption leaves whole attacks."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
+    """Add the rows of one attack, in one step, in place of what there is of it."""
+    kept = [row for row in read(path) if _key(row) != _key(rows[0])]
+    part = path.with_suffix(".part")
+    with part.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        if new:
-            writer.writeheader()
-        for row in rows:
+        writer.writeheader()
+        for row in [*kept, *rows]:
             values = asdict(row)
             writer.writerow(
                 {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
             )
+    part.replace(path)
+
+
+def _key(row: Row) -> tuple[str, str, int, int]:
+    """What tells one attack from another."""
+    return row.dataset, row.stage, row.victim, row.clone
+
+
+def _whole(rows: Iterable[Row]) -> set[tuple[str, str, int, int]]:
+    """The attacks of which every restart is there."""
+    restarts = Counter(map(_key, rows))
+    return {key for key, count in restarts.items() if count == RESTARTS[key[0]]}
 
 
 def table(rows: Iterable[Row]) -> str:
@@ -316,7 +363,7 @@ def _stages(dataset: str) -> list[str]:
 
 def missing(dataset: str, rows: Iterable[Row]) -> str:
     """Say at which stages of `dataset` not every victim was attacked with every clone seed."""
-    done = Counter(row.stage for row in rows if row.dataset == dataset and row.chosen)
+    done = Counter(stage for name, stage, *_ in _whole(rows) if name == dataset)
     planned = VICTIMS * CLONES
     lacking = [f"{s} ({planned - done[s]})" for s in _stages(dataset) if done[s] < planned]
     return "attacks missing at " + ", ".join(lacking) if lacking else "complete"

@@ -10,8 +10,9 @@ import pytest
 
 from benchmarks import reproduce
 from benchmarks.reproduce import Row
-from sltools import data, protocol
+from sltools import data, lessons, protocol
 from sltools.attacks import inversion
+from sltools.errors import SltoolsError
 
 ROW = Row(
     dataset="digits", stage="pool1", victim=0, clone=0, restart=0, chosen=True, objective=0.5,
@@ -19,6 +20,12 @@ ROW = Row(
     clone_accuracy=0.75, agreement=0.8, victim_accuracy=0.9, random_accuracy=0.2,
     known_weights_mse=0.01, mean_image_mse=0.05, blank_mse=0.2, cpu_seconds=1.5,
 )  # fmt: skip
+
+
+def _restarts(row: Row) -> list[Row]:
+    """A whole attack, of which the first restart is kept."""
+    count = reproduce.RESTARTS[row.dataset]
+    return [replace(row, restart=number, chosen=number == 0) for number in range(count)]
 
 
 @pytest.fixture
@@ -30,7 +37,8 @@ def attacked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
         dataset: data.Dataset, session: Any, stage: str, victim: int, clone: int, budget: str
     ) -> Any:
         done.append((stage, victim, clone))
-        return [replace(ROW, dataset=dataset.name, stage=stage, victim=victim, clone=clone)]
+        row = replace(ROW, dataset=dataset.name, stage=stage, victim=victim, clone=clone)
+        return _restarts(row)
 
     monkeypatch.setattr(reproduce, "attack", attack)
     monkeypatch.setattr(
@@ -45,14 +53,28 @@ def test_rows_come_back_as_they_were_written(tmp_path: Path) -> None:
     reproduce._append(tmp_path / "rows.csv", rows[:1])
     reproduce._append(tmp_path / "rows.csv", rows[1:])
     assert reproduce.read(tmp_path / "rows.csv") == rows
+    reproduce._append(tmp_path / "rows.csv", [replace(rows[0], raw_mse=0.5)])
+    assert reproduce.read(tmp_path / "rows.csv") == [rows[1], replace(rows[0], raw_mse=0.5)]
     assert reproduce.read(tmp_path / "none.csv") == []
+
+
+def test_recorded_files_stay_as_they_are_when_they_are_written_again(tmp_path: Path) -> None:
+    for name in reproduce.FILES.values():
+        recorded = lessons.course() / "results" / name
+        rows = reproduce.read(recorded)
+        last = [row for row in rows if reproduce._key(row) == reproduce._key(rows[-1])]
+        again = tmp_path / name
+        again.write_bytes(b"".join(recorded.read_bytes().splitlines(keepends=True)[: -len(last)]))
+        reproduce._append(again, last)
+        assert again.read_bytes() == recorded.read_bytes()
 
 
 def test_what_is_in_the_file_is_not_run_again(
     tmp_path: Path, attacked: list[tuple[str, int, int]]
 ) -> None:
     path = tmp_path / "rows.csv"
-    reproduce._append(path, [replace(ROW, victim=1, clone=2)])
+    reproduce._append(path, _restarts(replace(ROW, victim=1, clone=2)))
+    reproduce._append(path, _restarts(replace(ROW, victim=2, clone=0))[1:])  # it is not whole
     reproduce.reproduce(data.load("digits"), ["pool1"], "cpu", path)
     pairs = {(victim, clone) for victim in range(3) for clone in range(3)} - {(1, 2)}
     assert {(victim, clone) for _, victim, clone in attacked} == pairs
@@ -79,10 +101,10 @@ def test_rows_of_other_settings_are_not_mixed_in(
     noted = json.loads(path.read_text())
     assert noted["restarts"] == reproduce.RESTARTS
     assert noted["command"] == "make reproduce"
-    with pytest.raises(SystemExit, match="other settings"):
+    with pytest.raises(SltoolsError, match="other settings"):
         reproduce._note_settings(path, "full")
     monkeypatch.setattr(reproduce, "TARGETS", reproduce.TARGETS | {"mnist": 7})
-    with pytest.raises(SystemExit, match="other settings"):
+    with pytest.raises(SltoolsError, match="other settings"):
         reproduce._note_settings(path, "quick")
 
 
@@ -101,14 +123,15 @@ def test_what_is_missing_is_said() -> None:
     stages = ["conv1", "relu1", "pool1", "conv2", "relu2", "pool2", "fc1", "relu3", "fc2", "relu4"]
     pairs = [(victim, clone) for victim in range(3) for clone in range(3)]
     rows = [
-        replace(ROW, stage=stage, victim=victim, clone=clone, restart=restart, chosen=restart == 1)
+        row
         for stage in stages
         for victim, clone in pairs
-        for restart in range(2)
+        for row in _restarts(replace(ROW, stage=stage, victim=victim, clone=clone))
     ]
     assert reproduce.missing("digits", rows) == "complete"
     some = [row for row in rows if row.stage != "fc2" and (row.stage, row.clone) != ("conv2", 2)]
     assert reproduce.missing("digits", some) == "attacks missing at conv2 (3), fc2 (9)"
+    assert reproduce.missing("digits", rows[1:]) == "attacks missing at conv1 (1)"
     assert reproduce.missing("mnist", rows).startswith("attacks missing at conv1 (9), relu1 (9)")
 
 
@@ -128,9 +151,40 @@ def test_an_interrupted_attack_leaves_no_row(
     assert not (tmp_path / "rows.csv").exists()
 
 
-def test_an_unknown_data_set_is_refused_before_the_work(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="fashion_mnist"):
-        reproduce.main("fashion_mnist", path=tmp_path / "rows.csv")
-    with pytest.raises(SystemExit, match="quick or full"):
-        reproduce.main("digits", budget="tiny", path=tmp_path / "rows.csv")
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        ({"datasets": "digits,fashion_mnist"}, "fashion_mnist"),
+        ({"budget": "tiny"}, "quick or full"),
+        ({"stages": "pool1,pool3"}, "not attacked at pool3"),
+        ({"device": "toaster"}, "toaster"),
+        ({"path": Path("/nowhere/rows.csv")}, "nowhere"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_before_the_work(
+    tmp_path: Path, options: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(SystemExit, match=reason):
+        reproduce.main(**({"datasets": "digits", "path": tmp_path / "rows.csv"} | options))
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("broken", ["a,b\n1,2\n", "digits,pool1,0,0", "1,2\n\xff", None])
+def test_a_broken_file_is_refused_and_left_alone(tmp_path: Path, broken: str | None) -> None:
+    path = tmp_path / "rows.csv"
+    reproduce._append(path, [ROW])
+    text = path.read_text() + broken if broken else path.read_text().replace("True", "yes")
+    path.write_text(text)
+    with pytest.raises(SystemExit, match="is no row of this study"):
+        reproduce.main("digits", path=path)
+    assert path.read_text() == text.replace("\r\n", "\n")
+    assert [found.name for found in tmp_path.iterdir()] == ["rows.csv"]
+
+
+def test_an_interruption_says_how_to_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "reproduce", interrupted)
+    with pytest.raises(SystemExit, match="the same command goes on"):
+        reproduce.main("digits", path=tmp_path / "rows.csv")
