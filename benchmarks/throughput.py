@@ -1,7 +1,7 @@
 """How many images does attack 1 work on in a second, and how many would the machine allow?
 
     python -m benchmarks.throughput
-    python -m benchmarks.throughput --whole            # and the whole test set to the end: minutes
+    python -m benchmarks.throughput --whole            # and the whole test set: an hour on a CPU
     python -m benchmarks.throughput --device cuda
 
 UnSplit with one clone on MNIST, cut at pool1. The floor is the time that a step's operations would

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from sltools import attacks, data, models
 from sltools.attacks import (
+    BlindDeconvolution,
     DecoderInversion,
     GradientLeak,
     KnownWeightsInversion,
@@ -36,6 +37,7 @@ ATTACKS: dict[str, tuple[Attack, str]] = {  # what to run, on which view
     "UnSplit": (UnSplit(steps=30, restarts=2), "digits"),
     "UnSplit, photographs": (UnSplit(steps=30, tv_end=0.05, photographs=True), "photographs"),
     "UnSplit, published": (UnSplit.published(rounds=2, input_steps=2, clone_steps=2), "digits"),
+    "BlindDeconvolution": (BlindDeconvolution(), "photographs"),
     "KnownWeightsInversion": (KnownWeightsInversion(steps=10), "granted"),
     "DecoderInversion": (_decode, "granted"),
     "LabelInference, published": (LabelInference("published"), "one by one"),

@@ -19,6 +19,7 @@
 #   the victim and random clients;
 # * test whether an attacker can trust the number by which it chooses among its own results;
 # * change one setting of an attack at a time, and tell an effect from the luck of the start;
+# * say what a client without a ReLU keeps secret;
 # * say why "the attack fails at this cut" is not "this cut is safe".
 #
 # **Prerequisites.** [Lesson 03](03_smashed_data.ipynb) (what smashed data show) and
@@ -977,8 +978,70 @@ claim(
 # keep a person from reading what is in them.
 
 # %% [markdown]
+# ## Before the first ReLU
+#
+# The study begins at conv1, where nothing has been thrown away yet: a convolution is **linear** (up
+# to a constant). That stage deserves a look of its own.
+#
+# Take a small window of the smashed data, 3 × 3 places. In the network for digits it holds
+# $8 \cdot 9 = 72$ numbers, and below it lie $7 \cdot 7 = 49$ pixels. So each pixel $k$ is a linear
+# function of the window, $x_k = m_k^\top y$, and **the same** function wherever the window lies, in
+# every image. The attacker does not know the $m_k$. But two windows $y$ and $y'$ that lie side by
+# side see the same pixels, as number $k$ and as number $k'$, and must agree on them:
+#
+# $$\min_m \sum_{\text{neighbours}} \big(m_k^\top y - m_{k'}^\top y'\big)^2$$
+#
+# over $m$ of a fixed length. That is an eigenvalue problem. No start has to be drawn, no step size
+# chosen, no prior believed. Engineers know it as **blind deconvolution**: what a telescope saw
+# through moving air, or microphones heard in an unknown room, is recovered in this way. What stays
+# open is how bright white is and how dark black is, which we assume as before (`exposure`).
+
+# %%
+from sltools.attacks import BlindDeconvolution
+from sltools.errors import AttackError
+
+linear = protocol.recut(session, "conv1")
+solved = BlindDeconvolution()(linear.observe(images))
+searched = attacked(linear, reference, images)
+pictures = {"by search": chosen_inputs(searched), "by algebra": solved.inputs.cpu()}
+plots.reconstructions(images.cpu(), pictures, names)
+
+# %% tags=["nbval-ignore-output"]
+# not compared: the last digits depend on the machine
+by_algebra = metrics.mse(solved.inputs, images)
+print(f"{'behind conv1':18}{'raw MSE':>9}{'worst':>9}{'clone':>9}")
+print(f"{'by search':18}{np.median(searched['raw']):9.2g}{max(searched['raw']):9.2g}"
+      f"{np.median(searched['accuracy']):9.1%}")  # fmt: skip
+print(f"{'by algebra':18}{by_algebra.median():9.2g}{by_algebra.max():9.2g}"
+      f"{with_front(solved.clone, session):9.1%}")  # fmt: skip
+print(f"{'victim':36}{session.accuracy(test):9.1%}")
+
+# %%
+claim("by algebra the error of every image is below 0.0001", by_algebra.max() < 1e-4)
+least = min(metrics.mse(run.inputs, images).min() for run in searched["runs"])
+claim("and below a hundredth of the least error of any search", by_algebra.max() < least / 100)
+same = abs(with_front(solved.clone, session) - session.accuracy(test)) < 0.002
+claim("the stolen convolution scores as the victim's does", same)
+
+# %% [markdown]
+# A linear client keeps no secret at all, whatever it calls its weights. And one stage later?
+
+# %%
+try:
+    BlindDeconvolution()(protocol.recut(session, "relu1").observe(images))
+except AttackError as error:
+    print(error)
+
+# %% [markdown]
+# Where a ReLU has replaced numbers by zero, no linear function reads a pixel out of them. So it is
+# the **nonlinear** stages that make a search necessary, with its starts, priors and failures. (A
+# network that ends its client with a convolution, as some do to add the ReLU on the server's side,
+# gives this away for nothing.)
+
+# %% [markdown]
 # ## So, how deep?
 #
+# * **Before the first ReLU** there is no protection of anything: it takes algebra, and no search.
 # * **For the images**: against a server that does not know the weights, the first dense layer is
 #   where this attack ends, on the data recorded here; on MNIST the worst attacks behind pool2 are
 #   no better than the mean image already. Against one that does, the images last longer: on digits
@@ -1064,6 +1127,10 @@ collected = {"raw_mse": np.median(base["raw"]), "clone_accuracy": np.median(base
 # * D. Pasquini, G. Ateniese, M. Bernaschi: *Unleashing the Tiger: Inference Attacks on Split
 #   Learning*, CCS 2021. [arXiv 2012.02670](https://arxiv.org/abs/2012.02670). A malicious server,
 #   for which depth is a smaller obstacle.
+# * E. Moulines et al.: *Subspace Methods for the Blind Identification of Multichannel FIR Filters*,
+#   IEEE Transactions on Signal Processing 43 (1995); G. Harikumar, Y. Bresler: *Perfect Blind
+#   Restoration of Images Blurred by Multiple Filters: Theory and Efficient Algorithms*, IEEE
+#   Transactions on Image Processing 8 (1999). Blind deconvolution by what neighbours share.
 # * X. Zhu et al.: *Passive Inference Attacks on Split Learning via Adversarial Regularization*
 #   (SDAR), NDSS 2025. [arXiv 2310.10483](https://arxiv.org/abs/2310.10483). A passive server with
 #   data of its own, at deep cuts.

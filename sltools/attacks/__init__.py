@@ -1,6 +1,7 @@
 """The attacks. Each is an object made from its settings and called with a view."""
 
 from sltools.attacks.decoder import DecoderInversion
+from sltools.attacks.deconvolution import BlindDeconvolution
 from sltools.attacks.hijacking import Hijacking, HijackingServer
 from sltools.attacks.inversion import InversionResult
 from sltools.attacks.known_weights import KnownWeightsInversion
@@ -9,6 +10,7 @@ from sltools.attacks.leaks import GradientLeak, LeakResult
 from sltools.attacks.unsplit import UnSplit
 
 __all__ = [
+    "BlindDeconvolution",
     "DecoderInversion",
     "GradientLeak",
     "Hijacking",

@@ -1,0 +1,75 @@
+"""Record what blind deconvolution makes of clients that are one convolution.
+
+    python -m benchmarks.record_deconvolution
+
+The victims, the targets and the scores are those of `make reproduce` at conv1. Writes
+course/results/deconvolution.json; with --datasets only those are recorded anew. CIFAR-10 takes an
+hour, the training of its victims; the others a minute.
+"""
+
+import json
+import statistics
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+import typer
+
+from benchmarks import reproduce
+from sltools import data, devices, experiments, lessons, metrics, protocol
+from sltools.attacks import BlindDeconvolution
+from sltools.errors import SltoolsError
+from sltools.progress import bar
+
+STAGE = "conv1"
+
+
+def main(
+    datasets: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(reproduce.DATASETS),
+    path: Annotated[Path | None, typer.Option(help="The JSON file.")] = None,
+) -> None:
+    """Attack the victims of each data set once: nothing in this attack is drawn by lot."""
+    torch.set_num_threads(1)
+    path = path or lessons.course() / "results" / "deconvolution.json"
+    facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": {}}
+    facts |= {"command": "python -m benchmarks.record_deconvolution", "stage": STAGE}
+    facts |= {"victims": reproduce.VICTIMS, "targets": reproduce.TARGETS}
+    try:
+        for name in datasets.split(","):
+            source = data.load(name)
+            facts["runs"][name] = [_run(source, seed) for seed in bar(_VICTIMS, name)]
+    except SltoolsError as error:
+        raise SystemExit(f"error: {error}") from None
+    facts["versions"] = devices.versions()
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    for name, runs in facts["runs"].items():
+        middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+        print(name, {key: f"{value:.3g}" for key, value in middle.items()})
+
+
+_VICTIMS = range(reproduce.VICTIMS)
+
+
+def _run(source: data.Dataset, seed: int) -> dict[str, Any]:
+    budget = reproduce.BUDGETS.get(source.name, "quick")
+    session = experiments.train_victim(source, budget=budget, seed=seed)
+    if session.interrupted:
+        raise KeyboardInterrupt  # half a training is no victim
+    session = protocol.recut(session, STAGE)
+    truth = experiments.first_targets(source, reproduce.TARGETS[source.name]).images
+    found = BlindDeconvolution()(session.observe(truth))
+    images = metrics.score_images(found.inputs, truth).summary()
+    stolen = torch.nn.Sequential(found.clone, session.server.model)
+    return {
+        "victim": seed,
+        "raw_mse": images["mse_median"],
+        "worst_mse": images["mse_worst"],
+        "aligned_mse": images["aligned_mse_median"],
+        "clone_accuracy": metrics.accuracy(stolen, source.test),
+        "victim_accuracy": session.accuracy(source.test),
+        "seconds": round(found.seconds, 2),
+    }
+
+
+if __name__ == "__main__":
+    typer.run(main)

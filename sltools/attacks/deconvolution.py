@@ -1,0 +1,258 @@
+"""Inversion of a client that is a single convolution: by algebra, without a search."""
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import fold, unfold
+
+from sltools import devices
+from sltools.attacks import colours
+from sltools.attacks.inversion import InversionResult, check_share, explainable, input_shape
+from sltools.errors import AttackError
+from sltools.models import Architecture
+from sltools.view import View, fresh
+
+CHUNK = 256  # images whose windows are looked at together
+DISAGREE = 1e-9  # what a false solution must, to be told from a true one
+ROUNDING = 1e-13  # of the greatest second moment: what single precision leaves where nothing is
+ALIKE = (
+    "these images are too few or too much alike for blind deconvolution: wrong solutions agree as "
+    "well as the right ones; give more targets, or other ones"
+)
+
+
+@dataclass(frozen=True)
+class BlindDeconvolution:
+    """Recover the inputs of a convolution whose weights are unknown, and the weights.
+
+    Blind identification of several channels by second moments (Moulines et al., IEEE Transactions
+    on Signal Processing 43, 1995; Harikumar and Bresler, IEEE Transactions on Image Processing 8,
+    1999). Under a window of smashed data lie fewer pixels than the window has numbers, so each
+    pixel is a linear function of them, the same at every place. Which function follows from two
+    facts: windows that overlap must agree on the pixels they share, and a padded border is zero.
+    Nothing is random here and nothing is searched.
+
+    Any mixture of the channels agrees too and, without padding, any offset. Assumptions on images
+    decide: one channel is taken for images on black, three for photographs (see `colours`), and of
+    all values the share `exposure` is below 1.
+
+    Reads smashed data and architecture. Raises AttackError unless the client is one Conv2d, of
+    stride 1 and in one group, with more filters than channels, of one channel, or of three with a
+    border of zeros; and if the images are too much alike to tell.
+    """
+
+    exposure: float = 0.99
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        check_share("exposure", self.exposure)
+
+    def __call__(self, view: View) -> InversionResult:
+        """Attack what `view` shows: it takes seconds, and computes in double precision.
+
+        The result has no losses; its `feature_loss` is relative to the variance of smashed data.
+        """
+        start = time.perf_counter()
+        view = fresh(view)
+        smashed = explainable(view.smashed)
+        smashed = smashed.to(devices.find(self.device or smashed.device)).double()
+        layer, shape = _only_convolution(view.architecture), input_shape(view)
+        _check_fit(layer, shape, smashed)
+        mixed = _solve(smashed, layer, shape)
+        matrix, offset = self._unmix(mixed, _fit(mixed, smashed, layer)[0], bool(layer.padding[0]))
+        inputs = torch.einsum("dc,nchw->ndhw", matrix, mixed) + offset
+        weight, bias = _fit(inputs, smashed, layer)
+        clone = view.architecture.build(seed=0).to(inputs)
+        state = {"weight": weight} | ({} if bias is None else {"bias": bias})
+        clone[0].load_state_dict(state)
+        inputs, clone = inputs.clamp(0, 1).float(), clone.float()
+        with torch.no_grad():
+            error = (clone(inputs) - smashed).square().mean() / smashed.var(correction=0)
+        return InversionResult(
+            inputs=inputs,
+            clone=clone,
+            losses={},
+            loss_steps=torch.empty(0, dtype=torch.long),
+            snapshots=inputs.unsqueeze(0).cpu(),
+            snapshot_steps=torch.zeros(1, dtype=torch.long),
+            attack=type(self).__name__,
+            settings=asdict(self),
+            knowledge=view.knowledge,
+            seed=0,
+            device=str(smashed.device),
+            seconds=time.perf_counter() - start,
+            feature_loss=error.item(),
+            objective=error.item(),
+        )
+
+    def _unmix(
+        self, mixed: Tensor, weight: Tensor, anchored: bool
+    ) -> tuple[Tensor, Tensor | float]:
+        """The matrix (C, C) and the offset that make images of the mixed ones.
+
+        The offset is known, 0, if a border of zeros has `anchored` it.
+        """
+        if mixed.shape[1] == 3:
+            by_channel = weight.flatten(2).unsqueeze(0)
+            matrix = colours.correction(mixed.unsqueeze(0), by_channel)[0]
+            high = self._high(torch.einsum("dc,nchw->ndhw", matrix, mixed))
+            return matrix / high, 0.0
+        high, low = self._high(mixed), -self._high(-mixed)
+        if anchored:
+            return (1 / (high if mixed.mean() > 0 else low)).view(1, 1), 0.0
+        if mixed.mean() > (high + low) / 2:  # a negative: most of an image is dark
+            high, low = low, high
+        return (1 / (high - low)).view(1, 1), -low / (high - low)
+
+    def _high(self, images: Tensor) -> Tensor:
+        """The value that the share `exposure` of all is below."""
+        ordered = images.flatten().sort().values  # torch.quantile takes too few
+        return ordered[int(self.exposure * (len(ordered) - 1))]
+
+
+def _only_convolution(architecture: Architecture) -> nn.Conv2d:
+    """Return the one layer of the client, or raise AttackError."""
+    network = architecture.build(seed=0)
+    layer = network[0]
+    if len(network) != 1 or not isinstance(layer, nn.Conv2d) or not _plain(layer):
+        raise AttackError(
+            "blind deconvolution is for a client that is one Conv2d, of stride and dilation 1, in "
+            f"one group, padded with zeros or not at all; this one is {network}"
+        )
+    padded = all(layer.padding)
+    if layer.in_channels not in (1, 3) or (layer.in_channels == 3 and not padded):
+        raise AttackError(
+            "nothing decides how to mix the channels: blind deconvolution takes one channel, or "
+            f"three with a border of zeros on all sides, not {layer.in_channels} with padding "
+            f"{layer.padding}"
+        )
+    return layer
+
+
+def _plain(layer: nn.Conv2d) -> bool:
+    """Say whether every window of the image, which may have a border of zeros, is met alike."""
+    border = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
+    once = layer.groups == 1 and {*layer.stride, *layer.dilation} == {1}
+    return border and once and all(layer.padding) == any(layer.padding)
+
+
+def _check_fit(layer: nn.Conv2d, shape: Sequence[int], smashed: Tensor) -> None:
+    """Raise AttackError unless `layer` makes of images of `shape` what was sent."""
+    made = layer(torch.zeros(1, *shape)).shape[1:] if shape[0] == layer.in_channels else None
+    if smashed.shape[1:] != made:
+        raise AttackError(
+            f"the architecture does not fit the smashed data: {layer} does not make "
+            f"{tuple(smashed.shape[1:])} of images {tuple(shape)}. Is it the architecture of this "
+            "cut?"
+        )
+
+
+def _solve(smashed: Tensor, layer: nn.Conv2d, shape: tuple[int, ...]) -> Tensor:
+    """The images (N, C, H, W), up to a mixture of their channels and, without padding, an offset.
+
+    A window of smashed data y (with a 1 beside it) tells the pixel k below it as a product m_k y.
+    Any m by which overlapping windows agree, and see zeros outside, makes a mixture of channels.
+    """
+    side, extent = _window(layer, smashed)
+    under: dict[str, Any] = {"kernel_size": extent, "padding": layer.padding}
+    inside = unfold(torch.ones(1, 1, *shape[1:]).to(smashed), **under)[0]  # (K, L)
+    basis, disagreement = _disagreement(smashed, side, extent, inside, layer.in_channels)
+    count = layer.in_channels + (not any(layer.padding))  # without a border a constant agrees too
+    values, vectors = torch.linalg.eigh(disagreement)
+    if values[count] < DISAGREE:
+        raise AttackError(ALIKE)
+    readers = basis @ vectors[:, :count].view(len(inside), -1, count)  # (K, D, count)
+    times = fold(inside.unsqueeze(0), shape[1:], **under)  # how many windows see a pixel
+    found = []
+    for some in smashed.split(CHUNK):
+        read = torch.einsum("kdm,ndl->nmkl", readers, _windows(some, side).flatten(2)) * inside
+        found.append(fold(read.flatten(1, 2), shape[1:], **under) / times)
+    images = torch.cat(found)
+    return images if any(layer.padding) else _varying(images)
+
+
+def _window(layer: nn.Conv2d, smashed: Tensor) -> tuple[int, tuple[int, int]]:
+    """The side of the least window with as many numbers as pixels lie under it; their extent."""
+    rows, columns = layer.kernel_size
+    for side in range(1, min(smashed.shape[2:])):
+        extent = (rows + side - 1, columns + side - 1)
+        if layer.out_channels * side**2 >= layer.in_channels * extent[0] * extent[1]:
+            return side, extent
+    raise AttackError(
+        f"{layer.out_channels} filters are too few for {layer.in_channels} channels and images of "
+        "this size: under every window lie more pixels than it has numbers"
+    )
+
+
+def _windows(smashed: Tensor, side: int) -> Tensor:
+    """All windows of smashed data (N, O, h, w), each with a 1: (N, O side^2 + 1, rows, columns)."""
+    rows, columns = (size - side + 1 for size in smashed.shape[2:])
+    numbers = unfold(smashed, side).unflatten(2, (rows, columns))
+    return torch.cat([numbers, torch.ones_like(numbers[:, :1])], dim=1)
+
+
+def _disagreement(
+    smashed: Tensor, side: int, extent: tuple[int, int], inside: Tensor, channels: int
+) -> tuple[Tensor, Tensor]:
+    """A basis (D, d) in which windows are white, and the squared disagreement (K d, K d) in it.
+
+    It is that of m_k for the K pixels below a window: how much two windows side by side differ on
+    pixels that both see, and how far from zero is a pixel that is not `inside` (K, L) the image.
+    """
+
+    def moment(left: tuple[Any, ...], right: tuple[Any, ...]) -> Tensor:
+        total = smashed.new_zeros(())
+        for some in smashed.split(CHUNK):
+            y = _windows(some, side)
+            total = total + torch.einsum("ndl,nel->de", y[left].flatten(2), y[right].flatten(2))
+        return total / len(smashed)
+
+    values, vectors = torch.linalg.eigh(moment((...,), (...,)))
+    # What lies under a window, and the 1, are as many directions as count; the rest is rounding.
+    rank = channels * len(inside) + 1
+    if values[-rank] < ROUNDING * values[-1]:
+        raise AttackError(ALIKE)
+    basis = vectors[:, -rank:] / values[-rank:].sqrt()
+    total = smashed.new_zeros(len(inside), rank, len(inside), rank)
+    for pixel, seen in enumerate(inside.bool().unflatten(1, _windows(smashed[:1], side).shape[2:])):
+        if not seen.all():
+            total[pixel, :, pixel] += basis.T @ moment((..., ~seen), (..., ~seen)) @ basis
+    for down, across in ((0, 1), (1, 0)):
+        one = (..., slice(None, -down or None), slice(None, -across or None))
+        next_ = (..., slice(down, None), slice(across, None))
+        pairs = ((one, one), (next_, next_), (one, next_))
+        ones, nexts, both = (basis.T @ moment(*pair) @ basis for pair in pairs)
+        for row, column in product(range(down, extent[0]), range(across, extent[1])):
+            pixel = row * extent[1] + column
+            other = pixel - down * extent[1] - across  # the same pixel, as the next window sees it
+            total[pixel, :, pixel] += ones
+            total[other, :, other] += nexts
+            total[pixel, :, other] -= both
+            total[other, :, pixel] -= both.T
+    return basis, total.flatten(2).flatten(0, 1)
+
+
+def _varying(images: Tensor) -> Tensor:
+    """Of images (N, C + 1, H, W) among whose mixtures is a constant, C that vary the most."""
+    centred = images - images.mean((0, 2, 3), keepdim=True)
+    _, vectors = torch.linalg.eigh(torch.einsum("nchw,ndhw->cd", centred, centred))
+    return torch.einsum("nchw,cd->ndhw", centred, vectors[:, 1:])
+
+
+def _fit(images: Tensor, smashed: Tensor, layer: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
+    """The weight and bias of `layer` that turn `images` into `smashed` with the least error."""
+    products, wanted = smashed.new_zeros(()), smashed.new_zeros(())
+    for image, sent in zip(images.split(CHUNK), smashed.split(CHUNK), strict=True):
+        patches = unfold(image, layer.kernel_size, padding=layer.padding)  # type: ignore[arg-type]
+        if layer.bias is not None:
+            patches = torch.cat([patches, torch.ones_like(patches[:, :1])], dim=1)
+        products = products + torch.einsum("npl,nql->pq", patches, patches)
+        wanted = wanted + torch.einsum("npl,nol->po", patches, sent.flatten(2))
+    solved = (torch.linalg.pinv(products, hermitian=True) @ wanted).T
+    size = layer.weight[0].numel()
+    return solved[:, :size].view_as(layer.weight), None if layer.bias is None else solved[:, size]
