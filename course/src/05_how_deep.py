@@ -1013,14 +1013,14 @@ print(f"{'behind conv1':18}{'raw MSE':>9}{'worst':>9}{'clone':>9}")
 print(f"{'by search':18}{np.median(searched['raw']):9.2g}{max(searched['raw']):9.2g}"
       f"{np.median(searched['accuracy']):9.1%}")  # fmt: skip
 print(f"{'by algebra':18}{by_algebra.median():9.2g}{by_algebra.max():9.2g}"
-      f"{with_front(solved.clone, session):9.1%}")  # fmt: skip
+      f"{with_front(solved.clone, linear):9.1%}")  # fmt: skip
 print(f"{'victim':36}{session.accuracy(test):9.1%}")
 
 # %%
 claim("by algebra the error of every image is below 0.0001", by_algebra.max() < 1e-4)
 least = min(metrics.mse(run.inputs, images).min() for run in searched["runs"])
 claim("and below a hundredth of the least error of any search", by_algebra.max() < least / 100)
-same = abs(with_front(solved.clone, session) - session.accuracy(test)) < 0.002
+same = abs(with_front(solved.clone, linear) - session.accuracy(test)) < 0.002
 claim("the stolen convolution scores as the victim's does", same)
 
 # %% [markdown]
