@@ -117,7 +117,7 @@ def reconstructions(
     for row, images in enumerate([truth, *methods.values()]):
         for column in range(shown):
             _draw_image(axes, images[column], row, column)
-    medians = [f"{name}\nMSE {np.median(score):.4f}" for name, score in scores.items()]
+    medians = [f"{name}\n{_mse(np.median(score))}" for name, score in scores.items()]
     part = f"\nfirst {shown} of {len(truth)}" if shown < len(truth) else ""
     _label_rows(axes, [f"original{part}", *medians])
     _label_columns(axes, titles)
@@ -160,7 +160,7 @@ def over_time(snapshots: Tensor, steps: Sequence[int], truth: Tensor, image: int
         _draw_image(axes, state, 0, column)
     _label_columns(axes, [*(f"step {time:,}" for time in times), "original"])
     for column, score in enumerate(scores):
-        axes.text(column + 0.5, 1.04, f"MSE {score:.4f}", ha="center", va="top", fontsize=8)
+        axes.text(column + 0.5, 1.04, _mse(score), ha="center", va="top", fontsize=8)
     states_in_words = [f"{_n(s)} at step {t:,}" for s, t in zip(scores, times, strict=True)]
     return _picture(
         axes,
@@ -515,6 +515,11 @@ def _array(values: float | Numbers, like: np.ndarray | None = None, name: str = 
             f"{name} has shape {array.shape} where {like.shape} is drawn; give one number each."
         )
     return array
+
+
+def _mse(error: float) -> str:
+    """Write an error below an image, where rounding must not make a perfect one of a good one."""
+    return f"MSE {error:.4f}" if error == 0 or error >= 1e-4 else f"MSE {error:.0e}"
 
 
 def _n(value: float) -> str:

@@ -137,6 +137,7 @@ def test_reconstructions_say_what_they_show(canvas):
     )
     rows = [label.get_text() for label in canvas[0].get_yticklabels()]
     assert rows == ["original", "attack\nMSE 0.0100", "copy\nMSE 0.0000"]
+    assert plots._mse(4.2e-6) == "MSE 4e-06"
     assert [label.get_text() for label in canvas[0].get_xticklabels()][2] == "cow"
 
 
