@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks import reproduce, speed
+from benchmarks import reproduce, speed, throughput
 from sltools import arena, lessons
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -114,6 +114,14 @@ def test_what_stopping_early_does_for_the_published_schedule_is_recorded() -> No
     assert f"(on the first not after {speed.STOPPED_ROUNDS[-1]})" in PROSE
     assert f"takes {times[0]} and {times[1]} times as long as ours" in PROSE
     assert f"raw MSE {theirs[0]} and {theirs[1]}, ours {ours[0]} and {ours[1]}" in PROSE
+
+
+def test_the_throughput_is_the_recorded_one() -> None:
+    record = lessons.course() / "results" / "throughput_cpu.json"
+    facts = json.loads(record.read_text(encoding="utf-8"))
+    assert throughput.table(facts["rows"]) in README
+    assert all(row["binds"] == "bytes" for row in facts["rows"])
+    assert f"Memory stays at {facts['peak_memory_bytes'] / 2**30:.1f} GiB with 10,000" in PROSE
 
 
 def _raw(runs: list[dict[str, float]]) -> float:

@@ -122,6 +122,9 @@ class InputSearch:
     what kept the search on the way to images in the beginning blurs them in the end. The search
     ends early once the feature loss has not improved by 1% for `patience` steps (None:
     never). About `snapshots` copies of the reconstructions are kept on the way.
+
+    The same `seed` gives the same bits on one CPU with as many threads; elsewhere, and on CUDA from
+    run to run, rounding differs, and Adam turns the sign of a tiny gradient into a step.
     """
 
     steps: int = 1000
