@@ -31,17 +31,19 @@ def main(
     """Attack the victims of each data set once: nothing in this attack is drawn by lot."""
     torch.set_num_threads(1)
     path = path or lessons.course() / "results" / "deconvolution.json"
-    facts = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {"runs": {}}
+    facts: dict[str, Any] = {"runs": {}, "versions": {}}
+    if path.exists():
+        facts = json.loads(path.read_text(encoding="utf-8"))
     facts |= {"command": "python -m benchmarks.record_deconvolution", "stage": STAGE}
-    facts |= {"victims": reproduce.VICTIMS, "targets": reproduce.TARGETS}
+    facts |= {"targets": reproduce.TARGETS}
     try:
         for name in datasets.split(","):
             source = data.load(name)
             facts["runs"][name] = [_run(source, seed) for seed in bar(_VICTIMS, name)]
+            facts["versions"][name] = devices.versions()
+            path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     except SltoolsError as error:
         raise SystemExit(f"error: {error}") from None
-    facts["versions"] = devices.versions()
-    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     for name, runs in facts["runs"].items():
         middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
         print(name, {key: f"{value:.3g}" for key, value in middle.items()})

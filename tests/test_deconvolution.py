@@ -54,7 +54,7 @@ def test_one_channel_comes_back_exactly_from_any_convolution(
     found = BlindDeconvolution()(_view(layer, images=images))
     assert metrics.affine_align(found.inputs, images).mse.max() < 1e-6
     assert metrics.mse(found.inputs, images).max() < 1e-3, "the exposure is a guess"
-    assert found.feature_loss < (1e-6 if bias or padding else 1e-3)  # no bias takes up the guess
+    assert found.feature_loss < 1e-6
     others = _images(seed + 1000, 3)  # not in the transcript
     expected = layer(others)
     assert (found.clone(others) - expected).square().mean() < 0.01 * expected.var()
@@ -80,6 +80,70 @@ def test_photographs_come_back_up_to_a_mixture_of_their_colours() -> None:
     inside = ((seen > 0) & (seen < 1)).all(1)
     best = torch.linalg.lstsq(seen[inside], truth[inside]).solution
     assert (seen[inside] @ best - truth[inside]).square().mean() < 1e-6
+
+
+def test_without_a_bias_images_need_not_be_on_black() -> None:
+    images = 1 - _images(0, 4)
+    found = BlindDeconvolution()(_view(_layer(1, 8, 3, 3, bias=False), images=images))
+    assert metrics.mse(found.inputs, images).max() < 1e-3 and found.feature_loss < 1e-4
+
+
+@pytest.mark.parametrize("shape", [(1, 6, 1, 1), (1, 3, 3, 3), (1, 5, 4, 3)])
+def test_small_and_few_filters_take_larger_windows(shape: tuple[int, ...]) -> None:
+    images = _images(0, 6, size=(16, 16))
+    found = BlindDeconvolution()(_view(_layer(*shape), images=images))
+    assert metrics.affine_align(found.inputs, images).mse.max() < 1e-6
+
+
+def test_more_images_than_are_needed_are_read_all_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(deconvolution, "ENOUGH", 3)
+    images = _images(0, 7)
+    found = BlindDeconvolution()(_view(_layer(1, 8, 3, 3), images=images))
+    assert metrics.affine_align(found.inputs, images).mse.max() < 1e-6
+
+
+def test_the_exposure_says_how_many_pixels_are_white() -> None:
+    images = _images(0, 4).clamp(max=0.5)
+    view = _view(_layer(1, 8, 3, 3, padding=1), images=images)
+    found = BlindDeconvolution(exposure=0.9)(view)
+    assert 0.05 < (found.inputs >= 0.999).float().mean() < 0.15
+
+
+def _noisy(view: View, deviation: float) -> View:
+    noise = torch.randn(view.smashed.shape, generator=seeds.generator(0, "noise"))
+    message = Message(0, 0, "smashed", view.smashed + deviation * noise, "inference")
+    return View("server", [message], view._client)
+
+
+def test_a_little_noise_does_a_little_harm() -> None:
+    images = _images(0, 6)
+    view = _view(_layer(1, 12, 3, 3), images=images)
+    errors = [
+        metrics.mse(BlindDeconvolution()(_noisy(view, deviation)).inputs, images).median()
+        for deviation in (1e-4, 1e-3, 1e-2)
+    ]
+    assert errors[0] < errors[1] < errors[2] < 0.02
+
+
+@pytest.mark.parametrize("deviation", [0.0, 1e-5, 1e-3])
+@pytest.mark.parametrize("kind", ["alike", "of sum zero", "drowned"])
+def test_what_cannot_be_told_is_not_guessed(kind: str, deviation: float) -> None:
+    layer = _layer(1, 8, 3, 3)
+    with torch.no_grad():
+        if kind == "alike":
+            layer.weight.copy_(layer.weight[:1].expand_as(layer.weight).clone())
+        elif kind == "of sum zero":
+            layer.weight -= layer.weight.mean((2, 3), keepdim=True)
+    noise = 3.0 if kind == "drowned" else deviation
+    with pytest.raises(AttackError, match="do not tell"):
+        BlindDeconvolution()(_noisy(_view(layer, images=_images(0, 6)), noise))
+
+
+def test_filters_that_would_take_hours_are_refused_at_once() -> None:
+    with pytest.raises(AttackError, match="too large"):
+        BlindDeconvolution()(_view(_layer(1, 8, 9, 9), images=_images(0, 4, size=(24, 24))))
 
 
 def test_chunks_change_nothing(

@@ -1,5 +1,6 @@
 """Inversion of a client that is a single convolution: by algebra, without a search."""
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -18,11 +19,15 @@ from sltools.models import Architecture
 from sltools.view import View, fresh
 
 CHUNK = 256  # images whose windows are looked at together
-DISAGREE = 1e-9  # what a false solution must, to be told from a true one
+ENOUGH = 256  # images to find the solution by; it is then applied to all
+LARGEST = 4200  # unknowns, whose eigenvectors take half a minute
 ROUNDING = 1e-13  # of the greatest second moment: what single precision leaves where nothing is
-ALIKE = (
-    "these images are too few or too much alike for blind deconvolution: wrong solutions agree as "
-    "well as the right ones; give more targets, or other ones"
+ALIKE = 1e-10  # disagreement that may be rounding
+DOUBT = 0.5  # a right solution disagrees less than this times as much as the next best, a wrong one
+UNTOLD = (
+    "these smashed data do not tell the images: wrong solutions agree as well as right ones. The "
+    "filters may be too few, too large or too much alike, the images too few or too much alike, or "
+    "there is too much noise"
 )
 
 
@@ -30,20 +35,21 @@ ALIKE = (
 class BlindDeconvolution:
     """Recover the inputs of a convolution whose weights are unknown, and the weights.
 
-    Blind identification of several channels by second moments (Moulines et al., IEEE Transactions
-    on Signal Processing 43, 1995; Harikumar and Bresler, IEEE Transactions on Image Processing 8,
-    1999). Under a window of smashed data lie fewer pixels than the window has numbers, so each
-    pixel is a linear function of them, the same at every place. Which function follows from two
-    facts: windows that overlap must agree on the pixels they share, and a padded border is zero.
-    Nothing is random here and nothing is searched.
+    Under a window of smashed data lie fewer pixels than the window has numbers, so that, unless the
+    filters are special, each pixel is a linear function of them, the same at every place. Which
+    function follows from two facts: windows that overlap must agree on the pixels they share, and a
+    padded border is zero. (Blind identification of several channels: Moulines et al., IEEE
+    Transactions on Signal Processing 43, 1995; by what equalisers must agree on, Gesbert, Duhamel
+    and Mayrargue, the same 45, 1997.) Nothing is random here and nothing is searched.
 
-    Any mixture of the channels agrees too and, without padding, any offset. Assumptions on images
-    decide: one channel is taken for images on black, three for photographs (see `colours`), and of
-    all values the share `exposure` is below 1.
+    Any mixture of the channels agrees too and, with a bias and without padding, any offset.
+    Assumptions on images decide: one channel is taken for images on black, three for photographs
+    (see `colours`), and of all values the share `exposure` is below 1 (and, where the offset is
+    open, as many are above 0).
 
     Reads smashed data and architecture. Raises AttackError unless the client is one Conv2d, of
-    stride 1 and in one group, with more filters than channels, of one channel, or of three with a
-    border of zeros; and if the images are too much alike to tell.
+    stride 1 and in one group, of one channel, or of three with a border of zeros; and where the
+    smashed data do not tell right solutions from wrong ones.
     """
 
     exposure: float = 0.99
@@ -53,7 +59,7 @@ class BlindDeconvolution:
         check_share("exposure", self.exposure)
 
     def __call__(self, view: View) -> InversionResult:
-        """Attack what `view` shows: it takes seconds, and computes in double precision.
+        """Attack what `view` shows, in double precision: seconds for filters of 5 x 5 pixels.
 
         The result has no losses; its `feature_loss` is relative to the variance of smashed data.
         """
@@ -64,11 +70,16 @@ class BlindDeconvolution:
         layer, shape = _only_convolution(view.architecture), input_shape(view)
         _check_fit(layer, shape, smashed)
         mixed = _solve(smashed, layer, shape)
-        matrix, offset = self._unmix(mixed, _fit(mixed, smashed, layer)[0], bool(layer.padding[0]))
+        weight, bias = _fit(mixed, smashed, layer, biased=True)
+        padded = any(layer.padding)
+        if layer.bias is None and not padded:  # nothing takes up an offset, so the data tell it
+            sums = weight.flatten(1).sum(1)
+            mixed = mixed + bias @ sums / (sums @ sums)
+        matrix, offset = self._unmix(mixed, weight, anchored=padded or layer.bias is None)
         inputs = torch.einsum("dc,nchw->ndhw", matrix, mixed) + offset
-        weight, bias = _fit(inputs, smashed, layer)
+        weight, bias = _fit(inputs, smashed, layer, biased=layer.bias is not None)
         clone = view.architecture.build(seed=0).to(inputs)
-        state = {"weight": weight} | ({} if bias is None else {"bias": bias})
+        state = {"weight": weight} | ({} if layer.bias is None else {"bias": bias})
         clone[0].load_state_dict(state)
         inputs, clone = inputs.clamp(0, 1).float(), clone.float()
         with torch.no_grad():
@@ -95,7 +106,7 @@ class BlindDeconvolution:
     ) -> tuple[Tensor, Tensor | float]:
         """The matrix (C, C) and the offset that make images of the mixed ones.
 
-        The offset is known, 0, if a border of zeros has `anchored` it.
+        The offset is 0 if black is known: a border of zeros, or no bias, has `anchored` it.
         """
         if mixed.shape[1] == 3:
             by_channel = weight.flatten(2).unsqueeze(0)
@@ -158,14 +169,16 @@ def _solve(smashed: Tensor, layer: nn.Conv2d, shape: tuple[int, ...]) -> Tensor:
     A window of smashed data y (with a 1 beside it) tells the pixel k below it as a product m_k y.
     Any m by which overlapping windows agree, and see zeros outside, makes a mixture of channels.
     """
-    side, extent = _window(layer, smashed)
+    shown = smashed[:ENOUGH]
+    side, basis = _basis(shown, layer)
+    extent = _extent(layer, side)
     under: dict[str, Any] = {"kernel_size": extent, "padding": layer.padding}
     inside = unfold(torch.ones(1, 1, *shape[1:]).to(smashed), **under)[0]  # (K, L)
-    basis, disagreement = _disagreement(smashed, side, extent, inside, layer.in_channels)
     count = layer.in_channels + (not any(layer.padding))  # without a border a constant agrees too
+    disagreement = _disagreement(_windows(shown, side), basis, extent, inside)
     values, vectors = torch.linalg.eigh(disagreement)
-    if values[count] < DISAGREE:
-        raise AttackError(ALIKE)
+    if max(values[count - 1], ALIKE) > DOUBT * values[count]:
+        raise AttackError(UNTOLD)
     readers = basis @ vectors[:, :count].view(len(inside), -1, count)  # (K, D, count)
     times = fold(inside.unsqueeze(0), shape[1:], **under)  # how many windows see a pixel
     found = []
@@ -176,17 +189,34 @@ def _solve(smashed: Tensor, layer: nn.Conv2d, shape: tuple[int, ...]) -> Tensor:
     return images if any(layer.padding) else _varying(images)
 
 
-def _window(layer: nn.Conv2d, smashed: Tensor) -> tuple[int, tuple[int, int]]:
-    """The side of the least window with as many numbers as pixels lie under it; their extent."""
+def _extent(layer: nn.Conv2d, side: int) -> tuple[int, int]:
+    """The pixels, down and across, that lie under a window of `side` x `side` places."""
     rows, columns = layer.kernel_size
+    return rows + side - 1, columns + side - 1
+
+
+def _basis(smashed: Tensor, layer: nn.Conv2d) -> tuple[int, Tensor]:
+    """The side of the least window that tells what lies under it, and a basis (D, d) of windows.
+
+    In that basis windows are white. They have one dimension for each number that lies under them,
+    and one for the 1; if the filters or the images are special, they have fewer.
+    """
     for side in range(1, min(smashed.shape[2:])):
-        extent = (rows + side - 1, columns + side - 1)
-        if layer.out_channels * side**2 >= layer.in_channels * extent[0] * extent[1]:
-            return side, extent
-    raise AttackError(
-        f"{layer.out_channels} filters are too few for {layer.in_channels} channels and images of "
-        "this size: under every window lie more pixels than it has numbers"
-    )
+        pixels = math.prod(_extent(layer, side))
+        rank = layer.in_channels * pixels + 1
+        if pixels * rank > LARGEST:
+            break
+        if pixels == 1 or layer.out_channels * side**2 + 1 < rank:
+            continue
+        values, vectors = torch.linalg.eigh(_moment(*2 * [_windows(smashed, side)]))
+        if values[-rank] > ROUNDING * values[-1]:
+            return side, vectors[:, -rank:] / values[-rank:].sqrt()
+    raise AttackError(UNTOLD)
+
+
+def _moment(left: Tensor, right: Tensor) -> Tensor:
+    """The products of windows (N, D, ...), summed over places and averaged over images: (D, D)."""
+    return torch.einsum("ndl,nel->de", left.flatten(2), right.flatten(2)) / len(left)
 
 
 def _windows(smashed: Tensor, side: int) -> Tensor:
@@ -197,36 +227,26 @@ def _windows(smashed: Tensor, side: int) -> Tensor:
 
 
 def _disagreement(
-    smashed: Tensor, side: int, extent: tuple[int, int], inside: Tensor, channels: int
-) -> tuple[Tensor, Tensor]:
-    """A basis (D, d) in which windows are white, and the squared disagreement (K d, K d) in it.
+    windows: Tensor, basis: Tensor, extent: tuple[int, int], inside: Tensor
+) -> Tensor:
+    """The squared disagreement (K d, K d), in a `basis` (D, d) of windows, of m_k for K pixels.
 
-    It is that of m_k for the K pixels below a window: how much two windows side by side differ on
-    pixels that both see, and how far from zero is a pixel that is not `inside` (K, L) the image.
+    That is how much two windows side by side differ on pixels that both see, and how far from zero
+    is a pixel that is not `inside` (K, L) the image.
     """
 
-    def moment(left: tuple[Any, ...], right: tuple[Any, ...]) -> Tensor:
-        total = smashed.new_zeros(())
-        for some in smashed.split(CHUNK):
-            y = _windows(some, side)
-            total = total + torch.einsum("ndl,nel->de", y[left].flatten(2), y[right].flatten(2))
-        return total / len(smashed)
+    def moment(left: Tensor, right: Tensor) -> Tensor:
+        return basis.T @ _moment(left, right) @ basis
 
-    values, vectors = torch.linalg.eigh(moment((...,), (...,)))
-    # What lies under a window, and the 1, are as many directions as count; the rest is rounding.
-    rank = channels * len(inside) + 1
-    if values[-rank] < ROUNDING * values[-1]:
-        raise AttackError(ALIKE)
-    basis = vectors[:, -rank:] / values[-rank:].sqrt()
-    total = smashed.new_zeros(len(inside), rank, len(inside), rank)
-    for pixel, seen in enumerate(inside.bool().unflatten(1, _windows(smashed[:1], side).shape[2:])):
-        if not seen.all():
-            total[pixel, :, pixel] += basis.T @ moment((..., ~seen), (..., ~seen)) @ basis
+    rank = basis.shape[1]
+    total = windows.new_zeros(len(inside), rank, len(inside), rank)
+    for pixel, outside in enumerate(inside.unflatten(1, windows.shape[2:]) == 0):
+        if outside.any():
+            total[pixel, :, pixel] += moment(windows[..., outside], windows[..., outside])
     for down, across in ((0, 1), (1, 0)):
-        one = (..., slice(None, -down or None), slice(None, -across or None))
-        next_ = (..., slice(down, None), slice(across, None))
-        pairs = ((one, one), (next_, next_), (one, next_))
-        ones, nexts, both = (basis.T @ moment(*pair) @ basis for pair in pairs)
+        one = windows[..., : -down or None, : -across or None]
+        next_ = windows[..., down:, across:]
+        ones, nexts, both = moment(one, one), moment(next_, next_), moment(one, next_)
         for row, column in product(range(down, extent[0]), range(across, extent[1])):
             pixel = row * extent[1] + column
             other = pixel - down * extent[1] - across  # the same pixel, as the next window sees it
@@ -234,7 +254,7 @@ def _disagreement(
             total[other, :, other] += nexts
             total[pixel, :, other] -= both
             total[other, :, pixel] -= both.T
-    return basis, total.flatten(2).flatten(0, 1)
+    return total.flatten(2).flatten(0, 1)
 
 
 def _varying(images: Tensor) -> Tensor:
@@ -244,15 +264,17 @@ def _varying(images: Tensor) -> Tensor:
     return torch.einsum("nchw,cd->ndhw", centred, vectors[:, 1:])
 
 
-def _fit(images: Tensor, smashed: Tensor, layer: nn.Conv2d) -> tuple[Tensor, Tensor | None]:
-    """The weight and bias of `layer` that turn `images` into `smashed` with the least error."""
+def _fit(
+    images: Tensor, smashed: Tensor, layer: nn.Conv2d, *, biased: bool
+) -> tuple[Tensor, Tensor]:
+    """The weight, and the bias if any, that turn `images` into `smashed` with the least error."""
     products, wanted = smashed.new_zeros(()), smashed.new_zeros(())
     for image, sent in zip(images.split(CHUNK), smashed.split(CHUNK), strict=True):
         patches = unfold(image, layer.kernel_size, padding=layer.padding)  # type: ignore[arg-type]
-        if layer.bias is not None:
+        if biased:
             patches = torch.cat([patches, torch.ones_like(patches[:, :1])], dim=1)
         products = products + torch.einsum("npl,nql->pq", patches, patches)
         wanted = wanted + torch.einsum("npl,nol->po", patches, sent.flatten(2))
     solved = (torch.linalg.pinv(products, hermitian=True) @ wanted).T
     size = layer.weight[0].numel()
-    return solved[:, :size].view_as(layer.weight), None if layer.bias is None else solved[:, size]
+    return solved[:, :size].view_as(layer.weight), solved[:, size:].squeeze(1)
