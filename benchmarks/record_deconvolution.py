@@ -1,10 +1,10 @@
-"""Record what blind deconvolution makes of clients that are one convolution.
+"""Record what blind deconvolution makes of clients that are one convolution, or that and a ReLU.
 
     python -m benchmarks.record_deconvolution
 
-The victims, the targets and the scores are those of `make reproduce` at conv1. Writes
-course/results/deconvolution.json; with --datasets only those are recorded anew. CIFAR-10 takes an
-hour, the training of its victims; the others a minute.
+The victims, the targets and the scores are those of `make reproduce` at conv1 and relu1 (CIFAR-10:
+conv1). Writes course/results/deconvolution.json; with --datasets only those are recorded anew.
+CIFAR-10 takes an hour, the training of its victims; the others a minute.
 """
 
 import json
@@ -21,7 +21,8 @@ from sltools.attacks import BlindDeconvolution
 from sltools.errors import SltoolsError
 from sltools.progress import bar
 
-STAGE = "conv1"
+STAGES = {"cifar10": ["conv1"]}
+USUAL = ["conv1", "relu1"]
 
 
 def main(
@@ -34,30 +35,33 @@ def main(
     facts: dict[str, Any] = {"runs": {}, "versions": {}}
     if path.exists():
         facts = json.loads(path.read_text(encoding="utf-8"))
-    facts |= {"command": "python -m benchmarks.record_deconvolution", "stage": STAGE}
-    facts |= {"targets": reproduce.TARGETS}
+    facts |= {"command": "python -m benchmarks.record_deconvolution", "targets": reproduce.TARGETS}
     try:
         for name in datasets.split(","):
             source = data.load(name)
-            facts["runs"][name] = [_run(source, seed) for seed in bar(_VICTIMS, name)]
+            runs = [_run(source, seed) for seed in bar(range(reproduce.VICTIMS), name)]
+            facts["runs"][name] = {stage: [run[stage] for run in runs] for stage in runs[0]}
             facts["versions"][name] = devices.versions()
             path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     except SltoolsError as error:
         raise SystemExit(f"error: {error}") from None
-    for name, runs in facts["runs"].items():
-        middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
-        print(name, {key: f"{value:.3g}" for key, value in middle.items()})
+    for name, by_stage in facts["runs"].items():
+        for stage, runs in by_stage.items():
+            middle = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+            print(name, stage, {key: f"{value:.3g}" for key, value in middle.items()})
 
 
-_VICTIMS = range(reproduce.VICTIMS)
-
-
-def _run(source: data.Dataset, seed: int) -> dict[str, Any]:
+def _run(source: data.Dataset, seed: int) -> dict[str, dict[str, Any]]:
+    """Train one victim and attack it at every stage."""
     budget = reproduce.BUDGETS.get(source.name, "quick")
     session = experiments.train_victim(source, budget=budget, seed=seed)
     if session.interrupted:
         raise KeyboardInterrupt  # half a training is no victim
-    session = protocol.recut(session, STAGE)
+    stages = STAGES.get(source.name, USUAL)
+    return {stage: _scored(protocol.recut(session, stage), source, seed) for stage in stages}
+
+
+def _scored(session: protocol.Session, source: data.Dataset, seed: int) -> dict[str, Any]:
     truth = experiments.first_targets(source, reproduce.TARGETS[source.name]).images
     found = BlindDeconvolution()(session.observe(truth))
     images = metrics.score_images(found.inputs, truth).summary()

@@ -95,6 +95,20 @@ def test_small_and_few_filters_take_larger_windows(shape: tuple[int, ...]) -> No
     assert metrics.affine_align(found.inputs, images).mse.max() < 1e-6
 
 
+def test_a_relu_makes_it_inexact_and_the_layer_is_fitted_where_it_is_on() -> None:
+    images = data.load("digits").test.images[:5]
+    layer = _layer(1, 16, 3, 3)
+    found = BlindDeconvolution()(_view(layer, nn.ReLU(), images=images))
+    errors = metrics.affine_align(found.inputs, images).mse
+    assert 1e-8 < errors.median() < 1e-3
+    assert isinstance(found.clone[1], nn.ReLU) and found.feature_loss < 5e-4
+    others = data.load("digits").test.images[50:80]
+    with torch.no_grad():
+        expected = layer(others).relu()
+        error = (found.clone(others) - expected).square().mean() / expected.var()
+    assert error < 0.01
+
+
 def test_more_images_than_are_needed_are_read_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -161,7 +175,8 @@ def test_chunks_change_nothing(
 @pytest.mark.parametrize(
     ("layers", "reason"),
     [
-        ([nn.Conv2d(1, 8, 3), nn.ReLU()], "one Conv2d"),
+        ([nn.Conv2d(1, 8, 3), nn.Tanh()], "one Conv2d"),
+        ([nn.Conv2d(1, 8, 3), nn.ReLU(), nn.MaxPool2d(2)], "one Conv2d"),
         ([nn.Flatten(), nn.Linear(132, 200)], "one Conv2d"),
         ([nn.Conv2d(1, 8, 3, stride=2)], "stride"),
         ([nn.Conv2d(1, 8, 3, dilation=2)], "dilation"),

@@ -20,7 +20,7 @@ from sltools.view import View, fresh
 
 CHUNK = 256  # images whose windows are looked at together
 ENOUGH = 256  # images to find the solution by; it is then applied to all
-LARGEST = 4200  # unknowns, whose eigenvectors take half a minute
+LARGEST = 3000  # unknowns, whose eigenvectors take some seconds
 ROUNDING = 1e-13  # of the greatest second moment: what single precision leaves where nothing is
 ALIKE = 1e-10  # disagreement that may be rounding
 DOUBT = 0.5  # a right solution disagrees less than this times as much as the next best, a wrong one
@@ -40,16 +40,17 @@ class BlindDeconvolution:
     function follows from two facts: windows that overlap must agree on the pixels they share, and a
     padded border is zero. (Blind identification of several channels: Moulines et al., IEEE
     Transactions on Signal Processing 43, 1995; by what equalisers must agree on, Gesbert, Duhamel
-    and Mayrargue, the same 45, 1997.) Nothing is random here and nothing is searched.
+    and Mayrargue, the same 45, 1997.) Nothing is random here and nothing is searched. What a ReLU
+    behind the convolution puts out is treated as noise: then the solution is no longer exact.
 
     Any mixture of the channels agrees too and, with a bias and without padding, any offset.
     Assumptions on images decide: one channel is taken for images on black, three for photographs
     (see `colours`), and of all values the share `exposure` is below 1 (and, where the offset is
     open, as many are above 0).
 
-    Reads smashed data and architecture. Raises AttackError unless the client is one Conv2d, of
-    stride 1 and in one group, of one channel, or of three with a border of zeros; and where the
-    smashed data do not tell right solutions from wrong ones.
+    Reads smashed data and architecture. Raises AttackError unless the client is one Conv2d, with a
+    ReLU or without, of stride 1 and in one group, of one channel, or of three with a border of
+    zeros; and where the smashed data do not tell right solutions from wrong ones.
     """
 
     exposure: float = 0.99
@@ -67,17 +68,17 @@ class BlindDeconvolution:
         view = fresh(view)
         smashed = explainable(view.smashed)
         smashed = smashed.to(devices.find(self.device or smashed.device)).double()
-        layer, shape = _only_convolution(view.architecture), input_shape(view)
+        (layer, rectified), shape = _only_convolution(view.architecture), input_shape(view)
         _check_fit(layer, shape, smashed)
         mixed = _solve(smashed, layer, shape)
-        weight, bias = _fit(mixed, smashed, layer, biased=True)
+        weight, bias = _fit(mixed, smashed, layer, True, rectified)
         padded = any(layer.padding)
         if layer.bias is None and not padded:  # nothing takes up an offset, so the data tell it
             sums = weight.flatten(1).sum(1)
             mixed = mixed + bias @ sums / (sums @ sums)
         matrix, offset = self._unmix(mixed, weight, anchored=padded or layer.bias is None)
         inputs = torch.einsum("dc,nchw->ndhw", matrix, mixed) + offset
-        weight, bias = _fit(inputs, smashed, layer, biased=layer.bias is not None)
+        weight, bias = _fit(inputs, smashed, layer, layer.bias is not None, rectified)
         clone = view.architecture.build(seed=0).to(inputs)
         state = {"weight": weight} | ({} if layer.bias is None else {"bias": bias})
         clone[0].load_state_dict(state)
@@ -126,14 +127,16 @@ class BlindDeconvolution:
         return ordered[int(self.exposure * (len(ordered) - 1))]
 
 
-def _only_convolution(architecture: Architecture) -> nn.Conv2d:
-    """Return the one layer of the client, or raise AttackError."""
+def _only_convolution(architecture: Architecture) -> tuple[nn.Conv2d, bool]:
+    """Return the convolution of the client, and if a ReLU follows; or raise AttackError."""
     network = architecture.build(seed=0)
-    layer = network[0]
-    if len(network) != 1 or not isinstance(layer, nn.Conv2d) or not _plain(layer):
+    layer, *others = network
+    known = [type(other) for other in others] in ([], [nn.ReLU])
+    if not isinstance(layer, nn.Conv2d) or not _plain(layer) or not known:
         raise AttackError(
             "blind deconvolution is for a client that is one Conv2d, of stride and dilation 1, in "
-            f"one group, padded with zeros or not at all; this one is {network}"
+            "one group, padded with zeros or not at all, with a ReLU behind it or none; this one "
+            f"is {network}"
         )
     padded = all(layer.padding)
     if layer.in_channels not in (1, 3) or (layer.in_channels == 3 and not padded):
@@ -142,7 +145,7 @@ def _only_convolution(architecture: Architecture) -> nn.Conv2d:
             f"three with a border of zeros on all sides, not {layer.in_channels} with padding "
             f"{layer.padding}"
         )
-    return layer
+    return layer, bool(others)
 
 
 def _plain(layer: nn.Conv2d) -> bool:
@@ -169,14 +172,13 @@ def _solve(smashed: Tensor, layer: nn.Conv2d, shape: tuple[int, ...]) -> Tensor:
     A window of smashed data y (with a 1 beside it) tells the pixel k below it as a product m_k y.
     Any m by which overlapping windows agree, and see zeros outside, makes a mixture of channels.
     """
-    shown = smashed[:ENOUGH]
-    side, basis = _basis(shown, layer)
+    side, basis = _basis(smashed[:ENOUGH], layer)
     extent = _extent(layer, side)
     under: dict[str, Any] = {"kernel_size": extent, "padding": layer.padding}
     inside = unfold(torch.ones(1, 1, *shape[1:]).to(smashed), **under)[0]  # (K, L)
-    count = layer.in_channels + (not any(layer.padding))  # without a border a constant agrees too
-    disagreement = _disagreement(_windows(shown, side), basis, extent, inside)
+    disagreement = _disagreement(_windows(smashed[:ENOUGH], side), basis, extent, inside)
     values, vectors = torch.linalg.eigh(disagreement)
+    count = layer.in_channels + (not any(layer.padding))  # without a border a constant agrees too
     if max(values[count - 1], ALIKE) > DOUBT * values[count]:
         raise AttackError(UNTOLD)
     readers = basis @ vectors[:, :count].view(len(inside), -1, count)  # (K, D, count)
@@ -208,7 +210,8 @@ def _basis(smashed: Tensor, layer: nn.Conv2d) -> tuple[int, Tensor]:
             break
         if pixels == 1 or layer.out_channels * side**2 + 1 < rank:
             continue
-        values, vectors = torch.linalg.eigh(_moment(*2 * [_windows(smashed, side)]))
+        windows = _windows(smashed, side)
+        values, vectors = torch.linalg.eigh(_moment(windows, windows))
         if values[-rank] > ROUNDING * values[-1]:
             return side, vectors[:, -rank:] / values[-rank:].sqrt()
     raise AttackError(UNTOLD)
@@ -265,16 +268,21 @@ def _varying(images: Tensor) -> Tensor:
 
 
 def _fit(
-    images: Tensor, smashed: Tensor, layer: nn.Conv2d, *, biased: bool
+    images: Tensor, smashed: Tensor, layer: nn.Conv2d, biased: bool, rectified: bool
 ) -> tuple[Tensor, Tensor]:
-    """The weight, and the bias if any, that turn `images` into `smashed` with the least error."""
+    """The weight, and the bias if any, that turn `images` into `smashed` with the least error.
+
+    Where a ReLU put out zero, it does not tell what it was given.
+    """
     products, wanted = smashed.new_zeros(()), smashed.new_zeros(())
     for image, sent in zip(images.split(CHUNK), smashed.split(CHUNK), strict=True):
         patches = unfold(image, layer.kernel_size, padding=layer.padding)  # type: ignore[arg-type]
         if biased:
             patches = torch.cat([patches, torch.ones_like(patches[:, :1])], dim=1)
-        products = products + torch.einsum("npl,nql->pq", patches, patches)
-        wanted = wanted + torch.einsum("npl,nol->po", patches, sent.flatten(2))
-    solved = (torch.linalg.pinv(products, hermitian=True) @ wanted).T
+        sent = sent.flatten(2)
+        told = (sent > 0).to(sent) if rectified else torch.ones_like(sent[:, :1])
+        products = products + torch.einsum("nol,npl,nql->opq", told, patches, patches)
+        wanted = wanted + torch.einsum("npl,nol->op", patches, sent)
+    solved = (torch.linalg.pinv(products, hermitian=True) @ wanted.unsqueeze(2)).squeeze(2)
     size = layer.weight[0].numel()
     return solved[:, :size].view_as(layer.weight), solved[:, size:].squeeze(1)
