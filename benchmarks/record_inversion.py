@@ -32,6 +32,9 @@ def main(
 ) -> None:
     """Run `sltools attack inversion` with the options given and write NAME.json and NAME.npz."""
     options = context.args
+    target = lessons.course() / "results" / name
+    if not target.parent.is_dir():
+        raise SystemExit(f"error: there is no folder {target.parent} to write to")
     start = time.process_time()
     with tempfile.TemporaryDirectory() as folder:
         saved = Path(folder) / "outcome"
@@ -48,7 +51,6 @@ def main(
         "command": f"python -m benchmarks.record_inversion {' '.join([name, *options])}",
         "cpu_seconds": round(time.process_time() - start),
     }
-    target = lessons.course() / "results" / name
     target.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     numbers = {key: value.numpy() for key, value in arrays.items()}
     np.savez_compressed(target.with_suffix(".npz"), **numbers)

@@ -19,11 +19,13 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from filelock import FileLock
 from torch import Tensor
 
 from sltools import data, devices, experiments, lessons, metrics, models, protocol
@@ -146,7 +148,10 @@ def _note_settings(path: Path, budget: str) -> None:
         "ceiling": asdict(_ceiling(budget)),
     }
     if path.exists():
-        noted = json.loads(path.read_text(encoding="utf-8"))
+        try:
+            noted = dict(json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, ValueError):
+            noted = {}
         if json.loads(json.dumps(settings)) != {name: noted.get(name) for name in settings}:
             raise SltoolsError(
                 f"the rows beside {path} were made with other settings: give another --path, or "
@@ -266,10 +271,13 @@ def read(path: Path) -> list[Row]:
     with path.open(newline="", encoding="utf-8") as file:
         lines = csv.DictReader(file)
         try:
+            if lines.fieldnames != COLUMNS:
+                raise ValueError("it has other columns")
             for line in lines:
                 cells = {f.name: _PARSE[f.type](line.pop(f.name)) for f in fields(Row)}
                 if line:
                     raise ValueError("there are more cells than columns")
+                _depth(cells["dataset"], cells["stage"])  # there is such a stage
                 rows.append(Row(**cells))
         except (KeyError, TypeError, ValueError, csv.Error) as error:  # a missing cell is None
             raise SltoolsError(
@@ -279,6 +287,7 @@ def read(path: Path) -> list[Row]:
     return rows
 
 
+COLUMNS = [field.name for field in fields(Row)]
 _PARSE: dict[Any, Callable[[str], Any]] = {
     str: str,
     int: int,
@@ -288,18 +297,22 @@ _PARSE: dict[Any, Callable[[str], Any]] = {
 
 
 def _append(path: Path, rows: list[Row]) -> None:
-    """Add the rows of one attack, in one step, in place of what there is of it."""
-    kept = [row for row in read(path) if _key(row) != _key(rows[0])]
-    part = path.with_suffix(".part")
-    with part.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        writer.writeheader()
-        for row in [*kept, *rows]:
-            values = asdict(row)
-            writer.writerow(
-                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
-            )
-    part.replace(path)
+    """Add the rows of one attack, in one step, in place of what there is of it.
+
+    Data sets may be run side by side into one file: each waits for the other's turn to end.
+    """
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        kept = [row for row in read(path) if _key(row) != _key(rows[0])]
+        part = path.with_suffix(".part")
+        with part.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, COLUMNS)
+            writer.writeheader()
+            for row in [*kept, *rows]:
+                values = asdict(row)
+                writer.writerow(
+                    {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
+                )
+        part.replace(path)
 
 
 def _key(row: Row) -> tuple[str, str, int, int]:
@@ -308,19 +321,23 @@ def _key(row: Row) -> tuple[str, str, int, int]:
 
 
 def _whole(rows: Iterable[Row]) -> set[tuple[str, str, int, int]]:
-    """The attacks of which every restart is there."""
+    """The attacks of which every restart is there, and one is chosen."""
+    rows = list(rows)
     restarts = Counter(map(_key, rows))
-    return {key for key, count in restarts.items() if count == RESTARTS[key[0]]}
+    chosen = Counter(_key(row) for row in rows if row.chosen)
+    return {key for key, n in restarts.items() if (n, chosen[key]) == (RESTARTS[key[0]], 1)}
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The Markdown table: median [worst] of the attacks, each by the restart it chose."""
+    """The Markdown table: median [worst] of the whole attacks, each by the restart it chose."""
+    rows = list(rows)
+    whole = _whole(rows)
     lines = [
         "| data, cut after | attacks | raw MSE | aligned | SSIM | known weights | mean image "
         "| clone | agrees | victim | random clone, best |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
-    for (dataset, stage), group in _grouped(rows):
+    for (dataset, stage), group in _grouped(row for row in rows if _key(row) in whole):
         chosen = [row for row in group if row.chosen]
         cells = [
             f"{dataset}, {stage}",
@@ -355,6 +372,7 @@ def _depth(dataset: str, stage: str) -> tuple[int, int]:
     return DATASETS.index(dataset), _stages(dataset).index(stage)
 
 
+@cache
 def _stages(dataset: str) -> list[str]:
     """The stages to attack, in order: all but the last and those that send what is sent already."""
     net = models.cifar_net() if dataset == "cifar10" else models.mnist_net()

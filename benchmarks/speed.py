@@ -111,7 +111,8 @@ def _compare(source: data.Dataset, record: Path) -> dict[str, Any]:
             "steps": early,
             "steps_of_a_round": stopped[0].steps // STOPPED_ROUNDS[0],
             "seconds": statistics.median(run["seconds"] for run in early_runs),
-            "times_hurried": statistics.median(run["seconds"] for run in early_runs)
+            "times_hurried": early
+            and statistics.median(run["seconds"] for run in early_runs)
             / statistics.median(run["seconds"] for run in runs),
             "runs": early_runs,
         },
@@ -174,4 +175,7 @@ def _scored(
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except SltoolsError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -25,6 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sltools import data, devices, experiments, lessons, metrics
 from sltools.attacks import UnSplit
+from sltools.errors import SltoolsError
 from sltools.protocol import Session
 from sltools.view import View
 
@@ -44,7 +45,7 @@ GPU_ONLY = (
 
 def main(
     device: str = "cpu",
-    threads: Annotated[int, typer.Option(help="Of torch.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
     whole: Annotated[bool, typer.Option("--whole", help="Invert the whole test set.")] = False,
 ) -> None:
     """Measure on one device and write the result."""
@@ -57,7 +58,7 @@ def main(
     facts: dict[str, Any] = {
         "command": f"python -m benchmarks.throughput --device {device} --threads {threads}"
         + (" --whole" if whole else ""),
-        "device": torch.cuda.get_device_name() if "cuda" in device else f"CPU, {threads} thread",
+        "device": torch.cuda.get_device_name() if "cuda" in device else f"CPU, threads: {threads}",
         "rates": rates,
         "rows": rows,
         "whole": _whole(session, source) if whole else None,
@@ -192,4 +193,7 @@ def _median(values: list[float]) -> float:
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    try:
+        typer.run(main)
+    except SltoolsError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -11,7 +11,13 @@ import json
 import multiprocessing
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import BrokenExecutor, Executor, ProcessPoolExecutor, as_completed
+from concurrent.futures import (
+    BrokenExecutor,
+    Executor,
+    Future,
+    ProcessPoolExecutor,
+    as_completed,
+)
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -29,6 +35,7 @@ FILE = "sweep.csv"
 LOCK = ".lock"  # held while a sweep works in its folder; the system lets go of it
 FACTS = ("run", "lesson", "status", "seconds", "error")
 DONE = "done"
+LONGEST = 10_000  # characters of an error: csv reads no more than 131,072 in a cell
 PATIENCE = 10.0  # seconds to wait for a Dask scheduler
 PROBE = """\
 # What the sweep keeps of this run.
@@ -60,7 +67,7 @@ def sweep(
     settings = [_all_parameters(lesson, values) for values in _combinations(lesson, grid)]
     table = _Table(folder.expanduser().absolute(), lesson)
     with _alone(table.folder):
-        table.read()
+        table.open()
         missing = [values for values in settings if not table.has(values)]
         probed = _with_probe(lesson, table.folder)
         with _executor(jobs, scheduler) as executor:
@@ -75,8 +82,10 @@ def sweep(
                     table.add(futures[future], future.result())
             except KeyboardInterrupt:
                 executor.shutdown(wait=False, cancel_futures=True)
+                _keep_ended(futures, table)
                 raise
             except BrokenExecutor:
+                _keep_ended(futures, table)
                 raise LessonError(
                     "a process of the sweep died, perhaps for want of memory. The rows of all runs "
                     f"that ended are in {table.path}; run the sweep again, with fewer processes"
@@ -84,16 +93,30 @@ def sweep(
     return table.rows()
 
 
+def _keep_ended(futures: Mapping[Future[Row], dict[str, Any]], table: "_Table") -> None:
+    """Add the rows of runs that ended before they were asked for."""
+    for future, values in futures.items():
+        if future.done() and not future.cancelled() and future.exception() is None:
+            table.add(values, future.result())
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Keep other sweeps out of `folder`, whose rows they would overwrite."""
+    """Make `folder` and keep other sweeps out of it, whose rows they would overwrite."""
+    lock = FileLock(folder / LOCK, timeout=0)
     try:
-        with FileLock(folder / LOCK, timeout=0):
-            yield
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
     except Timeout:
         raise LessonError(
             f"another sweep is at work in {folder}: wait for its end, or name another folder"
         ) from None
+    except OSError as error:
+        raise LessonError(f"{folder} cannot be used: {error}; name another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _combinations(lesson: Lesson, grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:
@@ -131,7 +154,7 @@ def _run(lesson: Lesson, values: dict[str, Any], folder: Path, name: str, timeou
                 "columns of the sweep: rename them in its last cell"
             )
     except LessonError as error:
-        facts, numbers = {"status": "failed", "error": str(error)}, {}
+        facts, numbers = {"status": "failed", "error": str(error)[:LONGEST]}, {}
     facts["seconds"] = f"{time.monotonic() - start:.1f}"
     return facts | {key: f"{value:.6g}" for key, value in numbers.items()}
 
@@ -153,20 +176,23 @@ class _Table:
         self._release = hashlib.sha256(lesson.path.read_bytes()).hexdigest()
         self._lesson = lesson
         self._rows: dict[str, Row] = {}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            if not self.path.exists():
-                if any(folder.iterdir()):
-                    raise LessonError(f"{folder} holds something else; name a new folder")
-                self._write()
-        except OSError as error:
-            raise LessonError(f"{folder} cannot be used: {error}; name another folder") from None
 
-    def read(self) -> None:
-        """Take over the rows of the file, or raise LessonError if they are no sweep of this."""
+    def open(self) -> None:
+        """Begin the file in an empty folder, or take over its rows; else raise LessonError."""
+        if self.path.exists():
+            self._read()
+        elif any(path.name != LOCK for path in self.folder.iterdir()):
+            raise LessonError(f"{self.folder} holds something else; name a new folder")
+        else:
+            self._write()
+
+    def _read(self) -> None:
         try:
-            with self.path.open(newline="", encoding="utf-8") as file:
-                lines = list(csv.DictReader(file, strict=True))
+            with self.path.open(newline="", encoding="utf-8-sig") as file:  # Excel adds a mark
+                reader = csv.DictReader(file, strict=True)
+                lines = list(reader)
+            if not {*FACTS[:2]} <= {*(reader.fieldnames or ())}:
+                raise ValueError("it has other columns")
             self._rows = {line["run"]: line for line in lines}
             names = {line["lesson"] for line in lines}
             if any(None in (*line, *line.values()) for line in lines):
@@ -198,7 +224,7 @@ class _Table:
         settings = [parameter.name for parameter in self._lesson.parameters]
         columns = [*FACTS[:2], *settings, *FACTS[2:]]
         part = self.path.with_suffix(".part")
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.DictWriter(file, [*columns, *sorted(found - set(columns))], restval="")
             writer.writeheader()
             writer.writerows(rows)

@@ -99,7 +99,11 @@ def test_the_time_to_quality_is_the_recorded_one() -> None:
     seconds = sorted(victim["published_seconds"] for victim in victims)
     assert f"would take {seconds[0]:.0f} to {seconds[-1]:.0f} s" in PROSE
     steps = [victim["steps"] for victim in victims]
-    assert f"after {steps[0]}, {steps[1]} and {steps[2]} steps" in PROSE
+    sooner = [f"{statistics.median(victim['ratios']):,.0f}" for victim in victims]
+    assert (
+        f"after {steps[0]}, {steps[1]} and {steps[2]} steps: {sooner[0]}, {sooner[1]} and "
+        f"{sooner[2]} times sooner. Over the {sum(len(v['ratios']) for v in victims)} of 27"
+    ) in PROSE
 
 
 def test_what_stopping_early_does_for_the_published_schedule_is_recorded() -> None:
@@ -114,6 +118,23 @@ def test_what_stopping_early_does_for_the_published_schedule_is_recorded() -> No
     assert f"(on the first not after {speed.STOPPED_ROUNDS[-1]})" in PROSE
     assert f"takes {times[0]} and {times[1]} times as long as ours" in PROSE
     assert f"raw MSE {theirs[0]} and {theirs[1]}, ours {ours[0]} and {ours[1]}" in PROSE
+
+
+def test_what_is_said_of_algebra_is_recorded() -> None:
+    record = lessons.course() / "results" / "deconvolution.json"
+    runs = json.loads(record.read_text(encoding="utf-8"))["runs"]
+    raw = {
+        (name, stage): f"{statistics.median(run['raw_mse'] for run in runs[name][stage]):.2g}"
+        for name in runs
+        for stage in runs[name]
+    }
+    said = [f"{label} {raw[name, 'conv1']}" for name, label in LABELS.items()]
+    assert f"raw MSE: {', '.join(said)}." in PROSE
+    behind = f"digits ({raw['digits', 'relu1']}) and more on MNIST ({raw['mnist', 'relu1']}, where"
+    assert behind in PROSE
+
+
+LABELS = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
 
 
 def test_the_throughput_is_the_recorded_one() -> None:

@@ -1,6 +1,8 @@
 """The study of every stage: resumed where it stopped, never mixed, summed up by its chosen runs."""
 
 import json
+import multiprocessing
+import time
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +13,7 @@ import pytest
 from benchmarks import reproduce
 from benchmarks.reproduce import Row
 from sltools import data, lessons, protocol
-from sltools.attacks import inversion
+from sltools.attacks import UnSplit, inversion
 from sltools.errors import SltoolsError
 
 ROW = Row(
@@ -103,18 +105,25 @@ def test_rows_of_other_settings_are_not_mixed_in(
     assert noted["command"] == "make reproduce"
     with pytest.raises(SltoolsError, match="other settings"):
         reproduce._note_settings(path, "full")
+    (tmp_path / "broken.json").write_text("{broken")
+    with pytest.raises(SltoolsError, match="other settings"):
+        reproduce._note_settings(tmp_path / "broken.json", "quick")
     monkeypatch.setattr(reproduce, "TARGETS", reproduce.TARGETS | {"mnist": 7})
     with pytest.raises(SltoolsError, match="other settings"):
         reproduce._note_settings(path, "quick")
 
 
 def test_the_table_sums_up_the_chosen_restarts_only() -> None:
-    rows = [
-        replace(ROW, clone=clone, raw_mse=mse, clone_accuracy=accuracy)
+    attacks = [
+        _restarts(replace(ROW, clone=clone, raw_mse=mse, clone_accuracy=accuracy))
         for clone, (mse, accuracy) in enumerate([(0.1, 0.9), (0.3, 0.7), (0.2, 0.8)])
     ]
-    rows.append(replace(ROW, restart=1, chosen=False, raw_mse=9.0, random_accuracy=0.6))
-    last = reproduce.table([*rows, replace(ROW, dataset="mnist")]).splitlines()[2]
+    attacks[1][3] = replace(attacks[1][3], raw_mse=9.0, random_accuracy=0.6)
+    rows = [row for attack in attacks for row in attack]
+    half = _restarts(replace(ROW, clone=5, raw_mse=7.0))[1:]
+    lines = reproduce.table([*half, *rows, *_restarts(replace(ROW, dataset="mnist"))]).splitlines()
+    last = lines[2]
+    assert len(lines) == 4
     assert last.startswith("| digits, pool1 | 3 | 0.2 [0.3] |")
     assert "| 80.0% [70.0%] |" in last and last.endswith("| 60.0% |")
 
@@ -169,12 +178,49 @@ def test_what_cannot_be_done_is_refused_before_the_work(
     assert not list(tmp_path.iterdir())
 
 
+def _add(path: Path, dataset: str) -> None:
+    for victim in range(3):
+        for clone in range(8):
+            reproduce._append(path, [replace(ROW, dataset=dataset, victim=victim, clone=clone)])
+
+
+def test_data_sets_run_side_by_side_lose_no_row(tmp_path: Path) -> None:
+    path = tmp_path / "rows.csv"
+    beside = multiprocessing.get_context("spawn").Process(target=_add, args=(path, "mnist"))
+    beside.start()
+    while not path.exists() and beside.is_alive():
+        time.sleep(0.01)
+    _add(path, "digits")
+    beside.join()
+    assert beside.exitcode == 0 and len(reproduce.read(path)) == 48
+
+
+def test_every_attack_starts_from_a_clone_of_its_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seeds: list[int] = []
+
+    def runs(self: UnSplit, view: Any) -> Any:
+        seeds.append(self.seed)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(UnSplit, "runs", runs)
+    digits = data.load("digits")
+    session = reproduce.experiments.train_victim(digits, budget="tiny")
+    for victim in range(3):
+        for clone in range(3):
+            with pytest.raises(KeyboardInterrupt):
+                reproduce.attack(digits, session, "pool1", victim, clone, "quick")
+    assert sorted(seeds) == list(range(9))
+
+
 @pytest.mark.parametrize("broken", ["a,b\n1,2\n", "digits,pool1,0,0", "1,2\n\xff", None])
 def test_a_broken_file_is_refused_and_left_alone(tmp_path: Path, broken: str | None) -> None:
     path = tmp_path / "rows.csv"
     reproduce._append(path, [ROW])
-    text = path.read_text() + broken if broken else path.read_text().replace("True", "yes")
+    text = path.read_text() + broken if broken else path.read_text().replace("pool1", "pool9")
     path.write_text(text)
+    (tmp_path / ".rows.csv.lock").unlink()
     with pytest.raises(SystemExit, match="is no row of this study"):
         reproduce.main("digits", path=path)
     assert path.read_text() == text.replace("\r\n", "\n")

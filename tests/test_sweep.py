@@ -71,6 +71,7 @@ HEADER = "run,lesson,status\n"
     [
         (b"run,lesson\n99_other-1,99_other\n", "99_other"),
         (b"my,own\n1,2\n", "another folder"),
+        (b"my,own,header\n", "other columns"),
         (HEADER.encode() + b"03_little-1,03_li", "too few"),
         (HEADER.encode() + b"a,03_little,done,more\n", "too many"),
         (HEADER.encode() + b"\xff,03_little,done\n", "another folder"),
@@ -91,7 +92,10 @@ def test_a_folder_of_something_else_and_one_at_work_are_refused(
     (tmp_path / "own" / "letters").mkdir(parents=True)
     with pytest.raises(LessonError, match="something else"):
         sweep.sweep(lesson, {"seed": [1]}, tmp_path / "own")
-    assert [path.name for path in (tmp_path / "own").iterdir()] == ["letters"]
+    assert {path.name for path in (tmp_path / "own").iterdir()} == {"letters", sweep.LOCK}
+    (tmp_path / "file").touch()
+    with pytest.raises(LessonError, match="cannot be used"):
+        sweep.sweep(lesson, {"seed": [1]}, tmp_path / "file")
     busy = tmp_path / "busy"
     busy.mkdir()
     (busy / sweep.FILE).write_text(HEADER)
@@ -99,6 +103,20 @@ def test_a_folder_of_something_else_and_one_at_work_are_refused(
         sweep.sweep(lesson, {"seed": [1]}, busy)
     with pytest.raises(LessonError, match="jobs=0"):
         sweep.sweep(lesson, {"seed": [1]}, busy, jobs=0)
+
+
+def test_a_file_that_excel_saved_and_a_very_long_error_do_not_end_the_sweep(
+    lesson: lessons.Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(lesson: Any, values: Any, output: Path, timeout: float) -> None:
+        raise LessonError("\ud800" + 200_000 * "x")
+
+    monkeypatch.setattr(sweep, "_executor", _in_this_process)
+    monkeypatch.setattr(lessons, "run", fails)
+    sweep.sweep(lesson, {"seed": [1]}, tmp_path / "out")
+    saved = tmp_path / "out" / sweep.FILE
+    saved.write_bytes(b"\xef\xbb\xbf" + saved.read_bytes())
+    assert len(sweep.sweep(lesson, {"seed": [1, 2]}, tmp_path / "out")) == 2
 
 
 def test_a_value_given_twice_runs_once_and_columns_are_not_overwritten(

@@ -561,6 +561,8 @@ def test_each_restart_has_its_own_snapshots() -> None:
     assert one.snapshots.shape == other.snapshots.shape == (4, 2, 1, 28, 28)
     for run in (one, other):
         assert torch.equal(run.snapshots[-1], run.inputs)
+        memory = run.snapshots.untyped_storage().nbytes()
+        assert memory == run.snapshots.nbytes, "who keeps one restart keeps no other"
 
 
 def test_exposure_restores_the_contrast_that_priors_take() -> None:

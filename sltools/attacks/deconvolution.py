@@ -177,9 +177,9 @@ def _solve(smashed: Tensor, layer: nn.Conv2d, shape: tuple[int, ...]) -> Tensor:
     under: dict[str, Any] = {"kernel_size": extent, "padding": layer.padding}
     inside = unfold(torch.ones(1, 1, *shape[1:]).to(smashed), **under)[0]  # (K, L)
     disagreement = _disagreement(_windows(smashed[:ENOUGH], side), basis, extent, inside)
-    values, vectors = torch.linalg.eigh(disagreement)
     count = layer.in_channels + (not any(layer.padding))  # without a border a constant agrees too
-    if max(values[count - 1], ALIKE) > DOUBT * values[count]:
+    values, vectors = _least(disagreement, count + 1)
+    if max(values[count - 1].item(), ALIKE) > DOUBT * values[count]:
         raise AttackError(UNTOLD)
     readers = basis @ vectors[:, :count].view(len(inside), -1, count)  # (K, D, count)
     times = fold(inside.unsqueeze(0), shape[1:], **under)  # how many windows see a pixel
@@ -258,6 +258,15 @@ def _disagreement(
             total[pixel, :, other] -= both
             total[other, :, pixel] -= both.T
     return total.flatten(2).flatten(0, 1)
+
+
+def _least(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` least eigenvalues, in order, and their vectors in columns (torch finds all)."""
+    from scipy.linalg import eigh  # slow to import, and only needed here
+
+    found = eigh(matrix.cpu().numpy(), subset_by_index=[0, count - 1])
+    values, vectors = (torch.from_numpy(array).to(matrix) for array in found)
+    return values, vectors
 
 
 def _varying(images: Tensor) -> Tensor:

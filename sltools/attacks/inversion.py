@@ -412,7 +412,7 @@ class _Trace:
         self.step = 0
         self._losses: list[dict[str, Tensor]] = []
         self._loss_steps: list[int] = []
-        self._snapshots: Tensor | None = None  # (E, room, N, C, H, W)
+        self._snapshots: list[Tensor] = []  # of each network (room, N, C, H, W)
         self._snapshot_steps: list[int] = []
 
     def record(self, losses: dict[str, Tensor], inputs: Tensor) -> None:
@@ -425,27 +425,24 @@ class _Trace:
         self.step += 1
 
     def snapshot(self, inputs: Tensor) -> None:
-        if (
-            self._snapshots is None
-        ):  # all at once: to stack them in the end would take twice as much
+        if not self._snapshots:  # room for all; to stack them in the end would take twice as much
             room = math.ceil(self.total / self._snapshot_every) + 1
-            self._snapshots = inputs.new_empty(len(inputs), room, *inputs.shape[1:])
-        kept = self._snapshots[:, len(self._snapshot_steps)]
-        kept.copy_(inputs.detach())
-        if self._bounded:
-            kept.clamp_(0, 1)
+            self._snapshots = [images.new_empty(room, *images.shape) for images in inputs.detach()]
+        for kept, images in zip(self._snapshots, inputs.detach(), strict=True):
+            place = kept[len(self._snapshot_steps)].copy_(images)
+            if self._bounded:
+                place.clamp_(0, 1)
         self._snapshot_steps.append(self.step)
 
     def of(self, member: int) -> dict[str, Any]:
         """The trace of one network of the ensemble, as fields of an InversionResult."""
         names = self._losses[0] if self._losses else ()
-        assert self._snapshots is not None  # the last, at least
         return {
             "losses": {
                 name: torch.stack([losses[name][member] for losses in self._losses]).cpu()
                 for name in names
             },
             "loss_steps": torch.tensor(self._loss_steps),
-            "snapshots": self._snapshots[member, : len(self._snapshot_steps)].cpu(),
+            "snapshots": self._snapshots[member][: len(self._snapshot_steps)].cpu(),
             "snapshot_steps": torch.tensor(self._snapshot_steps),
         }
