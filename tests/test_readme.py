@@ -69,15 +69,16 @@ def _shares(budget: str, stage: str, victims: Collection[int] = range(3)) -> lis
 
 
 def test_what_is_said_of_the_clones_on_photographs_follows_from_the_record() -> None:
-    first, second, longer = (
+    first, second, longer, pooled = (
         [f"{middle(_shares(*at)):.0%}" for middle in (statistics.median, min)]
-        for at in (("quick", "conv1"), ("quick", "conv2"), ("full", "conv1"))
+        for at in (("quick", "conv1"), ("quick", "conv2"), ("full", "conv1"), ("quick", "pool1"))
     )
     assert (
         f"The clone keeps {first[0]} of its victim's accuracy behind the first convolution in the "
         f"median (worst {first[1]}), and {second[0]} behind the second (worst {second[1]}); with "
         f"four times the steps, below, {longer[0]} behind the first (worst {longer[1]})."
     ) in PROSE
+    assert f"of the victim's accuracy the clone keeps {pooled[0]} (worst {pooled[1]})." in PROSE
     others = [
         f"{statistics.median(_shares(*at, victims=(1, 2))):.0%}"
         for at in (("quick", "conv1"), ("quick", "conv2"), ("full", "conv1"))
