@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import (
     BrokenExecutor,
+    CancelledError,
     Executor,
     Future,
     ProcessPoolExecutor,
@@ -84,13 +85,22 @@ def sweep(
                 executor.shutdown(wait=False, cancel_futures=True)
                 _keep_ended(futures, table)
                 raise
-            except BrokenExecutor:
+            except _losses(scheduler):
                 _keep_ended(futures, table)
                 raise LessonError(
                     "a process of the sweep died, perhaps for want of memory. The rows of all runs "
                     f"that ended are in {table.path}; run the sweep again, with fewer processes"
                 ) from None
     return table.rows()
+
+
+def _losses(scheduler: str | None) -> tuple[type[Exception], ...]:
+    """What is raised for a run whose process died."""
+    if scheduler is None:
+        return (BrokenExecutor,)
+    from distributed import KilledWorker
+
+    return KilledWorker, CancelledError  # the latter if the scheduler died
 
 
 def _keep_ended(futures: Mapping[Future[Row], dict[str, Any]], table: "_Table") -> None:

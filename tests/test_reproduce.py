@@ -1,6 +1,7 @@
 """The study of every stage: resumed where it stopped, never mixed, summed up by its chosen runs."""
 
 import json
+import math
 import multiprocessing
 import time
 from dataclasses import replace
@@ -150,14 +151,33 @@ def test_an_interrupted_attack_leaves_no_row(
     def interrupted(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(inversion, "_step", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        reproduce.reproduce(data.load("digits"), ["pool1"], "cpu", tmp_path / "rows.csv")
-    assert reproduce.read(tmp_path / "rows.csv") == []
+    with monkeypatch.context() as patch:
+        patch.setattr(inversion, "_step", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            reproduce.reproduce(data.load("digits"), ["pool1"], "cpu", tmp_path / "rows.csv")
     monkeypatch.setattr(protocol, "_step", interrupted)
+    monkeypatch.setattr(reproduce, "attack", lambda *_: _restarts(ROW))
     with pytest.raises(KeyboardInterrupt):
         reproduce.reproduce(data.load("digits"), ["pool1"], "cpu", tmp_path / "rows.csv")
     assert not (tmp_path / "rows.csv").exists()
+
+
+def test_a_restart_that_came_to_nothing_is_never_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    real = UnSplit.runs
+
+    def first_failed(self: UnSplit, view: Any) -> Any:
+        first, *others = real(replace(self, steps=2, restarts=3), view)
+        return [replace(first, objective=math.nan), *others]
+
+    monkeypatch.setattr(UnSplit, "runs", first_failed)
+    monkeypatch.setattr(
+        reproduce, "_ceiling", lambda budget: reproduce.KnownWeightsInversion(steps=2)
+    )
+    digits = data.load("digits")
+    session = reproduce.experiments.train_victim(digits, budget="tiny")
+    rows = reproduce.attack(digits, session, "pool1", 0, 0, "quick")
+    assert math.isnan(rows[0].objective)
+    assert [row.chosen for row in rows].index(True) == 1 + (rows[2].objective < rows[1].objective)
 
 
 @pytest.mark.parametrize(

@@ -148,6 +148,29 @@ def _dies_at_two(lesson: lessons.Lesson, values: dict[str, Any], *_: Any) -> dic
 
 
 @pytest.mark.slow
+def test_a_dask_worker_that_dies_is_one_sentence_too(
+    lesson: lessons.Lesson, tmp_path: Path
+) -> None:
+    distributed = pytest.importorskip("distributed")
+    dask = pytest.importorskip("dask")
+    lesson.path.write_text(
+        lesson.path.read_text(encoding="utf-8").replace(
+            "collected =", "import os; seed == 2 and os.kill(os.getppid(), 9)\\ncollected ="
+        ),
+        encoding="utf-8",
+    )
+    options = {"processes": True, "threads_per_worker": 1, "dashboard_address": None}
+    with (
+        dask.config.set({"distributed.scheduler.allowed-failures": 0}),
+        distributed.LocalCluster(n_workers=1, **options) as cluster,
+        pytest.raises(LessonError, match="process of the sweep died"),
+    ):
+        address = cluster.scheduler_address
+        sweep.sweep(lesson, {"seed": [1, 2]}, tmp_path / "out", scheduler=address)
+    assert [row["seed"] for row in read(tmp_path / "out")] == ["1"]
+
+
+@pytest.mark.slow
 def test_dask_workers_do_the_same(lesson: lessons.Lesson, tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")
     options = {"processes": True, "threads_per_worker": 1, "dashboard_address": None}
