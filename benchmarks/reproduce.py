@@ -68,6 +68,7 @@ class Row:
     mean_image_mse: float
     blank_mse: float
     cpu_seconds: float
+    device: str
 
 
 def main(
@@ -230,6 +231,7 @@ def attack(
             **_clone_scores(run, session, dataset, number),
             **{name: statistics.median(values.tolist()) for name, values in floor.items()},
             cpu_seconds=round(seconds, 1),
+            device=truth.device.type,
         )
         for number, run in enumerate(runs)
     ]

@@ -21,7 +21,7 @@ ROW = Row(
     dataset="digits", stage="pool1", victim=0, clone=0, restart=0, chosen=True, objective=0.5,
     feature_loss=0.25, raw_mse=0.125, worst_mse=0.25, aligned_mse=0.1, ssim=0.5, negatives=0.0,
     clone_accuracy=0.75, agreement=0.8, victim_accuracy=0.9, random_accuracy=0.2,
-    known_weights_mse=0.01, mean_image_mse=0.05, blank_mse=0.2, cpu_seconds=1.5,
+    known_weights_mse=0.01, mean_image_mse=0.05, blank_mse=0.2, cpu_seconds=1.5, device="cpu",
 )  # fmt: skip
 
 
