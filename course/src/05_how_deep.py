@@ -252,7 +252,7 @@ def recorded(name):
     found = {}
     with (folder / name).open(newline="", encoding="utf-8") as file:
         for line in csv.DictReader(file):
-            data_set, stage, chosen = (line.pop(name) for name in ("dataset", "stage", "chosen"))
+            data_set, stage, chosen, _ = map(line.pop, ("dataset", "stage", "chosen", "device"))
             row = {name: float(text) for name, text in line.items()}
             row |= {"chosen": chosen == "True", "clone_error": 1 - row["clone_accuracy"]}
             attacks_there = found.setdefault(data_set, {}).setdefault(stage, {})
