@@ -166,22 +166,27 @@ def _note_settings(path: Path, budget: str) -> None:
 def reproduce(
     dataset: data.Dataset, stages: list[str], device: str, path: Path, budget: str = "quick"
 ) -> None:
-    """Attack every victim at every stage with every clone seed that is not in `path` yet."""
+    """Attack every victim at every stage with every clone seed that is not in `path` yet.
+
+    First all with one clone seed, then all with the next: what there is of an interrupted study
+    tells something of every stage.
+    """
     known = _stages(dataset.name)
     done = _whole(read(path))
     jobs = [
         (victim, stage, clone)
+        for clone in range(CLONES)
         for victim in range(VICTIMS)
         for stage in (stages or known)
-        for clone in range(CLONES)
         if (dataset.name, stage, victim, clone) not in done
     ]
     sessions: dict[int, protocol.Session] = {}
     for victim, stage, clone in bar(jobs, dataset.name):
         if victim not in sessions:
             training = BUDGETS.get(dataset.name, "quick")
-            session = experiments.train_victim(dataset, budget=training, seed=victim, device=device)
-            sessions = {victim: session}
+            sessions[victim] = experiments.train_victim(
+                dataset, budget=training, seed=victim, device=device
+            )
         if sessions[victim].interrupted:
             raise KeyboardInterrupt  # before a row: half a training is no victim
         session = protocol.recut(sessions[victim], stage)
@@ -331,7 +336,7 @@ def _whole(rows: Iterable[Row]) -> set[tuple[str, str, int, int]]:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The Markdown table: median [worst] of the whole attacks, each by the restart it chose."""
+    """The Markdown table: median [best, worst] of the whole attacks, by the restart each chose."""
     rows = list(rows)
     whole = _whole(rows)
     lines = [
@@ -341,16 +346,18 @@ def table(rows: Iterable[Row]) -> str:
     ]
     for (dataset, stage), group in _grouped(row for row in rows if _key(row) in whole):
         chosen = [row for row in group if row.chosen]
+        errors = [row.raw_mse for row in chosen]
+        accuracies = [row.clone_accuracy for row in chosen]
         cells = [
             f"{dataset}, {stage}",
             str(len(chosen)),
-            f"{_middle(chosen, 'raw_mse'):.2g} [{max(row.raw_mse for row in chosen):.2g}]",
+            f"{_middle(chosen, 'raw_mse'):.2g} [{min(errors):.2g}, {max(errors):.2g}]",
             f"{_middle(chosen, 'aligned_mse'):.2g}",
             f"{_middle(chosen, 'ssim'):.2f}",
             f"{_middle(chosen, 'known_weights_mse'):.2g}",
             f"{_middle(chosen, 'mean_image_mse'):.2g}",
             f"{_middle(chosen, 'clone_accuracy'):.1%} "
-            f"[{min(row.clone_accuracy for row in chosen):.1%}]",
+            f"[{max(accuracies):.1%}, {min(accuracies):.1%}]",
             f"{_middle(chosen, 'agreement'):.1%}",
             f"{_middle(chosen, 'victim_accuracy'):.1%}",
             f"{max(row.random_accuracy for row in group):.1%}",
