@@ -49,6 +49,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: "slow" not in item.keywords)
 
 
+def pytest_runtest_setup() -> None:
+    torch.manual_seed(0)  # networks that a test makes are the same in every run
+
+
 @pytest.fixture(scope="session")
 def _built_course(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("material") / "course"

@@ -446,13 +446,14 @@ def _by_hand(view: View, attack: UnSplit, clone: nn.Sequential, rows: slice) -> 
 @pytest.mark.parametrize("at", ["pool1", "pool2", "fc1"])  # gradients come in several layouts
 def test_the_search_is_the_plain_loop_for_every_clone_and_group(at: str) -> None:
     view = _view(_front(at), _images(4))
-    attack = UnSplit(steps=12, group=2, restarts=2, exposure=None, leak=0.0)
+    attack = UnSplit(steps=4, group=2, restarts=2, exposure=None, leak=0.0)
     for number, found in enumerate(attack.runs(view)):
         clone = view.architecture.build(0, f"clone {number}")
         parts = [_by_hand(view, attack, clone, rows) for rows in (slice(2), slice(2, 4))]
         apart = (found.inputs - torch.cat(parts)).abs()
-        # Early steps of Adam are signs: a gradient near 0 turns rounding into a step of a pixel.
-        assert apart.median() < 1e-4 and apart.max() < 0.1
+        # Early steps of Adam are signs: a gradient near 0 turns rounding into a step of a pixel,
+        # and that, after some steps more, into other images (some processors do at pool1).
+        assert apart.median() < 1e-5 and apart.max() < 0.2
 
 
 def test_exposure_keeps_what_the_first_layer_computes() -> None:
@@ -573,7 +574,7 @@ def test_exposure_restores_the_contrast_that_priors_take() -> None:
 
 
 def test_a_leak_wakes_units_that_are_off_for_every_image() -> None:
-    front = nn.Sequential(nn.Conv2d(1, 2, 3), nn.ReLU())
+    front = _front("relu1")
     front[0].bias.data[1] = -50.0  # the second unit is off whatever it sees
     clones = Ensemble([front])
     images = _images(2)[None]
@@ -586,7 +587,7 @@ def test_a_leak_wakes_units_that_are_off_for_every_image() -> None:
     clones.leak(0.1)
     assert reached() > 0
     clones.leak(0.0)
-    assert torch.equal(clones(images)[0], front(images[0]))
+    torch.testing.assert_close(clones(images)[0], front(images[0]))
     assert isinstance(clones.member(0)[1], nn.ReLU)
 
 
