@@ -120,7 +120,10 @@ def run(
     from sltools import lessons
 
     found = lessons.find(lesson)
-    values = found.parse(dict(_pair(text) for text in parameters or []))
+    pairs = [_pair(text) for text in parameters or []]
+    if len(texts := dict(pairs)) < len(pairs):
+        raise SltoolsError("a parameter is given twice: sltools sweep runs a lesson with several")
+    values = found.parse(texts)
     print(lessons.run(found, values, output, timeout, progress=True))
 
 
@@ -142,10 +145,10 @@ def sweep(
     from sltools import sweep as sweeping
 
     found = lessons.find(lesson)
-    grid = {
-        name: [found.parameter(name).parse(value) for value in values.split(",")]
-        for name, values in map(_pair, parameters)
-    }
+    grid: dict[str, list[Any]] = {}
+    for name, values in map(_pair, parameters):  # the same name again adds values
+        parsed = [found.parameter(name).parse(value) for value in values.split(",")]
+        grid.setdefault(name, []).extend(parsed)
     try:
         rows = sweeping.sweep(found, grid, out, jobs=jobs, scheduler=scheduler, timeout=timeout)
     except KeyboardInterrupt:

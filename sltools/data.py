@@ -290,6 +290,7 @@ _SOURCES = {
     ),
 }
 NAMES = ("digits", *_SOURCES)
+SHAPES = {name: (3, 32, 32) if name == "cifar10" else (1, 28, 28) for name in NAMES}  # of an image
 
 
 def _files(name: str) -> dict[str, list[_File]]:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sltools.errors import LessonError
+from sltools.errors import LessonError, ModelError
 
 CELL_TIMEOUT = 3600.0  # seconds; a headless run always has a limit, for a widget can hang for ever
 START = "course/00_start_here.ipynb"
@@ -101,6 +101,17 @@ class Lesson:
         """Turn typed-in settings, such as {"seed": "3"}, into values for `run`."""
         return {name: self.parameter(name).parse(text) for name, text in texts.items()}
 
+    def settings(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all settings of a run: `values`, and the defaults of the others.
+
+        Raises LessonError for a value that is not allowed, and a cut that the network has not.
+        """
+        found = {parameter.name: parameter.default for parameter in self.parameters}
+        found |= {name: self.parameter(name).check(value) for name, value in values.items()}
+        if {"dataset", "cut"} <= found.keys():
+            _check_cut(found["dataset"], found["cut"])
+        return found
+
 
 def course() -> Path:
     """Return the folder of the lessons: inside an installed wheel, else beside `sltools`."""
@@ -179,6 +190,15 @@ def _parameters(cell: Mapping[str, Any]) -> Iterator[Parameter]:
         yield Parameter(plain.name, plain.type, plain.default, plain.help, tuple(choices))
 
 
+def _check_cut(dataset: str, stage: str) -> None:
+    from sltools import data, models
+
+    try:
+        models.cut(models.for_images(data.SHAPES[dataset]), stage)
+    except ModelError as error:
+        raise LessonError(f"parameter cut, with {dataset}: {error}") from None
+
+
 def _read_bool(text: str) -> bool:
     try:
         return {"true": True, "false": False}[text.lower()]
@@ -206,7 +226,8 @@ def run(
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
-    values = {name: lesson.parameter(name).check(v) for name, v in (parameters or {}).items()}
+    values = dict(parameters or {})
+    lesson.settings(values)  # complains before the output is there
     output = _reserve(output or Path.cwd(), lesson)
     try:
         papermill.execute_notebook(

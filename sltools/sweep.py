@@ -9,6 +9,9 @@ import hashlib
 import itertools
 import json
 import multiprocessing
+import os
+import signal
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import (
@@ -59,30 +62,31 @@ def sweep(
 
     `jobs` processes work at the same time, or the workers of a Dask `scheduler` (its address); they
     must see `folder`. The executed notebooks are kept there. `timeout` is in seconds for each cell.
-    Ctrl-C keeps the rows of all runs that ended. Raises LessonError for a parameter or value that
-    the lesson does not take, a folder of something else or at work, a worker that died, and a
-    scheduler that cannot be reached.
+    Ctrl-C ends the runs at work and keeps the rows of all that ended. Raises LessonError for a
+    parameter or value that the lesson does not take, a folder of something else or at work, a
+    worker that died, and a scheduler that cannot be reached.
     """
     if jobs < 1:
         raise LessonError(f"a sweep needs at least 1 process, not jobs={jobs}")
-    settings = [_all_parameters(lesson, values) for values in _combinations(lesson, grid)]
+    settings = [lesson.settings(values) for values in _combinations(lesson, grid)]
     table = _Table(folder.expanduser().absolute(), lesson)
+    _check_own(table.folder)
     with _alone(table.folder):
         table.open()
         missing = [values for values in settings if not table.has(values)]
         probed = _with_probe(lesson, table.folder)
         with _executor(jobs, scheduler) as executor:
-            futures = {
-                executor.submit(_run, probed, values, table.folder, table.name(values), timeout): (
-                    values
-                )
-                for values in missing
-            }
+            with _unheard_by_children():
+                futures = {
+                    executor.submit(
+                        _run, probed, values, table.folder, table.name(values), timeout
+                    ): values
+                    for values in missing
+                }
             try:
                 for future in bar(as_completed(futures), "sweeping", total=len(futures)):
                     table.add(futures[future], future.result())
             except KeyboardInterrupt:
-                executor.shutdown(wait=False, cancel_futures=True)
                 _keep_ended(futures, table)
                 raise
             except _losses(scheduler):
@@ -111,6 +115,27 @@ def _keep_ended(futures: Mapping[Future[Row], dict[str, Any]], table: "_Table") 
 
 
 @contextmanager
+def _unheard_by_children() -> Iterator[None]:
+    """Ctrl-C reaches a terminal's every process; those begun here leave it to this one."""
+    if threading.current_thread() is not threading.main_thread():  # which alone may set signals
+        yield
+        return
+    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, heard)
+
+
+def _check_own(folder: Path) -> None:
+    """Raise LessonError, before anything is written, if `folder` is in use for something else."""
+    if not folder.is_dir() or (folder / FILE).exists():
+        return
+    if any(path.name != LOCK for path in folder.iterdir()):
+        raise LessonError(f"{folder} holds something else; name a new folder")
+
+
+@contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Make `folder` and keep other sweeps out of it, whose rows they would overwrite."""
     lock = FileLock(folder / LOCK, timeout=0)
@@ -133,11 +158,6 @@ def _combinations(lesson: Lesson, grid: Mapping[str, Sequence[Any]]) -> Iterator
     checked = [[lesson.parameter(name).check(v) for v in values] for name, values in grid.items()]
     for values in itertools.product(*map(dict.fromkeys, checked)):  # each value once
         yield dict(zip(grid, values, strict=True))
-
-
-def _all_parameters(lesson: Lesson, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return `values` with the defaults of the others, so that every row tells all its settings."""
-    return {parameter.name: parameter.default for parameter in lesson.parameters} | dict(values)
 
 
 def _with_probe(lesson: Lesson, folder: Path) -> Lesson:
@@ -188,11 +208,9 @@ class _Table:
         self._rows: dict[str, Row] = {}
 
     def open(self) -> None:
-        """Begin the file in an empty folder, or take over its rows; else raise LessonError."""
+        """Begin the file, or take over its rows; raise LessonError if they are no sweep's."""
         if self.path.exists():
             self._read()
-        elif any(path.name != LOCK for path in self.folder.iterdir()):
-            raise LessonError(f"{self.folder} holds something else; name a new folder")
         else:
             self._write()
 
@@ -244,12 +262,32 @@ class _Table:
         return list(self._rows.values())
 
 
+def _end_with_parent() -> None:
+    """Let this worker end when the sweep does, even if that was killed."""
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+
+    def end() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
 @contextmanager
 def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
+    """What works on the runs; an interrupt ends its work."""
     if scheduler is None:
+        others = {*multiprocessing.active_children()}
         # Not forked: a fork of a process with threads, as torch's are, can hang.
-        with ProcessPoolExecutor(jobs, multiprocessing.get_context("spawn")) as pool:
-            yield pool
+        context = multiprocessing.get_context("spawn")
+        with ProcessPoolExecutor(jobs, context, initializer=_end_with_parent) as pool:
+            try:
+                yield pool
+            except KeyboardInterrupt:
+                for worker in {*multiprocessing.active_children()} - others:
+                    worker.kill()  # its kernel ends with it
+                raise
         return
     try:
         from distributed import Client
@@ -260,4 +298,9 @@ def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
     except (OSError, ValueError) as error:
         raise LessonError(f"there is no Dask scheduler at {scheduler}: {error}") from None
     with client:
-        yield client.get_executor()
+        executor = client.get_executor()
+        try:
+            yield executor
+        except KeyboardInterrupt:
+            executor.shutdown(wait=False)  # cancels
+            raise

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sltools import models, seeds
+from sltools.errors import SltoolsError
 from sltools.models import Architecture
 from tests.parties import noise_split, run, same, weights
 
@@ -59,6 +60,25 @@ def test_nothing_is_seeded_with_the_number_of_the_user(seed, purpose):
 def test_streams_stay_what_they_were_when_results_were_recorded():
     assert seeds.derive(0, "victim") == 6825578508826060191
     assert seeds.derive(1, "clone") == 8631312922690714918
+
+
+@pytest.mark.parametrize("seed", ["1", 1.0, None])
+def test_a_seed_that_is_no_whole_number_is_refused(seed):
+    with pytest.raises(SltoolsError, match="whole number"):
+        seeds.derive(seed, "victim")
+    assert seeds.derive(np.int64(3), "victim") == seeds.derive(3, "victim")
+
+
+def test_no_two_streams_of_lessons_and_records_are_the_same_to_torch():
+    """Its generator heeds 32 bits of a seed."""
+    first, later = (
+        torch.rand(4, generator=torch.Generator().manual_seed(s)) for s in (5, 5 + 2**40)
+    )
+    assert torch.equal(first, later), "it heeds more bits now: say so in sltools/seeds.py"
+    purposes = ["victim", "order", "training", "noise", "clone", "public order", "random partition"]
+    purposes += [f"{kind} {n}" for kind in ("clone", "random clone") for n in range(6)]
+    streams = [seeds.derive(seed, purpose) % 2**32 for seed in range(250) for purpose in purposes]
+    assert len({*streams}) == len(streams)
 
 
 def test_a_generator_is_on_the_cpu():

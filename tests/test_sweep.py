@@ -1,6 +1,11 @@
 """A sweep runs a grid of settings in other processes, into one CSV, and goes on where it was."""
 
 import csv
+import os
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from concurrent.futures import BrokenExecutor, Future
 from contextlib import contextmanager
@@ -60,6 +65,8 @@ def test_a_wrong_value_is_refused_before_anything_runs(
     for grid in ({"colour": ["red"]}, {"seed": ["one"]}):
         with pytest.raises(LessonError):
             sweep.sweep(lesson, grid, tmp_path / "out")
+    with pytest.raises(LessonError, match="no stage is called 'pool9'"):
+        sweep.sweep(lessons.find("04"), {"cut": ["pool1", "pool9"]}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
@@ -92,7 +99,7 @@ def test_a_folder_of_something_else_and_one_at_work_are_refused(
     (tmp_path / "own" / "letters").mkdir(parents=True)
     with pytest.raises(LessonError, match="something else"):
         sweep.sweep(lesson, {"seed": [1]}, tmp_path / "own")
-    assert {path.name for path in (tmp_path / "own").iterdir()} == {"letters", sweep.LOCK}
+    assert {path.name for path in (tmp_path / "own").iterdir()} == {"letters"}
     (tmp_path / "file").touch()
     with pytest.raises(LessonError, match="cannot be used"):
         sweep.sweep(lesson, {"seed": [1]}, tmp_path / "file")
@@ -145,6 +152,48 @@ def _dies_at_two(lesson: lessons.Lesson, values: dict[str, Any], *_: Any) -> dic
     if values["seed"] == 2:
         raise BrokenExecutor
     return {"status": "done", "error": "", "seconds": "0.1"}
+
+
+INTERRUPTED = """
+import sys
+from pathlib import Path
+from sltools import lessons, sweep
+if __name__ == "__main__":
+    lesson = lessons.find("3", Path(sys.argv[1]))
+    sweep.sweep(lesson, {"seed": [1, 8, 2]}, Path(sys.argv[2]))
+"""
+
+
+@pytest.fixture
+def at_work(lesson: lessons.Lesson, tmp_path: Path) -> "subprocess.Popen[str]":
+    """A sweep into tmp_path/out, in a group of processes, whose second run sleeps for a minute."""
+    (tmp_path / "script.py").write_text(INTERRUPTED)
+    out = tmp_path / "out"
+    command = [sys.executable, tmp_path / "script.py", lesson.path.parent, out]
+    swept = subprocess.Popen(command, start_new_session=True, stderr=subprocess.PIPE, text=True)
+    while not (out / sweep.FILE).exists() or not read(out):
+        assert swept.poll() is None
+        time.sleep(0.05)
+    return swept
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends signals to a group of processes")
+def test_an_interrupt_ends_the_runs_at_work_and_keeps_those_that_ended(
+    at_work: "subprocess.Popen[str]", tmp_path: Path
+) -> None:
+    os.killpg(at_work.pid, signal.SIGINT)  # as a terminal does
+    _, said = at_work.communicate(timeout=50)
+    assert at_work.returncode != 0 and said.count("Traceback") == 1, said
+    assert said.rstrip().endswith("KeyboardInterrupt")
+    assert [row["seed"] for row in read(tmp_path / "out")] == ["1"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.name != "posix", reason="sends signals to a group of processes")
+def test_nothing_goes_on_when_a_sweep_is_killed(at_work: "subprocess.Popen[str]") -> None:
+    at_work.kill()
+    at_work.communicate(timeout=50)  # which waits for all that hold its stderr: workers and kernels
 
 
 @pytest.mark.slow
@@ -200,7 +249,8 @@ def test_the_command_line_splits_values(
         return [{"status": "done"}, {"status": "failed"}]
 
     monkeypatch.setattr(sweep, "sweep", note)
-    arguments = ["sweep", "04", "-p", "seed=0,1", "-p", "cut=pool1", "--out", str(tmp_path)]
+    arguments = ["sweep", "04", "-p", "seed=0", "-p", "cut=pool1", "-p", "seed=1"]
+    arguments += ["--out", str(tmp_path)]
     monkeypatch.setattr("sys.argv", ["sltools", *arguments, "--jobs", "2"])
     with pytest.raises(SystemExit) as ended:
         cli.main()

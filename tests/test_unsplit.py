@@ -456,14 +456,25 @@ def test_the_search_is_the_plain_loop_for_every_clone_and_group(at: str) -> None
         assert apart.median() < 1e-5 and apart.max() < 0.2
 
 
-def test_exposure_keeps_what_the_first_layer_computes() -> None:
-    clones = Ensemble([_front("conv1"), _front("conv1")])
-    images = torch.stack([0.3 * _images(3), 0.6 * _images(3)])
-    before = clones(images)
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("dense", [False, True])
+def test_exposure_keeps_what_the_first_layer_computes(dense: bool, channels: int) -> None:
+    size = channels * 28 * 28
+    layers = [nn.Flatten(), nn.Linear(size, 5)] if dense else [nn.Conv2d(channels, 4, 3)]
+    clones = Ensemble([nn.Sequential(*layers)] * 2)
+    light = torch.tensor([0.3, 0.6, 0.45])[:channels].view(-1, 1, 1)
+    images = torch.stack([light * _images(3), (1 - light) * _images(3)])
+    before, old = clones(images), images.clone()
     unsplit._expose(images, clones, 0.99)
     torch.testing.assert_close(clones(images), before)
-    for found in images:
-        assert (found > 1).float().mean() < 0.011 and found.max() >= 1
+    assert not torch.allclose(images, old, atol=0.1)
+    for channel in images.transpose(1, 2).flatten(0, 1):
+        assert (channel > 1).float().mean() < 0.011 and channel.max() >= 1
+
+
+def test_a_client_without_weights_is_one_sentence() -> None:
+    with pytest.raises(AttackError, match="nothing to steal"):
+        UnSplit(steps=2)(_view(nn.Sequential(nn.Flatten()), _images(2)))
 
 
 def _coloured(*layers: nn.Module) -> tuple[Ensemble, Tensor]:

@@ -128,6 +128,12 @@ class UnSplit(InputSearch):
                 "photographs=True is for photographs, with three channels (red, green, blue) of "
                 f"{SMALLEST} x {SMALLEST} pixels or more, not {tuple(shape)}"
             )
+        if not view.architecture.parameter_count:
+            raise AttackError(
+                "the client's layers have no weights, so there is no clone to search for and "
+                "nothing to steal: grant client_model, which is no secret here, and use "
+                "KnownWeightsInversion"
+            )
         device = devices.find(self.device or view.smashed.device)
         clones = [
             view.architecture.build(self.seed, f"clone {number}").to(device)

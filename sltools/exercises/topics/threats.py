@@ -265,7 +265,7 @@ def _kept_quiet(answer: Answer, seed: int) -> None:
         "layer is enough for a suspicion.",
     ),
     meaning="One seed for everything is an easy mistake, and the clone it makes looks like a great "
-    "theft. This library gives victim and clone streams that never meet.",
+    "theft. This library gives victim and clone a stream of its own each.",
 )
 def _suspicious(answer: Answer, seed: int) -> None:
     victim, clones, kinds = _clones(seed)
