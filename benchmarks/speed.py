@@ -8,13 +8,15 @@ victim, on the same targets, with as many threads. There are as many victims as 
 (course/results/published_DATASET*.json). The published schedule is timed in the same run on its
 first rounds and extrapolated to its 200,000 steps per image; every step costs the same. UnSplit in
 a hurry (larger steps, a stronger prior: settings found on the first victim with other clones) is
-run with more and more steps, from several clones, until the median clone is good enough: the number
-of steps is chosen with the truth at hand, as time to quality must be.
+run with more and more steps, from several clones, until two thirds of them are good enough: the
+number of steps is chosen with the truth at hand, as time to quality must be. What is reported are
+fresh clones that had no part in the choice; one that is not good enough never gets there, and
+counts as such.
 
 The published schedule cannot look at the truth and runs to its end. Often it has long been good
 enough: so it, too, is stopped after 2, 5, ... rounds, from several clones ("stopped"). Beside that,
-no factor of a thousand is left. Prints JSON with the ratio and its spread over victims and clones
-that are good enough, and writes it to --path, by default course/results/speed_DATASET.json.
+no factor of a thousand is left. Prints JSON with the median ratio over the fresh clones of all
+victims, and writes it to --path, by default course/results/speed_DATASET.json. Takes half an hour.
 """
 
 import json
@@ -36,7 +38,9 @@ from sltools.protocol import Session
 
 STEPS = (50, 75, 100, 150, 200, 300, 400, 600, 800, 1000, 1500, 2000)
 HURRIED = UnSplit(input_lr=0.1, clone_lr=5e-3, tv=1.0)
-CLONE_SEEDS = range(100, 109)
+CHOOSING = range(100, 109)  # seeds of the clones that choose the number of steps
+REPORTED = range(200, 209)
+SHARE = 2 / 3  # of the clones that must be good enough
 TIMED_ROUNDS = 5  # of 1,000
 STOPPED_ROUNDS = (2, 5, 10, 20)
 STOPPED_SEEDS = range(100, 103)
@@ -47,7 +51,7 @@ def main(
     threads: Annotated[int, typer.Option(help="Of torch, for both sides.")] = 1,
     path: Annotated[Path | None, typer.Option(help="The JSON file, written anew.")] = None,
 ) -> None:
-    """Compare on one data set and write the result."""
+    """Compare on one data set, which takes half an hour, and write the result."""
     torch.set_num_threads(threads)
     source = data.load(dataset)
     results = lessons.course() / "results"
@@ -60,7 +64,8 @@ def main(
     victims = [_compare(source, record) for record in records]
     reached = [victim for victim in victims if victim["steps"] is not None]
     ratios = sorted(ratio for victim in reached for ratio in victim["ratios"])
-    if not ratios:
+    good = [ratio for ratio in ratios if ratio]
+    if not good:
         raise SystemExit("no victim was attacked well enough: nothing is written")
     facts = {
         "command": f"python -m benchmarks.speed --dataset {dataset} --threads {threads}",
@@ -68,7 +73,14 @@ def main(
         "settings": asdict(HURRIED),
         "victims": victims,
         "reached": len(reached) == len(victims),
-        "ratio": {"median": statistics.median(ratios), "least": ratios[0], "greatest": ratios[-1]},
+        "clones": len(ratios),
+        "good_clones": len(good),
+        "ratio": {
+            "median": statistics.median(ratios),
+            "median_of_good": statistics.median(good),
+            "least_of_good": good[0],
+            "greatest": good[-1],
+        },
         "versions": devices.versions(),
     }
     text = json.dumps(facts, indent=1)
@@ -92,7 +104,10 @@ def _compare(source: data.Dataset, record: Path) -> dict[str, Any]:
         )
     published = _published_seconds(session, truth)
     hurried = [replace(HURRIED, steps=steps) for steps in STEPS]
-    steps, runs = _first_good_enough(hurried, CLONE_SEEDS, session, truth, source.test, goal)
+    steps, runs = _first_good_enough(hurried, CHOOSING, session, truth, source.test, goal)
+    if steps is not None:
+        fresh = replace(HURRIED, steps=steps)
+        runs = _runs(fresh, REPORTED, session, truth, source.test)
     stopped = [UnSplit.published(rounds=rounds) for rounds in STOPPED_ROUNDS]
     early, early_runs = _first_good_enough(
         stopped, STOPPED_SEEDS, session, truth, source.test, goal
@@ -105,7 +120,7 @@ def _compare(source: data.Dataset, record: Path) -> dict[str, Any]:
         "goal": goal,
         "published_seconds": round(published, 1),
         "steps": steps,
-        "ratios": sorted(published / run["seconds"] for run in runs if _good(run, goal)),
+        "ratios": sorted(_good(run, goal) * published / run["seconds"] for run in runs),
         "runs": runs,
         "stopped": {
             "steps": early,
@@ -141,16 +156,22 @@ def _first_good_enough(
     test: data.Split,
     goal: dict[str, float],
 ) -> tuple[int | None, list[dict[str, float]]]:
-    """The steps of the first attack whose median clone meets `goal` (None: none), and its runs."""
-    view = session.observe(truth)
-    replace(HURRIED, steps=20)(view)  # warms up
+    """The steps of the first attack most of whose clones meet `goal` (None: none), and its runs."""
+    replace(HURRIED, steps=20)(session.observe(truth))  # warms up
     for attack in attacks:
-        runs = [_scored(replace(attack, seed=seed)(view), session, truth, test) for seed in seeds]
-        median = {name: statistics.median(run[name] for run in runs) for name in goal}
-        print(f"{attack.steps} steps: {median} {'reached' if _good(median, goal) else ''}")
-        if _good(median, goal):
+        runs = _runs(attack, seeds, session, truth, test)
+        good = sum(_good(run, goal) for run in runs)
+        print(f"{attack.steps} steps: {good} of {len(runs)} clones are good enough")
+        if good >= SHARE * len(runs):
             return attack.steps, runs
     return None, runs
+
+
+def _runs(
+    attack: UnSplit, seeds: Sequence[int], session: Session, truth: Tensor, test: data.Split
+) -> list[dict[str, float]]:
+    view = session.observe(truth)
+    return [_scored(replace(attack, seed=seed)(view), session, truth, test) for seed in seeds]
 
 
 def _good(run: dict[str, float], goal: dict[str, float]) -> bool:

@@ -3,6 +3,7 @@
 import json
 import math
 import multiprocessing
+import statistics
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -13,15 +14,17 @@ import pytest
 
 from benchmarks import reproduce
 from benchmarks.reproduce import Row
-from sltools import data, lessons, protocol
-from sltools.attacks import UnSplit, inversion
+from sltools import data, experiments, lessons, protocol
+from sltools.attacks import KnownWeightsInversion, UnSplit, inversion
 from sltools.errors import SltoolsError
+from sltools.models import Architecture
 
 ROW = Row(
     dataset="digits", stage="pool1", victim=0, clone=0, restart=0, chosen=True, objective=0.5,
     feature_loss=0.25, raw_mse=0.125, worst_mse=0.25, aligned_mse=0.1, ssim=0.5, negatives=0.0,
     clone_accuracy=0.75, agreement=0.8, victim_accuracy=0.9, random_accuracy=0.2,
-    known_weights_mse=0.01, mean_image_mse=0.05, blank_mse=0.2, cpu_seconds=1.5, device="cpu",
+    known_weights_mse=0.01, mean_image_mse=0.05, mean_image_aligned_mse=0.04,
+    mean_image_ssim=0.3, blank_mse=0.2, cpu_seconds=1.5, device="cpu",
 )  # fmt: skip
 
 
@@ -37,13 +40,21 @@ def attacked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
     done: list[tuple[str, int, int]] = []
 
     def attack(
-        dataset: data.Dataset, session: Any, stage: str, victim: int, clone: int, budget: str
+        dataset: data.Dataset,
+        session: Any,
+        stage: str,
+        victim: int,
+        clone: int,
+        budget: str,
+        known_weights_mse: float,
     ) -> Any:
         done.append((stage, victim, clone))
         row = replace(ROW, dataset=dataset.name, stage=stage, victim=victim, clone=clone)
-        return _restarts(row)
+        return _restarts(replace(row, known_weights_mse=known_weights_mse))
 
+    ceilings = iter(range(1000))
     monkeypatch.setattr(reproduce, "attack", attack)
+    monkeypatch.setattr(reproduce, "ceiling", lambda *_: float(next(ceilings)))
     monkeypatch.setattr(
         reproduce.experiments, "train_victim", lambda *a, **k: SimpleNamespace(interrupted=False)
     )
@@ -94,6 +105,10 @@ def test_every_stage_that_sends_something_of_its_own_is_attacked(
     assert list(dict.fromkeys(stage for stage, _, _ in attacked)) == stages.split()
     assert len(attacked) == 10 * 9
     assert {clone for _, _, clone in attacked[:30]} == {0}  # one attack everywhere comes first
+    rows = reproduce.read(tmp_path / "rows.csv")
+    known = {(row.stage, row.victim): row.known_weights_mse for row in rows}
+    assert sorted(known.values()) == list(range(30)), "a ceiling is found once, for all clones"
+    assert all(known[row.stage, row.victim] == row.known_weights_mse for row in rows)
 
 
 def test_rows_of_other_settings_are_not_mixed_in(
@@ -171,14 +186,70 @@ def test_a_restart_that_came_to_nothing_is_never_chosen(monkeypatch: pytest.Monk
         return [replace(first, objective=math.nan), *others]
 
     monkeypatch.setattr(UnSplit, "runs", first_failed)
-    monkeypatch.setattr(
-        reproduce, "_ceiling", lambda budget: reproduce.KnownWeightsInversion(steps=2)
-    )
     digits = data.load("digits")
     session = reproduce.experiments.train_victim(digits, budget="tiny")
-    rows = reproduce.attack(digits, session, "pool1", 0, 0, "quick")
+    rows = reproduce.attack(digits, session, "pool1", 0, 0, "quick", 0.01)
     assert math.isnan(rows[0].objective)
     assert [row.chosen for row in rows].index(True) == 1 + (rows[2].objective < rows[1].objective)
+
+
+def test_a_row_holds_what_its_names_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = data.load("digits")
+    session = experiments.train_victim(digits, budget="tiny")
+    attack = UnSplit(steps=3, restarts=2)
+    monkeypatch.setattr(reproduce, "_attack", lambda dataset, budget: attack)
+    rows = reproduce.attack(digits, session, "pool1", 2, 1, "quick", 0.5)
+    truth = experiments.first_targets(digits, 10).images
+    runs = replace(attack, seed=3 * 2 + 1).runs(session.observe(truth))
+    back = session.server.model
+    for number, (row, run) in enumerate(zip(rows, runs, strict=True)):
+        error = (run.inputs - truth).square().flatten(1).mean(1)
+        assert row.raw_mse == pytest.approx(statistics.median(error.tolist()))
+        assert row.worst_mse == pytest.approx(error.max().item())
+        assert row.aligned_mse < row.raw_mse and row.known_weights_mse == 0.5
+        random = Architecture.of(session.client.front, (1, 28, 28)).build(
+            7, f"random clone {number}"
+        )
+        fronts = {"clone": run.clone, "victim": session.client.front, "random": random}
+        says = {name: back(front(digits.test.images)).argmax(1) for name, front in fronts.items()}
+        for name, said in says.items():
+            right = (said == digits.test.labels).double().mean().item()
+            assert getattr(row, f"{name}_accuracy") == pytest.approx(right), name
+        assert row.agreement == pytest.approx((says["clone"] == says["victim"]).double().mean())
+    mean_image = digits.train.images.mean(0).expand_as(truth)
+    assert rows[0].mean_image_mse == pytest.approx(
+        statistics.median((mean_image - truth).square().flatten(1).mean(1).tolist())
+    )
+    assert rows[0].blank_mse == pytest.approx(
+        statistics.median(truth.square().flatten(1).mean(1).tolist())
+    )
+
+
+def test_the_ceiling_is_the_best_search_and_no_more_than_needed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    digits = data.load("digits")
+    truth = experiments.first_targets(digits, 10).images
+    errors = iter([0.2, 0.1, 0.15, 0.01])
+    ran = []
+
+    def search(self: KnownWeightsInversion, view: Any) -> Any:
+        assert view.granted == ("client_model",)
+        ran.append(self)
+        return SimpleNamespace(inputs=truth + next(errors), interrupted=False)
+
+    monkeypatch.setattr(KnownWeightsInversion, "__call__", search)
+    session = experiments.train_victim(digits, budget="tiny")
+    assert reproduce.ceiling(digits, session, "quick") == pytest.approx(0.1**2)
+    assert len(ran) == 3 and {search.steps for search in ran} == {1000}
+    assert reproduce.ceiling(digits, session, "quick") == pytest.approx(0.01**2)
+    assert len(ran) == 4, "a good one needs no other beside it"
+
+
+def test_no_recorded_attack_does_better_than_its_ceiling() -> None:
+    for name in reproduce.FILES.values():
+        for row in reproduce.read(lessons.course() / "results" / name):
+            assert not row.chosen or row.known_weights_mse < row.raw_mse, row
 
 
 @pytest.mark.parametrize(
@@ -231,7 +302,7 @@ def test_every_attack_starts_from_a_clone_of_its_own(
     for victim in range(3):
         for clone in range(3):
             with pytest.raises(KeyboardInterrupt):
-                reproduce.attack(digits, session, "pool1", victim, clone, "quick")
+                reproduce.attack(digits, session, "pool1", victim, clone, "quick", 0.1)
     assert sorted(seeds) == list(range(9))
 
 

@@ -40,12 +40,14 @@
 # | **assumes** | that images are smooth, on black, and so exposed that 1% of pixels are white |
 # | **does not need** | the weights, any image of its own, labels, gradients |
 # | **simulated here** | both parties in one process; the attack gets the server's view |
-# | **stops working** | behind dense layers, as the study below shows; we ask why |
+# | **stops working** | behind dense layers, on photographs earlier: see the study; we ask why |
 # | **answered by** | a deeper cut, as long as the weights stay secret: that is our question |
 #
 # Beside it stands a second attacker, who has got hold of the weights. It is **granted** them by
-# name, and serves as the ceiling: the same kind of search, without the secret. (A ceiling of that
-# search. Where it fails, too, a better prior may not.)
+# name, and serves as the **ceiling**: the same kind of search without the secret, so what the first
+# can hope for at best. (An error is better the lower it is: in a figure of errors the ceiling lies
+# at the bottom. And it is a ceiling of that kind of search. Where it fails, too, a better prior may
+# not.)
 
 # %% [markdown]
 # ## The idea in one figure
@@ -200,7 +202,7 @@ plots.depth_curve(
     baselines={
         "sent": [sent[stage] for stage in shown],
         "pixels": pixels,
-        "+ weights / 10": [pixels + weights[stage] / 10 for stage in shown],
+        "pixels + weights / 10": [pixels + weights[stage] / 10 for stage in shown],
     },
 )
 
@@ -238,10 +240,18 @@ check("05.count", unknowns_and_equations)
 # %% [markdown]
 # ## The study
 #
-# The following results are **recorded**: the attack of lesson 04, with its default settings, at
-# every stage of the network, against several victims, with several clone seeds each. Every attack
-# has several restarts, of which the attacker keeps the one of **least objective**, for that is what
-# it can see. The study grows: the next cell says what is in the file now.
+# The following results are **recorded**: the attack of lesson 04, at every stage of the network,
+# against several victims, with several clone seeds each. Every attack has several restarts, of
+# which the attacker keeps the one of **least objective**, for that is what it can see. The study
+# grows: the next cell says what is in the file now.
+#
+# The third data set, CIFAR-10, is **photographs**, which need other settings (the next cell prints
+# them). Their background is not black, so `l1` is 0. And behind a linear first layer any mixture of
+# the three colours explains the smashed data just as well. `photographs` decides by what holds for
+# most clients and photographs: first weights spread alike over all colours, and photographs vary
+# most in brightness, are bluer further up and greener towards their edges. That takes more than ten
+# images to tell. Their victims, trained for ten epochs on 10,000 images, are right on little more
+# than half of the test images: such photographs are hard for so small a network.
 
 # %%
 folder = lessons.course() / "results"
@@ -266,8 +276,8 @@ study = recorded("depth.csv")
 
 def stages_of(data_set):
     """The stages that were attacked, in the order of the network."""
-    build = models.cifar_net if data_set == "cifar10" else models.mnist_net
-    return [stage for stage in models.stages(build()) if stage in study[data_set]]
+    net = models.for_images(data.SHAPES[data_set])
+    return [stage for stage in models.stages(net) if stage in study[data_set]]
 
 
 def kept_runs(data_set, stage):
@@ -299,8 +309,9 @@ for data_set, by_stage in study.items():
 #
 # Raw MSE of the reconstructions (the median of the targets), by cut. A marker is the median of the
 # attacks; its bar runs from the best attack to the worst. The grey lines are the baselines: the
-# **mean image** costs nothing, so an attack above it has learnt nothing; **known weights** is the
-# ceiling from the threat card.
+# **mean image** of the training set needs no smashed data, so an attack above it has learnt nothing
+# from them; **known weights** is the ceiling from the threat card: the best of several searches, as
+# we see from the truth, with weak priors and with those of the attack.
 
 # %%
 QUANTITIES = {  # name -> field, on a logarithmic scale?, what to draw beside it
@@ -310,8 +321,8 @@ QUANTITIES = {  # name -> field, on a logarithmic scale?, what to draw beside it
         {"mean image": "mean_image_mse", "known weights": "known_weights_mse"},
     ),
     "clone accuracy": ("clone_accuracy", False, {"victim": "victim_accuracy"}),
-    "aligned MSE": ("aligned_mse", True, {"mean image, raw": "mean_image_mse"}),
-    "SSIM": ("ssim", False, {}),
+    "aligned MSE": ("aligned_mse", True, {"mean image": "mean_image_aligned_mse"}),
+    "SSIM": ("ssim", False, {"mean image": "mean_image_ssim"}),
     "agreement": ("agreement", False, {}),
 }
 
@@ -397,13 +408,18 @@ claims = {
         min(digits[stage]["clone_accuracy"]) for stage in convolutional
     ) > 0.8,
     "at fc1, every clone is wrong on more than half": max(digits["fc1"]["clone_accuracy"]) < 0.5,
-    "at fc1, with known weights the error is below half the mean image's": (
-        np.median(digits["fc1"]["known_weights_mse"]) < guess / 2
+    "at fc1, with known weights the error is below a fifth of the mean image's": (
+        max(digits["fc1"]["known_weights_mse"]) < guess / 5
     ),
 }  # fmt: skip
 for text, holds in claims.items():
     print(f"digits, recorded: {text}: {bool(holds)}")
     assert holds, text
+for data_set in study:
+    runs = [run for stage in stages_of(data_set) for run in kept_runs(data_set, stage)]
+    holds = all(run["known_weights_mse"] < run["mean_image_mse"] for run in runs)
+    print(f"{data_set}, recorded: known weights beat the mean image at every stage: {holds}")
+    assert holds, data_set
 
 # %% [markdown]
 # Choose a data set and a quantity. (Aligned MSE allows each reconstruction its best gain and
@@ -425,10 +441,18 @@ widgets.show(draw, data_set=list(study), quantity=list(QUANTITIES))
 #    accident: images and clone are found *together*, and a wrong clone explains wrong images.
 # 3. **It was the secret that stopped it, not the loss.** Look at known weights at the same stage:
 #    the images are still in the smashed data. Whoever learns the weights (a second client, an app
-#    that is unpacked, a leaked checkpoint) reads them. Some stages further the ceiling itself
-#    comes near the mean image or crosses it; only there has this search nothing left to find.
-#    Even that is a word about this search: one of the exercises finds images there, with public
-#    images for a prior.
+#    that is unpacked, a leaked checkpoint) reads them, less well the deeper the cut. And that is
+#    still a word about a search: one of the exercises gets as far in a fraction of the steps, with
+#    public images for a prior.
+#
+# A warning from our own kitchen. The ceiling of this study was once one search with weak priors and
+# half the steps. Behind the dense layers of MNIST it ended above the mean image, and this page
+# said that there was nothing left to find, even with the weights. A reader gave it the attack's own
+# priors, and it found the images. **A ceiling is only as high as whoever built it climbed.**
+#
+# The photographs say a fourth thing: see where their curves turn. What stops the attack there is
+# not a dense layer. Behind the first **pooling** the ceiling stays far below, but images and clone
+# are lost with these steps.
 
 # %% [markdown]
 # ## Choosing a restart by what the attacker sees
@@ -443,7 +467,8 @@ widgets.show(draw, data_set=list(study), quantity=list(QUANTITIES))
 #
 # Six restarts say little: two shuffled lists of six have a correlation with standard deviation
 # $1/\sqrt{5}$. We have one correlation for each attack, so their mean over $k$ attacks is within
-# $2/\sqrt{5k}$ of zero nineteen times out of twenty if there is no relation at all.
+# $2/\sqrt{5k}$ of zero nineteen times out of twenty if there is no relation at all. (The figures
+# show medians and ranges over the attacks. The means stand in the table below them.)
 
 
 # %%
@@ -601,7 +626,7 @@ assert on_mnist and on_digits
 #   pool2: the restarts differ, and the better image has the lower objective. On the digits, with
 #   the very same networks and settings, it is next to none: where the table shows no star, these
 #   attacks cannot tell choosing by the objective from choosing blindly.
-# * **Behind the dense layers it guides nobody**, and there is nothing good to choose from.
+# * **Behind the dense layers there is nothing good to choose from**, whatever stars stand there.
 #
 # So the honest score of an attack is that of the restart which its *own* rule kept. A study that
 # reports the best of its restarts reports an attacker who can see the truth. How large that gap is,
@@ -735,14 +760,17 @@ blind_two = np.median(metrics.mse(mean_image.expand_as(images[:2]), images[:2]).
 short = 2 * pixels + weights[cut] > 2 * sent[cut]
 print("two images have more unknowns than equations:", short)
 claim("two images come back better than the mean image, from every start", with_two < blind_two)
+ten, forty = (np.median(by_targets[count]["raw"]) for count in (10, 40))
+claim("40 images and not 10 change the median error by less than half", 0.5 < forty / ten < 1.5)
 
 # %% [markdown]
 # The count was pessimistic. Where unknowns outnumber equations the priors fill in, and digits are
 # images with few true unknowns ([lesson 03](03_smashed_data.ipynb)). Now read the two verdicts on
-# more images. On the machine that built this page both are undecided: two starts gained and one
-# lost. So more equations are not what these short searches lack most. (Where a verdict says
-# "lower", look at *where*: if the error falls from 2 to 10 images and not from 10 to 40, equations
-# were short at first, and then something else is.) Let us try time.
+# more images, and look at *where* there is a gain. If the error falls from 2 to 10 images and
+# hardly from 10 to 40, equations were short at first, and then something else is. If no verdict
+# says "lower", the luck of the start is larger than what the images bring. Either way forty images,
+# four times as many equations for the same weights, bring little here that ten do not. So equations
+# are not what these short searches lack most. Let us try time.
 
 # %% [markdown]
 # ### How many steps?
@@ -866,15 +894,16 @@ print("behind pool2: still more than four fifths:", at_length["pool2"] > 0.8 * b
 
 # %% [markdown]
 # A prior is a bet on the images, and the same bet wins on one kind and loses on the other. It also
-# has its place: behind the second pooling even the long search gains little, for there it ends in
-# wrong basins, and no weight of the prior leads out of them.
+# has its place: behind the second pooling even the long search gains little, for there it ends near
+# wrong images that explain the smashed data well, and no weight of the prior leads away from them.
 
 # %% [markdown]
 # ### Exposure and leak
 #
 # The two traps of lesson 04, and their remedies: `exposure` rescales the images now and then, so
 # that the priors cannot fade them; `leak` lets the clone's ReLUs pass a little at first, so that
-# dead units can wake. At this cut, with these steps, do we need them?
+# **dead units**, those that are off for every image and so get no gradient, can wake. At this cut,
+# with these steps, do we need them?
 
 # %%
 remedies = {"both": base}
@@ -1071,13 +1100,14 @@ assert below and on_digits[2] < on_digits[0] / 2 and on_mnist[1] > 2 * on_mnist[
 # %% [markdown]
 # ## So, how deep?
 #
-# * **Before the first pooling**, what was recorded here takes algebra, and no search.
+# * **Behind the first convolution alone**, it takes algebra, and no search.
 # * **For the images**: against a server that does not know the weights, the first dense layer is
-#   where this attack ends, on the data recorded here; on MNIST the worst attacks behind pool2 are
-#   no better than the mean image already. Against one that does, the images last longer: on digits
-#   for several stages.
-# * **For the network**: convolutions are copied along with the images. What the first dense layer
-#   adds is mostly weights, and so many of them that the clone fits without being right.
+#   where this attack ends on digits and MNIST (where the worst attacks behind pool2 are no better
+#   than the mean image already), and the first pooling is on photographs, with the steps recorded
+#   here. Against one that does, no cut recorded here is deep enough.
+# * **For the network**: on digits and MNIST, convolutions are copied along with the images; on
+#   photographs, those before the first pooling. What the first dense layer adds is mostly weights,
+#   and so many of them that the clone fits without being right.
 # * **At a price**: the client keeps, trains and computes all layers up to the cut. A client that
 #   can afford the dense layers hardly needs the server.
 
@@ -1101,7 +1131,7 @@ collected = {"raw_mse": np.median(base["raw"]), "clone_accuracy": np.median(base
 # * **The live experiments have one victim, three starts and few steps.** They show how to ask. An
 #   effect that is there with few steps may be gone with many.
 # * **Known weights is a search too**, with its own settings. Where it fails, another may not: at
-#   fc2 a prior made of public images, in the exercises, comes far below the mean image.
+#   fc2 a prior made of public images, in the exercises, finds as much in a fraction of the steps.
 #
 # ## Try it
 #

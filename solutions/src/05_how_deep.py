@@ -216,8 +216,8 @@ check("05.report", report)
 # {{task 05.challenge}}
 #
 # Digits, cut after `fc2`, two dense layers deep. Here even the lesson's second attacker, who knows
-# the weights, finds images that are worse than the mean image. Are the images gone, or were they
-# only not found?
+# the weights, has after five hundred steps only images that are about as far off as the mean image.
+# Are the images gone, or were they only not found?
 #
 # `view` is the server's view of one inference on twenty private images, with the weights granted:
 # `view.smashed` and `view.client_model`. Each image is a collage of quarters of four test images,

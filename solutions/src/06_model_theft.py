@@ -217,8 +217,8 @@ check("06.moves", predict_and_train)
 # %% [markdown]
 # {{task 06.challenge}}
 #
-# A thief in a hurry has five poor clones of one client: UnSplit from five starting points, forty
-# steps each. Make images that fool the victim.
+# A thief in a hurry has five poor clones of one client, cut after `pool1`: UnSplit from five
+# starting points, forty steps each. Make images that fool the victim.
 #
 # `clones` is a list of five networks, `g` the server's layers, so `g(clone(images))`, for each, are
 # logits. `images` is $(B, 1, 28, 28)$, 40 digits that the victim recognises, with `labels`; change
@@ -229,6 +229,7 @@ check("06.moves", predict_and_train)
 # the points. One step on all clones together, for the sum of their losses, leaves fewer: down to
 # 0.75 of these earns all points. Your function is also called with five clones of **random**
 # weights: what it does with these must fool the victims less, or it does not come from the theft.
+# (They will fool some. So early in the network random layers are not bad at all, and `g` is real.)
 # Keep it below two seconds a call.
 
 

@@ -87,7 +87,7 @@ def _unknowns_and_equations(answer: Answer, seed: int) -> None:
         "independent rows.",
     ),
     meaning="What a cut sends may look plentiful and be repetition. The narrowest place on the "
-    "way bounds what any attacker can solve for, whatever it knows.",
+    "way bounds what the equations alone can tell. What else an attacker knows comes on top.",
 )
 def _predict_rank(answer: Answer, seed: int) -> str:
     client, image, jacobian = _narrow_client(seed)
@@ -437,17 +437,17 @@ def _report(answer: Answer, seed: int) -> str:
     minutes=40,
     difficulty=4,
     points=5,
-    purpose="find images where the lesson's own ceiling fails",
+    purpose="find images where a search with known weights stops short",
     hints=(
-        "More steps of the same search do not help: at this depth many images explain z. What do "
-        "you know of digits that the search does not?",
+        "More steps of the same search lead on, slowly: at this depth many images nearly explain "
+        "z. What do you know of digits that the search does not?",
         "Stronger priors help a little. An attacker with public images of the same kind has a "
         "much better one: data.load('digits').train.images.",
         "Write an image as the mean image plus a combination of the first sixty principal "
         "components of public images, and search for the sixty factors. Keep them small: add "
         "0.01 times their mean square, each in units of its standard deviation.",
     ),
-    meaning="The known-weights ceiling was one of the search and its prior, not of the data. "
+    meaning="The ceiling was one of the search, its prior and its patience, not of the data. "
     "An attack that fails proves nothing; one that succeeds proves a leak.",
     trials=1,
 )

@@ -1,0 +1,56 @@
+"""Time to quality: both criteria count, the schedule is extrapolated, fresh clones are reported."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from benchmarks import speed
+from sltools.attacks import UnSplit
+
+GOAL = {"aligned_mse": 0.02, "clone_accuracy": 0.9}
+
+
+@pytest.mark.parametrize(
+    ("aligned", "accuracy", "good"),
+    [(0.02, 0.9, True), (0.01, 0.95, True), (0.03, 0.95, False), (0.01, 0.89, False)],
+)
+def test_a_run_is_good_by_both_criteria(aligned: float, accuracy: float, good: bool) -> None:
+    assert speed._good({"aligned_mse": aligned, "clone_accuracy": accuracy}, GOAL) == good
+
+
+def test_the_published_schedule_is_extrapolated_to_all_its_rounds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(
+        UnSplit,
+        "__call__",
+        lambda self, view: SimpleNamespace(
+            seconds=self.steps / 500, settings={"steps": self.steps}
+        ),
+    )
+    session: Any = SimpleNamespace(observe=lambda truth: None)
+    truth: Any = None
+    assert speed._published_seconds(session, truth) == pytest.approx(1000 * (100 + 100) / 500)
+
+
+def test_steps_are_chosen_by_most_clones_of_the_first_attack_that_serves(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def runs(attack: UnSplit, seeds: Any, *_: Any) -> Iterator[dict[str, float]]:
+        better = {50: 5, 75: 6, 100: 9}[attack.steps]
+        return [  # type: ignore[return-value]
+            {"seed": seed, "aligned_mse": 0.01, "clone_accuracy": 0.95 if n < better else 0.5}
+            for n, seed in enumerate(seeds)
+        ]
+
+    monkeypatch.setattr(speed, "_runs", runs)
+    monkeypatch.setattr(UnSplit, "__call__", lambda self, view: None)
+    session: Any = SimpleNamespace(observe=lambda truth: None)
+    attacks = [UnSplit(steps=steps) for steps in (50, 75, 100)]
+    rest: tuple[Any, ...] = (None, None, GOAL)
+    steps, found = speed._first_good_enough(attacks, speed.CHOOSING, session, *rest)
+    assert steps == 75 and len(found) == 9
+    assert speed._first_good_enough(attacks[:1], speed.CHOOSING, session, *rest)[0] is None
+    assert not {*speed.CHOOSING} & {*speed.REPORTED}
