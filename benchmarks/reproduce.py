@@ -41,6 +41,7 @@ TARGETS = {name: experiments.usual_targets(name) for name in DATASETS}
 RESTARTS = {"digits": 6, "mnist": 6, "cifar10": 2}  # which takes thirty times as long
 BUDGETS = {"cifar10": "full"}  # of the victims; quick for the others. One epoch teaches it nothing
 SAME = {"flatten"}  # stages that send what the one before sends
+INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 ENOUGH = 0.01  # of the mean image's error: below it the ceiling needs no other search
 FILES = {"quick": "depth.csv", "full": "depth_full.csv"}
 
@@ -97,9 +98,8 @@ def main(
     except (SltoolsError, OSError) as error:
         raise SystemExit(f"error: {error}") from None
     except KeyboardInterrupt:
-        raise SystemExit(
-            f"\ninterrupted: the attacks that ended are in {path}; the same command goes on"
-        ) from None
+        print("\ninterrupted; the same command goes on with what is missing")
+        raise SystemExit(INTERRUPTED) from None
     print(table(rows))
     for name in names:
         print(f"{name}: {missing(name, rows)}")
@@ -120,8 +120,8 @@ def _check(names: list[str], stages: list[str], budget: str) -> None:
 
 
 def _run(names: list[str], stages: list[str], budget: str, device: str, path: Path) -> None:
-    read(path)  # complains now if it is not ours
-    _note_settings(path.with_suffix(".json"), budget)
+    rows = read(path)  # complains now if it is not ours
+    _note_settings(path.with_suffix(".json"), budget, rows)
     for name in names:
         try:
             dataset = data.load(name)
@@ -136,14 +136,14 @@ def _attack(dataset: str, budget: str) -> UnSplit:
 
 
 def _ceilings(dataset: str, budget: str) -> list[KnownWeightsInversion]:
-    """Searches with the weights known, as long as the attack: weak priors, stronger, its own."""
+    """Searches with the weights known: a short one, then some as long as the attack."""
     attack = _attack(dataset, budget)
     weak = KnownWeightsInversion(steps=attack.steps)
     own = replace(weak, tv=attack.tv, tv_end=attack.tv_end, l1=attack.l1, input_lr=attack.input_lr)
-    return [weak, replace(own, tv=0.1, tv_end=None), own]
+    return [replace(weak, steps=attack.steps // 2), weak, replace(own, tv=0.1, tv_end=None), own]
 
 
-def _note_settings(path: Path, budget: str) -> None:
+def _note_settings(path: Path, budget: str, rows: list[Row]) -> None:
     """Keep the settings beside the rows; refuse to add rows of other settings to a file."""
     settings = {
         "command": "make reproduce" + (f' ARGS="--budget {budget}"' if budget != "quick" else ""),
@@ -156,7 +156,7 @@ def _note_settings(path: Path, budget: str) -> None:
         "budgets": BUDGETS,
         "ceilings": {name: list(map(asdict, _ceilings(name, budget))) for name in DATASETS},
     }
-    if path.exists():
+    if rows and path.exists():
         try:
             noted = dict(json.loads(path.read_text(encoding="utf-8")))
         except (TypeError, ValueError):
@@ -388,8 +388,8 @@ def table(rows: Iterable[Row]) -> str:
     rows = list(rows)
     whole = _whole(rows)
     lines = [
-        "| data, cut after | attacks | raw MSE | aligned | SSIM | known weights | mean image "
-        "| clone | agrees | victim | random clone, best |",
+        "| data, cut after | attacks | raw MSE | aligned | SSIM | known weights "
+        "| mean image: raw, aligned, SSIM | clone | agrees | victim | random clone, best |",
         "|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (dataset, stage), group in _grouped(row for row in rows if _key(row) in whole):
@@ -403,7 +403,9 @@ def table(rows: Iterable[Row]) -> str:
             f"{_middle(chosen, 'aligned_mse'):.2g}",
             f"{_middle(chosen, 'ssim'):.2f}",
             f"{_middle(chosen, 'known_weights_mse'):.2g}",
-            f"{_middle(chosen, 'mean_image_mse'):.2g}",
+            f"{_middle(chosen, 'mean_image_mse'):.2g}, "
+            f"{_middle(chosen, 'mean_image_aligned_mse'):.2g}, "
+            f"{_middle(chosen, 'mean_image_ssim'):.2f}",
             f"{_middle(chosen, 'clone_accuracy'):.1%} "
             f"[{max(accuracies):.1%}, {min(accuracies):.1%}]",
             f"{_middle(chosen, 'agreement'):.1%}",

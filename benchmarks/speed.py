@@ -38,7 +38,7 @@ from sltools.protocol import Session
 
 STEPS = (50, 75, 100, 150, 200, 300, 400, 600, 800, 1000, 1500, 2000)
 HURRIED = UnSplit(input_lr=0.1, clone_lr=5e-3, tv=1.0)
-CHOOSING = range(100, 109)  # seeds of the clones that choose the number of steps
+CHOOSING = range(100, 118)  # seeds of the clones that choose the number of steps
 REPORTED = range(200, 209)
 SHARE = 2 / 3  # of the clones that must be good enough
 TIMED_ROUNDS = 5  # of 1,000

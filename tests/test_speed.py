@@ -39,7 +39,7 @@ def test_steps_are_chosen_by_most_clones_of_the_first_attack_that_serves(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     def runs(attack: UnSplit, seeds: Any, *_: Any) -> Iterator[dict[str, float]]:
-        better = {50: 5, 75: 6, 100: 9}[attack.steps]
+        better = {50: 11, 75: 12, 100: 18}[attack.steps]
         return [  # type: ignore[return-value]
             {"seed": seed, "aligned_mse": 0.01, "clone_accuracy": 0.95 if n < better else 0.5}
             for n, seed in enumerate(seeds)
@@ -51,6 +51,6 @@ def test_steps_are_chosen_by_most_clones_of_the_first_attack_that_serves(
     attacks = [UnSplit(steps=steps) for steps in (50, 75, 100)]
     rest: tuple[Any, ...] = (None, None, GOAL)
     steps, found = speed._first_good_enough(attacks, speed.CHOOSING, session, *rest)
-    assert steps == 75 and len(found) == 9
+    assert steps == 75 and len(found) == 18
     assert speed._first_good_enough(attacks[:1], speed.CHOOSING, session, *rest)[0] is None
     assert not {*speed.CHOOSING} & {*speed.REPORTED}
