@@ -87,6 +87,8 @@ def test_without_json_the_outcome_is_readable(
         (("run", "04", "-p", "colour=red"), "colour", "dataset"),
         (("run", "04", "-p", "budget=huge"), "huge", "quick"),
         (("run", "04", "-p", "budget"), "budget", "NAME=VALUE"),
+        (("run", "04", "-p", "seed=1", "-p", "seed=2"), "twice", "sweep"),
+        (("run", "04", "-p", "cut=pool9"), "pool9", "pool1"),
         (("attack", "inversion", "--dataset", "letters"), "letters", "digits"),
         (("attack", "inversion", "--cut", "pool9"), "pool9", "pool1"),
         (("attack", "inversion", "--targets", "0"), "0 targets", "1 to"),
