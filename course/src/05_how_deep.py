@@ -110,7 +110,7 @@ def claim(text, holds):
 
 source = data.load(dataset)
 session = experiments.train_victim(source, cut, budget=budget, seed=seed, device=device)
-private = experiments.first_targets(source, 40).to(device)  # the first of each class, the second, …
+private = experiments.first_targets(source, 30).to(device)  # the first of each class, the second, …
 images, names = private.images[:10], [source.classes[label] for label in private.labels[:10]]
 mean_image = source.train.images.mean(0).to(device)
 test = source.test[: {"tiny": 200, "quick": 2000, "full": len(source.test)}[budget]]  # for scores
@@ -657,7 +657,7 @@ check("05.choose", choose_restart)
 # size of the factor as well.
 
 # %%
-STEPS = {"tiny": 9, "quick": 250, "full": 1000}[budget]
+STEPS = {"tiny": 9, "quick": 225, "full": 1000}[budget]
 priors = experiments.PRIORS.get(dataset, {})  # of photographs; none else
 reference = UnSplit(steps=STEPS, restarts=3, snapshots=1, seed=seed, **priors)
 
@@ -726,12 +726,12 @@ print(f"{'random client, best of 6':56}{max(with_front(r, session) for r in rand
 # ### How many images?
 #
 # The count says: all images share the weights, so each one more helps to pay for them. We attack
-# 2, 10 and 40 images, and always score **the same first two**, for a mean over other images would
+# 2, 10 and 30 images, and always score **the same first two**, for a mean over other images would
 # compare images and not attacks.
 
 # %%
 by_targets = {}
-for count in (2, 10, 40):
+for count in (2, 10, 30):
     runs = base["runs"]  # ten targets have been attacked already
     if count != len(images):
         runs = reference.runs(session.observe(private.images[:count]))
@@ -752,7 +752,7 @@ table({f"{count} images": found for count, found in by_targets.items()})
 for count in by_targets:
     ratio = (count * pixels + weights[cut]) / (count * sent[cut])
     print(f"{count:2} images: {ratio:.2f} unknowns per equation")
-for few, more in ((2, 10), (10, 40)):
+for few, more in ((2, 10), (10, 30)):
     print(f"raw MSE, {more} images and not {few}: {verdict(by_targets[few], by_targets[more])}")
 
 # %%
@@ -761,16 +761,16 @@ blind_two = np.median(metrics.mse(mean_image.expand_as(images[:2]), images[:2]).
 short = 2 * pixels + weights[cut] > 2 * sent[cut]
 print("two images have more unknowns than equations:", short)
 claim("two images come back better than the mean image, from every start", with_two < blind_two)
-ten, forty = (np.median(by_targets[count]["raw"]) for count in (10, 40))
-claim("40 images and not 10 change the median error by less than half", 0.5 < forty / ten < 1.5)
+ten, thirty = (np.median(by_targets[count]["raw"]) for count in (10, 30))
+claim("30 images and not 10 change the median error by less than half", 0.5 < thirty / ten < 1.5)
 
 # %% [markdown]
 # The count was pessimistic. Where unknowns outnumber equations the priors fill in, and digits are
 # images with few true unknowns ([lesson 03](03_smashed_data.ipynb)). Now read the two verdicts on
 # more images, and look at *where* there is a gain. If the error falls from 2 to 10 images and
-# hardly from 10 to 40, equations were short at first, and then something else is. If no verdict
-# says "lower", the luck of the start is larger than what the images bring. Either way forty images,
-# four times as many equations for the same weights, bring little here that ten do not. So equations
+# hardly from 10 to 30, equations were short at first, and then something else is. If no verdict
+# says "lower", the luck of the start is larger than what the images bring. Either way thirty images,
+# three times as many equations for the same weights, bring little here that ten do not. So equations
 # are not what these short searches lack most. Let us try time.
 
 # %% [markdown]
@@ -1138,7 +1138,7 @@ collected = {"raw_mse": np.median(base["raw"]), "clone_accuracy": np.median(base
 #
 # * Set `cut = "pool1"`, then "pool2" and "fc1". Which verdicts turn round?
 # * Repeat the experiment on exposure and leak with three times the steps. Does the verdict hold?
-# * At "fc1", attack 40 images with 3,000 steps. Does the clone become useful before the images do?
+# * At "fc1", attack 30 images with 3,000 steps. Does the clone become useful before the images do?
 # * Invent another rule for choosing a restart, one that looks only at what the server has. Start
 #   from this: do two restarts agree on an image? Test your rule as we tested the objective.
 # * Set `dataset = "mnist"` and compare the live experiments with the digits'.
