@@ -769,9 +769,9 @@ claim("30 images and not 10 change the median error by less than half", 0.5 < th
 # images with few true unknowns ([lesson 03](03_smashed_data.ipynb)). Now read the two verdicts on
 # more images, and look at *where* there is a gain. If the error falls from 2 to 10 images and
 # hardly from 10 to 30, equations were short at first, and then something else is. If no verdict
-# says "lower", the luck of the start is larger than what the images bring. Either way thirty images,
-# three times as many equations for the same weights, bring little here that ten do not. So equations
-# are not what these short searches lack most. Let us try time.
+# says "lower", the luck of the start is larger than what the images bring. Either way thirty
+# images, three times as many equations for the same weights, bring little here that ten do not. So
+# equations are not what these short searches lack most. Let us try time.
 
 # %% [markdown]
 # ### How many steps?
