@@ -147,7 +147,7 @@ check("05.trust", rank_correlation)
 #
 # When an attack fails, ask whether the images are gone or only locked. The second attacker of the
 # lesson knows: it is granted the weights, and searches the images alone. Write it: find images with
-# pixels in $[0, 1]$ for which the client would send `smashed`, with a feature loss below 0.003.
+# pixels in $[0, 1]$ for which the client would send `smashed`, with a feature loss below 0.004.
 #
 # `client` is the client's own part, with its true weights; `smashed` is what it sent; `shape` is
 # the shape of the images, $[N, C, H, W]$. Return the images. No prior is needed here.

@@ -332,10 +332,10 @@ def _known_weights(answer: Answer, seed: int) -> str:
             "inside the loss gives a pixel beyond it no gradient: clamp after the step, "
             "`images.data.clamp_(0, 1)`."
         )
-    if unexplained > 0.003:
+    if unexplained > 0.004:
         raise Wrong(
             f"Under the client's true weights the feature loss of your images is {unexplained:.2g};"
-            " less than 0.003 is within reach. Take more steps, and leave the weights as they are."
+            " less than 0.004 is within reach. Take more steps, and leave the weights as they are."
         )
     if error > 0.3 * grey:
         raise Wrong(
