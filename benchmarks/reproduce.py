@@ -229,10 +229,6 @@ def ceiling(dataset: data.Dataset, session: protocol.Session, budget: str) -> fl
     return best
 
 
-def _mean_image(dataset: data.Dataset, truth: Tensor) -> Tensor:
-    return dataset.train.images.mean(0).to(truth.device).expand_as(truth)
-
-
 def attack(
     dataset: data.Dataset,
     session: protocol.Session,
@@ -254,6 +250,7 @@ def attack(
         raise KeyboardInterrupt  # half an attack is no row
     objectives = [math.inf if math.isnan(run.objective) else run.objective for run in runs]
     best = objectives.index(min(objectives))
+    floor = floors(dataset, truth)
     return [
         Row(
             dataset=dataset.name,
@@ -267,7 +264,7 @@ def attack(
             **_image_scores(run.inputs, truth),
             **_clone_scores(run, session, dataset, number),
             known_weights_mse=known_weights_mse,
-            **floors(dataset, truth),
+            **floor,
             cpu_seconds=round(seconds, 1),
             device=truth.device.type,
         )
@@ -277,11 +274,12 @@ def attack(
 
 def floors(dataset: data.Dataset, truth: Tensor) -> dict[str, float]:
     """What images score that need no smashed data: medians of the targets."""
-    mean_image = metrics.score_images(_mean_image(dataset, truth), truth).summary()
+    mean_image = dataset.train.images.mean(0).to(truth.device).expand_as(truth)
+    scores = _image_scores(mean_image, truth)
     return {
-        "mean_image_mse": mean_image["mse_median"],
-        "mean_image_aligned_mse": mean_image["aligned_mse_median"],
-        "mean_image_ssim": mean_image["ssim_median"],
+        "mean_image_mse": scores["raw_mse"],
+        "mean_image_aligned_mse": scores["aligned_mse"],
+        "mean_image_ssim": scores["ssim"],
         "blank_mse": _median(metrics.mse(torch.zeros_like(truth), truth)),
     }
 

@@ -155,12 +155,8 @@ def _bytes_per_second(device: str) -> float:
         source = torch.zeros(count, device=device)
         copy = torch.ones_like(source)
         repeats = COPIED[-1] // count  # so that all take as long
-        return (
-            2
-            * FLOAT
-            * COPIED[-1]
-            / _seconds(lambda: [copy.copy_(source) for _ in range(repeats)], device)
-        )
+        seconds = _seconds(lambda: [copy.copy_(source) for _ in range(repeats)], device)
+        return 2 * FLOAT * COPIED[-1] / seconds
 
     return max(map(rate, COPIED))
 
