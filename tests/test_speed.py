@@ -54,3 +54,17 @@ def test_steps_are_chosen_by_most_clones_of_the_first_attack_that_serves(
     assert steps == 75 and len(found) == 18
     assert speed._first_good_enough(attacks[:1], speed.CHOOSING, session, *rest)[0] is None
     assert not {*speed.CHOOSING} & {*speed.REPORTED}
+
+
+def test_each_run_stands_beside_what_the_published_schedule_took_around_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    timings = iter([99.0, 10.0, 20.0, 40.0])  # the first one warms up
+    monkeypatch.setattr(speed, "_published_seconds", lambda session, truth: next(timings))
+    monkeypatch.setattr(speed, "_runs", lambda attack, seeds, *rest: [{"seed": s} for s in seeds])
+    none: Any = None
+    runs = speed._paired_runs(UnSplit(), (200, 201), none, none, none)
+    assert runs == [
+        {"seed": 200, "published_seconds": 15.0},
+        {"seed": 201, "published_seconds": 30.0},
+    ]
