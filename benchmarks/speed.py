@@ -3,14 +3,14 @@
     python -m benchmarks.speed --dataset mnist
 
 Time to quality: the seconds until the median affine-aligned MSE *and* the accuracy with the stolen
-client are at least as good as those of a recorded run of the published schedule, against the same
-victim, on the same targets, with as many threads. There are as many victims as recorded runs
-(course/results/published_DATASET*.json). The published schedule is timed on its first rounds right
-before and right after each of ours, for a shared machine is not always as fast, and extrapolated to
-its 200,000 steps per image; every step costs the same. UnSplit in
-a hurry (larger steps, a stronger prior: settings found on the first victim with other clones) is
-run with more and more steps, from several clones, until two thirds of them are good enough: the
-number of steps is chosen with the truth at hand, as time to quality must be. What is reported are
+client are at least as good as those of a recorded run of the published schedule, against a victim
+trained from the same seed (rounding may differ), on the same targets, with as many threads. There
+are as many victims as recorded runs (course/results/published_DATASET*.json). The published
+schedule is timed on its first rounds right before and right after each of ours, for a shared
+machine is not always as fast, and extrapolated to its 200,000 steps per image; every step costs the
+same. UnSplit in a hurry (larger steps, a stronger prior: settings found on the first victim with
+other clones) is run with more and more steps, from several clones, until two thirds of them are good
+enough: the number of steps is chosen with the truth at hand, as time to quality must be. What is reported are
 fresh clones that had no part in the choice; one that is not good enough never gets there, and
 counts as such.
 

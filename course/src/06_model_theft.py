@@ -508,6 +508,7 @@ collected = {
 # * **Three victims are few**, and medians of three hide much. The figures show what to measure.
 # * **The independent network had the victim's own training data.** Somebody with other data of the
 #   same kind would transfer less; somebody without data, not at all.
+# * **The attacked images** are among the test images that everything is scored on.
 # * **The labels of the test images** were used to prepare and to count adversarial examples. An
 #   attacker would use the network's own answers, which are right nearly as often.
 # * **The number of steps and the learning rate** of the last experiment were not tuned for anyone.
