@@ -9,10 +9,10 @@ are as many victims as recorded runs (course/results/published_DATASET*.json). T
 schedule is timed on its first rounds right before and right after each of ours, for a shared
 machine is not always as fast, and extrapolated to its 200,000 steps per image; every step costs the
 same. UnSplit in a hurry (larger steps, a stronger prior: settings found on the first victim with
-other clones) is run with more and more steps, from several clones, until two thirds of them are good
-enough: the number of steps is chosen with the truth at hand, as time to quality must be. What is reported are
-fresh clones that had no part in the choice; one that is not good enough never gets there, and
-counts as such.
+other clones) is run with more and more steps, from several clones, until two thirds of them are
+good enough: the number of steps is chosen with the truth at hand, as time to quality must be. What
+is reported are fresh clones that had no part in the choice; one that is not good enough never gets
+there, and counts as such.
 
 The published schedule cannot look at the truth and runs to its end. Often it has long been good
 enough: so it, too, is stopped after 2, 5, ... rounds, from several clones ("stopped"). Beside that,
