@@ -120,6 +120,8 @@ def test_the_time_to_quality_is_the_recorded_one() -> None:
     ) in PROSE
     seconds = sorted(victim["published_seconds"] for victim in victims)
     assert f"would take {seconds[0]:,.0f} to {seconds[-1]:,.0f} s in the median" in PROSE
+    timings = [run["published_seconds"] for victim in victims for run in victim["runs"]]
+    assert f"as fast: {min(timings):,.0f} to {max(timings):,.0f} s)" in PROSE
     steps = [victim["steps"] for victim in victims]
     assert f"one: {steps[0]}, {steps[1]} and {steps[2]}." in PROSE
     sooner = [f"{statistics.median(victim['ratios']):,.0f}" for victim in victims]
@@ -135,7 +137,9 @@ def test_what_stopping_early_does_for_the_published_schedule_is_recorded() -> No
     times = [f"{stop['times_hurried']:.0f}" for stop in stops]
     theirs, ours = ([f"{_raw(r['runs']):.3f}" for r in runs] for runs in (stops, others))
     assert f"after {rounds[0]} and {rounds[1]} of its 1,000 rounds on two of the" in PROSE
-    assert f"(on the first not after {speed.STOPPED_ROUNDS[-1]}; tried were" in PROSE
+    *some, last = speed.STOPPED_ROUNDS
+    tried = f"{', '.join(map(str, some))} and {last}"
+    assert f"(on the first not after {last}; tried were {tried})" in PROSE
     assert f"takes at most {times[0]} and {times[1]} times as long as ours" in PROSE
     assert f"raw MSE {theirs[0]} and {theirs[1]}, ours {ours[0]} and {ours[1]}" in PROSE
 

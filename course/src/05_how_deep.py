@@ -421,6 +421,16 @@ for data_set in study:
     print(f"{data_set}, recorded: known weights beat the mean image at every stage: {holds}")
     assert holds, data_set
 
+# a stricter floor, for digits: the mean image of the right class, which the label alone gives
+embedded = data.load("digits")
+attacked_there = experiments.first_targets(embedded, facts["targets"]["digits"])
+members = [embedded.train.labels == label for label in attacked_there.labels]
+of_class = torch.stack([embedded.train.images[member].mean(0) for member in members])
+floor = np.median(metrics.mse(of_class, attacked_there.images))
+lower = [stage for stage in digits if np.median(digits[stage]["known_weights_mse"]) < floor]
+print("digits, recorded: known weights beat the mean image of the right class at:", *lower)
+assert lower == [stage for stage in digits if stage not in ("fc2", "relu4")]
+
 # %% [markdown]
 # Choose a data set and a quantity. (Aligned MSE allows each reconstruction its best gain and
 # offset, which only we can compute; SSIM is structural similarity, 1 is a copy; agreement is how
