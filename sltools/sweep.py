@@ -30,14 +30,14 @@ from typing import Any
 import nbformat
 from filelock import FileLock, Timeout
 
-from sltools import lessons
+from sltools import __version__, lessons
 from sltools.errors import LessonError
 from sltools.lessons import Lesson
 from sltools.progress import bar
 
 FILE = "sweep.csv"
 LOCK = ".lock"  # held while a sweep works in its folder; the system lets go of it
-FACTS = ("run", "lesson", "status", "seconds", "error")
+FACTS = ("run", "lesson", "release", "status", "seconds", "error")
 DONE = "done"
 LONGEST = 10_000  # characters of an error: csv reads no more than 131,072 in a cell
 PATIENCE = 10.0  # seconds to wait for a Dask scheduler
@@ -62,48 +62,54 @@ def sweep(
 
     `jobs` processes work at the same time, or the workers of a Dask `scheduler` (its address); they
     must see `folder`. The executed notebooks are kept there. `timeout` is in seconds for each cell.
-    Ctrl-C ends the runs at work and keeps the rows of all that ended. Raises LessonError for a
-    parameter or value that the lesson does not take, a folder of something else or at work, a
-    worker that died, and a scheduler that cannot be reached.
+    Whatever ends a sweep, the rows of all runs that ended are kept; Ctrl-C ends those at work, too.
+    Raises LessonError for a parameter or value that the lesson does not take, a folder of something
+    else or at work, a worker that died, a run that could not be begun or written, and a scheduler
+    that cannot be reached.
     """
     if jobs < 1:
         raise LessonError(f"a sweep needs at least 1 process, not jobs={jobs}")
     settings = [lesson.settings(values) for values in _combinations(lesson, grid)]
+    losses = _losses(scheduler)
     table = _Table(folder.expanduser().absolute(), lesson)
     _check_own(table.folder)
     with _alone(table.folder):
         table.open()
         missing = [values for values in settings if not table.has(values)]
         probed = _with_probe(lesson, table.folder)
-        with _executor(jobs, scheduler) as executor:
-            with _unheard_by_children():
-                futures = {
-                    executor.submit(
-                        _run, probed, values, table.folder, table.name(values), timeout
-                    ): values
-                    for values in missing
-                }
-            try:
+        futures: dict[Future[Row], dict[str, Any]] = {}
+        try:
+            with _executor(jobs, scheduler) as executor:
+                with _unheard_by_children():
+                    for values in missing:
+                        arguments = probed, values, table.folder, table.name(values), timeout
+                        futures[executor.submit(_run, *arguments)] = values
                 for future in bar(as_completed(futures), "sweeping", total=len(futures)):
                     table.add(futures[future], future.result())
-            except KeyboardInterrupt:
-                _keep_ended(futures, table)
-                raise
-            except _losses(scheduler):
-                _keep_ended(futures, table)
-                raise LessonError(
-                    "a process of the sweep died, perhaps for want of memory. The rows of all runs "
-                    f"that ended are in {table.path}; run the sweep again, with fewer processes"
-                ) from None
+                    del futures[future]
+        except losses:
+            raise LessonError(
+                "a process of the sweep died, perhaps for want of memory. The rows of all runs "
+                f"that ended are in {table.path}; run the sweep again, with fewer processes"
+            ) from None
+        except (OSError, RuntimeError) as error:  # a full disk, a kernel that does not start
+            raise LessonError(
+                f"the sweep had to stop: {error}. The rows of all runs that ended are in "
+                f"{table.path}; put that right and run the sweep again"
+            ) from error
+        finally:
+            _keep_ended(futures, table)
     return table.rows()
 
 
 def _losses(scheduler: str | None) -> tuple[type[Exception], ...]:
-    """What is raised for a run whose process died."""
+    """What is raised for a run whose process died; LessonError if Dask is needed and missing."""
     if scheduler is None:
         return (BrokenExecutor,)
-    from distributed import KilledWorker
-
+    try:
+        from distributed import KilledWorker
+    except ImportError:
+        raise LessonError('a scheduler needs Dask: pip install "sltools[sweep]"') from None
     return KilledWorker, CancelledError  # the latter if the scheduler died
 
 
@@ -203,7 +209,8 @@ class _Table:
     def __init__(self, folder: Path, lesson: Lesson) -> None:
         self.folder = folder
         self.path = folder / FILE
-        self._release = hashlib.sha256(lesson.path.read_bytes()).hexdigest()
+        content = hashlib.sha256(lesson.path.read_bytes()).hexdigest()
+        self._release = f"{__version__}+{content[:8]}"
         self._lesson = lesson
         self._rows: dict[str, Row] = {}
 
@@ -233,7 +240,7 @@ class _Table:
             raise LessonError(f"{self.folder} holds a sweep of {other.pop()}; name another folder")
 
     def name(self, values: Mapping[str, Any]) -> str:
-        """Name a run by its settings and by the lesson's content: a new release runs anew."""
+        """Name a run by its settings and its release: another sltools or lesson runs anew."""
         text = json.dumps([self._release, values], sort_keys=True)
         return f"{self._lesson.name}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
@@ -242,15 +249,15 @@ class _Table:
 
     def add(self, values: Mapping[str, Any], facts: Row) -> None:
         run = self.name(values)
-        row = {"run": run, "lesson": self._lesson.name} | {k: str(v) for k, v in values.items()}
-        self._rows[run] = row | facts
+        row = {"run": run, "lesson": self._lesson.name, "release": self._release}
+        self._rows[run] = row | {k: str(v) for k, v in values.items()} | facts
         self._write()
 
     def _write(self) -> None:
         rows = self.rows()
         found = {column for row in rows for column in row}
         settings = [parameter.name for parameter in self._lesson.parameters]
-        columns = [*FACTS[:2], *settings, *FACTS[2:]]
+        columns = [*FACTS[:3], *settings, *FACTS[3:]]
         part = self.path.with_suffix(".part")
         with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.DictWriter(file, [*columns, *sorted(found - set(columns))], restval="")
@@ -288,11 +295,12 @@ def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
                 for worker in {*multiprocessing.active_children()} - others:
                     worker.kill()  # its kernel ends with it
                 raise
+            except BaseException:
+                pool.shutdown(cancel_futures=True)  # after the runs at work
+                raise
         return
-    try:
-        from distributed import Client
-    except ImportError:
-        raise LessonError('a scheduler needs Dask: pip install "sltools[sweep]"') from None
+    from distributed import Client
+
     try:
         client = Client(scheduler, timeout=PATIENCE)
     except (OSError, ValueError) as error:
@@ -301,6 +309,6 @@ def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
         executor = client.get_executor()
         try:
             yield executor
-        except KeyboardInterrupt:
+        except BaseException:
             executor.shutdown(wait=False)  # cancels
             raise

@@ -154,6 +154,35 @@ def _dies_at_two(lesson: lessons.Lesson, values: dict[str, Any], *_: Any) -> dic
     return {"status": "done", "error": "", "seconds": "0.1"}
 
 
+def _disk_full_at_two(lesson: lessons.Lesson, values: dict[str, Any], *_: Any) -> dict[str, str]:
+    if values["seed"] == 2:
+        raise OSError(28, "No space left on device")
+    return {"status": "done", "error": "", "seconds": "0.1"}
+
+
+def test_a_full_disk_is_one_sentence_and_keeps_runs_that_ended_unasked(
+    lesson: lessons.Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_executor", _in_this_process)
+    monkeypatch.setattr(sweep, "_run", _disk_full_at_two)
+    # The full disk is the first that is heard of, though all three runs ended.
+    monkeypatch.setattr(sweep, "as_completed", lambda futures: list(futures)[1:])
+    with pytest.raises(LessonError, match="had to stop: .*No space left"):
+        sweep.sweep(lesson, {"seed": [1, 2, 3]}, tmp_path / "out")
+    assert [row["seed"] for row in read(tmp_path / "out")] == ["1", "3"]
+
+
+def test_another_release_runs_anew_and_says_which_it_is(
+    lesson: lessons.Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_executor", _in_this_process)
+    monkeypatch.setattr(sweep, "_run", _disk_full_at_two)
+    for version in ("1.0", "1.0", "2.0"):
+        monkeypatch.setattr(sweep, "__version__", version)
+        sweep.sweep(lesson, {"seed": [1]}, tmp_path / "out")
+    assert [row["release"][:4] for row in read(tmp_path / "out")] == ["1.0+", "2.0+"]
+
+
 INTERRUPTED = """
 import sys
 from pathlib import Path
@@ -275,7 +304,7 @@ class _Now:
         future: Any = Future()
         try:
             future.set_result(function(*arguments))
-        except BrokenExecutor as error:
+        except Exception as error:
             future.set_exception(error)
         return future
 
