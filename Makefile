@@ -18,11 +18,12 @@ ARGS =
 GPU =
 
 BIN = $(VENV)/bin
-PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check
+# Not compiled: Python does that for the modules that are used, when they are.
+PIP = $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-compile
 CONSTRAIN = $(if $(CONSTRAINTS),--constraint $(CONSTRAINTS))
 
 # Lessons run beside each other on one thread each, with pictures in place of live widgets.
-HEADLESS = OMP_NUM_THREADS=1 SLTOOLS_STATIC=1
+HEADLESS = OMP_NUM_THREADS=1 SLTOOLS_STATIC=1 PYTHONDONTWRITEBYTECODE=
 PYTEST = $(HEADLESS) $(BIN)/python -m pytest -q
 NBVAL = --nbval --nbval-current-env --nbval-cell-timeout=120 \
 	--nbval-sanitize-with=tests/nbval_sanitize.cfg
@@ -37,15 +38,13 @@ lab: $(VENV)/.lab
 	$(BIN)/sltools lab my-course $(ARGS)
 
 test: $(VENV)/.dev
-	@echo "== 1/4 style and types"
+	@echo "== 1/3 style and types"
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	@echo "== 2/4 the library, grading, the wheel and the notebooks as they are"
-	$(PYTEST) $(BALANCED) -m "$(QUICK)" --durations=12
-	@echo "== 3/4 exercises on right and wrong answers, lessons with other parameters"
-	$(PYTEST) $(BALANCED) -m "notebooks or proofs" --durations=24
-	@echo "== 4/4 every lesson gives the outputs it shows"
+	@echo "== 2/3 library, grading, wheel, exercises on right and wrong answers, lessons' parameters"
+	$(PYTEST) $(BALANCED) -m "not browser" --durations=36
+	@echo "== 3/3 every lesson gives the outputs it shows"
 	$(PYTEST) $(TWO_AT_ONCE) $(NBVAL) course/*.ipynb
 
 coverage: $(VENV)/.dev

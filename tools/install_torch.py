@@ -43,7 +43,7 @@ def main(index: str, constraints: str = "") -> int:
     """Install torch into this environment; return pip's exit code."""
     if importlib.util.find_spec("torch"):
         return 0
-    pip = [sys.executable, "-m", "pip", "install", "torch>=2.6"]
+    pip = [sys.executable, "-m", "pip", "install", "--no-compile", "torch>=2.6"]
     if reachable(f"{index}/torch/"):
         # Its dependencies come with the rest: this index holds few versions of them.
         pip += ["--no-deps", "--index-url", index]

@@ -1,7 +1,8 @@
 """Topic 01: split learning by hand, what it costs on the wire, and how to make it cheaper."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import product
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import lru_cache
+from itertools import chain, combinations
 from typing import Any
 
 import torch
@@ -316,33 +317,18 @@ def _predict_bytes(answer: Answer, seed: int) -> str:
     "until an attack is measured against the wrong network.",
 )
 def _train_split(answer: Answer, seed: int) -> None:
-    front, middle, head = _parts(seed)
-    back = nn.Sequential(*middle, *head)
-    images, labels = _draw(seed, 20, 1, 6, 6), _labels(seed, 20)
-    settings = (6, 0.5)
-    start = [weight.detach() for part in (front, back) for weight in part.parameters()]
-    got = _weights(answer(front, back, images, labels, *settings), start, "weight")
+    setting = _training(seed)
+    start = [weight.detach() for part in setting[:2] for weight in part.parameters()]
+    got = _weights(answer(*setting), start, "weight")
     if torch.equal(got, _flat(start)):
         raise Wrong("No weight has changed.")
-    own = sum(weight.numel() for weight in front.parameters())
+    own = sum(weight.numel() for weight in setting[0].parameters())
     if torch.equal(got[:own], _flat(start)[:own]):
         raise Wrong("Only the server has learnt; the client learns from the reply.")
-    flaws = {
-        "the reply is computed after the server has learnt": "late",
-        "the loss of the small last batch is divided by the size of a full one": "divided",
-        "the client's gradients of earlier batches are never cleared": "piled",
-    }
-
-    def moved(**present: bool) -> Tensor:
-        return _trained(front, back, images, labels, *settings, **present) - _flat(start)
-
-    mistakes = {}
-    for present in product((True, False), repeat=3):
-        if any(present):
-            left = [text for text, there in zip(flaws, present, strict=True) if there]
-            found = dict(zip(flaws.values(), present, strict=True))
-            mistakes[f"Still there: {', and '.join(left)}."] = moved(**found)
-    compare(got - _flat(start), moved(), mistakes, "the change of the weights")
+    moved = {left: weights - _flat(start) for left, weights in _flawed(seed).items()}
+    right = moved.pop(())
+    mistakes = {f"Still there: {', and '.join(left)}.": change for left, change in moved.items()}
+    compare(got - _flat(start), right, mistakes, "the change of the weights")
 
 
 @task(
@@ -460,6 +446,25 @@ def _measure_bytes(front: nn.Sequential, back: nn.Sequential, images: int, seed:
     return session.transcript.nbytes()
 
 
+def _training(seed: int) -> tuple[nn.Sequential, nn.Sequential, Tensor, Tensor, int, float]:
+    """Make front, back, images, labels, the size of a batch and the learning rate."""
+    front, middle, head = _parts(seed)
+    back = nn.Sequential(*middle, *head)
+    return front, back, _draw(seed, 20, 1, 6, 6), _labels(seed, 20), 6, 0.5
+
+
+LATE = "the reply is computed after the server has learnt"
+DIVIDED = "the loss of the small last batch is divided by the size of a full one"
+PILED = "the client's gradients of earlier batches are never cleared"
+
+
+@lru_cache(maxsize=64)
+def _flawed(seed: int) -> dict[tuple[str, ...], Tensor]:
+    """All weights after an epoch, by the flaws that are left in it."""
+    sets = (combinations((LATE, DIVIDED, PILED), count) for count in (3, 2, 1, 0))
+    return {left: _trained(*_training(seed), left) for left in chain.from_iterable(sets)}
+
+
 def _trained(
     front: nn.Sequential,
     back: nn.Sequential,
@@ -467,9 +472,7 @@ def _trained(
     labels: Tensor,
     size: int,
     lr: float,
-    late: bool = False,
-    divided: bool = False,
-    piled: bool = False,
+    flaws: Collection[str],
 ) -> Tensor:
     """Train one epoch, as one network would or with flaws, and return all weights joined."""
     depth, net = len(front), nn.Sequential(*front, *back)
@@ -480,15 +483,15 @@ def _trained(
 
     def loss(held: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
         total = cross_entropy(torch.func.functional_call(net, held, (x,)), y, reduction="sum")
-        return total / (size if divided else len(y))
+        return total / (size if DIVIDED in flaws else len(y))
 
     for x, y in zip(images.split(size), labels.split(size), strict=True):
         pushes = torch.func.grad(loss)(weights, x, y)
         after = {name: weights[name] - lr * pushes[name] for name in names if name not in own}
-        if late:
+        if LATE in flaws:
             pushes = torch.func.grad(loss)(weights | after, x, y)
         for name in own:
-            pile[name] = pushes[name] + (pile[name] if piled else 0)
+            pile[name] = pushes[name] + (pile[name] if PILED in flaws else 0)
             after[name] = weights[name] - lr * pile[name]
         weights = after
     return _flat(weights[name] for name in names)
