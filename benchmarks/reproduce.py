@@ -6,9 +6,10 @@
 
 Each row of course/results/depth.csv (--budget full: depth_full.csv) is one restart of one attack;
 `chosen` marks the restart that the attacker keeps, the one of least objective. Beside it stand what
-the mean image scores, and what a search scores that was given the weights: the best of several, for
-it is to bound what the attack can reach. An attack that is in the file already, with all its
-restarts, is not run again, so the command can be interrupted and goes on where it was.
+the mean image scores, and that of the target's class, and what a search scores that was given the
+weights: the best of several, for it is to bound what the attack can reach. An attack that is in the
+file already, with all its restarts, is not run again, so the command can be interrupted and goes on
+where it was.
 `python -m benchmarks.reproduce --summary` prints the table of the README, and what is missing.
 """
 
@@ -71,6 +72,7 @@ class Row:
     mean_image_mse: float
     mean_image_aligned_mse: float
     mean_image_ssim: float
+    class_mean_mse: float
     blank_mse: float
     cpu_seconds: float
     device: str
@@ -217,7 +219,7 @@ def ceiling(dataset: data.Dataset, session: protocol.Session, budget: str) -> fl
     targets = experiments.first_targets(dataset, TARGETS[dataset.name])
     truth = targets.images.to(session.predict(targets.images[:1]).device)
     granted = session.observe(truth, grants=["client_model"])
-    enough = ENOUGH * floors(dataset, truth)["mean_image_mse"]
+    enough = ENOUGH * floors(dataset, targets)["mean_image_mse"]
     best = math.inf
     for search in _ceilings(dataset.name, budget):
         found = search(granted)
@@ -250,7 +252,7 @@ def attack(
         raise KeyboardInterrupt  # half an attack is no row
     objectives = [math.inf if math.isnan(run.objective) else run.objective for run in runs]
     best = objectives.index(min(objectives))
-    floor = floors(dataset, truth)
+    floor = floors(dataset, targets)
     return [
         Row(
             dataset=dataset.name,
@@ -272,14 +274,19 @@ def attack(
     ]
 
 
-def floors(dataset: data.Dataset, truth: Tensor) -> dict[str, float]:
-    """What images score that need no smashed data: medians of the targets."""
-    mean_image = dataset.train.images.mean(0).to(truth.device).expand_as(truth)
-    scores = _image_scores(mean_image, truth)
+def floors(dataset: data.Dataset, targets: data.Split) -> dict[str, float]:
+    """What images score that need no smashed data: medians of the targets.
+
+    The mean image needs only public data, that of its class the label of the target, too.
+    """
+    train, truth = dataset.train, targets.images
+    of_class = [train.images[train.labels == label].mean(0) for label in targets.labels]
+    scores = _image_scores(train.images.mean(0).expand_as(truth), truth)
     return {
         "mean_image_mse": scores["raw_mse"],
         "mean_image_aligned_mse": scores["aligned_mse"],
         "mean_image_ssim": scores["ssim"],
+        "class_mean_mse": _median(metrics.mse(torch.stack(of_class), truth)),
         "blank_mse": _median(metrics.mse(torch.zeros_like(truth), truth)),
     }
 
@@ -387,8 +394,9 @@ def table(rows: Iterable[Row]) -> str:
     whole = _whole(rows)
     lines = [
         "| data, cut after | attacks | raw MSE | aligned | SSIM | known weights "
-        "| mean image: raw, aligned, SSIM | clone | agrees | victim | random clone, best |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| mean image: raw, aligned, SSIM | of its class: raw "
+        "| clone | agrees | victim | random clone, best |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for (dataset, stage), group in _grouped(row for row in rows if _key(row) in whole):
         chosen = [row for row in group if row.chosen]
@@ -404,6 +412,7 @@ def table(rows: Iterable[Row]) -> str:
             f"{_middle(chosen, 'mean_image_mse'):.2g}, "
             f"{_middle(chosen, 'mean_image_aligned_mse'):.2g}, "
             f"{_middle(chosen, 'mean_image_ssim'):.2f}",
+            f"{_middle(chosen, 'class_mean_mse'):.2g}",
             f"{_middle(chosen, 'clone_accuracy'):.1%} "
             f"[{max(accuracies):.1%}, {min(accuracies):.1%}]",
             f"{_middle(chosen, 'agreement'):.1%}",

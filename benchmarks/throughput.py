@@ -1,8 +1,9 @@
 """How many images does attack 1 work on in a second, and how many would the machine allow?
 
     python -m benchmarks.throughput
+    python -m benchmarks.throughput --compiled         # and with torch.compile, beside it
     python -m benchmarks.throughput --whole            # and the whole test set: an hour on a CPU
-    python -m benchmarks.throughput --device cuda
+    python -m benchmarks.throughput --device cuda --compiled --whole
 
 UnSplit with one clone on MNIST, cut at pool1. The floor is the time that a step's operations would
 take at the rate of a large matrix product, or its bytes at the rate of a copy (the fastest of
@@ -18,15 +19,18 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
 from sltools import data, devices, experiments, lessons, metrics
 from sltools.attacks import UnSplit
+from sltools.attacks.ensemble import Ensemble
 from sltools.errors import SltoolsError
 from sltools.protocol import Session
 from sltools.view import View
@@ -40,14 +44,17 @@ SIDE = 2048  # of the matrices that show the rate of operations
 COPIED = (2**16, 2**20, 2**26)  # values whose copying shows the rate of bytes
 GPU_ONLY = (
     "on a GPU nothing has been measured: steps and images per second beside its floor (--device "
-    "cuda), the whole test set in one call (--whole), and whether captured graphs or torch.compile "
-    "pay there, which sltools therefore does not use"
+    "cuda), the whole test set in one call (--whole), and whether torch.compile, which captures "
+    "graphs there, pays (--compiled); sltools therefore does not use it"
 )
 
 
 def main(
     device: str = "cpu",
     threads: Annotated[int, typer.Option(min=1, help="Of torch.")] = 1,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="Time a compiled objective, too: some minutes.")
+    ] = False,
     whole: Annotated[
         bool, typer.Option("--whole", help="Invert the whole test set, too: hours on a CPU.")
     ] = False,
@@ -60,20 +67,25 @@ def main(
     session = experiments.train_victim(source, CUT, device=device)
     rates = {"operations": _operations_per_second(device), "bytes": _bytes_per_second(device)}
     rows = [_row(session, source, count, rates) for count in STEPS]
+    peak_memory = _peak_memory(device)
     facts: dict[str, Any] = {
         "command": f"python -m benchmarks.throughput --device {device} --threads {threads}"
+        + (" --compiled" if compiled else "")
         + (" --whole" if whole else ""),
         "device": torch.cuda.get_device_name() if "cuda" in device else f"CPU, threads: {threads}",
         "rates": rates,
         "rows": rows,
+        "compiled": [_comparison(session, source, n) for n in STEPS] if compiled else None,
         "whole": _whole(session, source) if whole else None,
-        "peak_memory_bytes": _peak_memory(device),
+        "peak_memory_bytes": peak_memory,
         "versions": devices.versions(),
     }
     path = path or lessons.course() / "results" / f"throughput_{torch.device(device).type}.json"
     path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print(table(rows))
-    print(f"peak memory: {facts['peak_memory_bytes'] / 2**30:.1f} GiB")
+    for row in facts["compiled"] or []:
+        print("compiled, {targets:,} targets: {times_as_fast:.2f} times as fast".format(**row))
+    print(f"peak memory: {peak_memory / 2**30:.1f} GiB")
     if not torch.cuda.is_available():
         print(f"missing: {GPU_ONLY}")
 
@@ -111,10 +123,50 @@ def _row(
 
 
 def _seconds_per_step(view: View, steps: int) -> float:
-    """What a step more costs: the difference of a long and a short attack, without what is once."""
-    short, long = UnSplit(steps=1, snapshots=1), UnSplit(steps=1 + steps, snapshots=1)
-    short(view)  # warms up
-    return _median([long(view).seconds - short(view).seconds for _ in range(REPEATS)]) / steps
+    """What a step more costs: the median of some attacks."""
+    UnSplit(steps=1, snapshots=1)(view)  # warms up
+    return _median([_more_steps(UnSplit, view, steps)[0] for _ in range(REPEATS)]) / steps
+
+
+def _more_steps(kind: type[UnSplit], view: View, steps: int) -> tuple[float, Tensor]:
+    """Seconds that `steps` steps more take, without what an attack does once; the images found."""
+    short, long = (kind(steps=1 + more, snapshots=1)(view) for more in (0, steps))
+    return long.seconds - short.seconds, long.inputs
+
+
+class _Compiled(UnSplit):
+    """UnSplit with its objective, and so its gradients, compiled; captured as graphs on CUDA."""
+
+    def _losses(
+        self, inputs: Tensor, targets: Tensor, scale: Tensor, networks: Ensemble, tv: float
+    ) -> dict[str, Tensor]:
+        changing = torch.full((), tv, device=inputs.device)  # a number would be compiled in
+        losses = _compiled_losses(inputs.device.type)
+        return dict(losses(self, inputs, targets, scale, networks, changing))
+
+
+@cache
+def _compiled_losses(device: str) -> Callable[..., dict[str, Tensor]]:
+    return torch.compile(UnSplit._losses, mode="reduce-overhead" if device == "cuda" else None)
+
+
+def _comparison(session: Session, source: data.Dataset, count: int) -> dict[str, float]:
+    """Set compiled and plain steps side by side."""
+    view = session.observe(experiments.first_targets(source, count).images)
+    _more_steps(_Compiled, view, 1)  # is compiled
+    ratios = []
+    for _ in range(REPEATS):
+        plain, images = _more_steps(UnSplit, view, STEPS[count])
+        fast, same = _more_steps(_Compiled, view, STEPS[count])
+        ratios.append(plain / fast)
+    return {
+        "targets": count,
+        "times_as_fast": _median(ratios),
+        "least": min(ratios),
+        "most": max(ratios),
+        "median_difference": (images - same).abs().median().item(),
+        "largest_difference": (images - same).abs().max().item(),
+    }
 
 
 def _operations(view: View) -> float:

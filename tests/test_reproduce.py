@@ -11,6 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 
 from benchmarks import reproduce
 from benchmarks.reproduce import Row
@@ -24,7 +25,7 @@ ROW = Row(
     feature_loss=0.25, raw_mse=0.125, worst_mse=0.25, aligned_mse=0.1, ssim=0.5, negatives=0.0,
     clone_accuracy=0.75, agreement=0.8, victim_accuracy=0.9, random_accuracy=0.2,
     known_weights_mse=0.01, mean_image_mse=0.05, mean_image_aligned_mse=0.04,
-    mean_image_ssim=0.3, blank_mse=0.2, cpu_seconds=1.5, device="cpu",
+    mean_image_ssim=0.3, class_mean_mse=0.02, blank_mse=0.2, cpu_seconds=1.5, device="cpu",
 )  # fmt: skip
 
 
@@ -221,6 +222,10 @@ def test_a_row_holds_what_its_names_say(monkeypatch: pytest.MonkeyPatch) -> None
     assert rows[0].mean_image_mse == pytest.approx(
         statistics.median((mean_image - truth).square().flatten(1).mean(1).tolist())
     )
+    classes = [digits.train.images[digits.train.labels == label].mean(0) for label in range(10)]
+    assert rows[0].class_mean_mse == pytest.approx(
+        statistics.median((torch.stack(classes) - truth).square().flatten(1).mean(1).tolist())
+    ), "the ten targets are one of each class, in order"
     assert rows[0].blank_mse == pytest.approx(
         statistics.median(truth.square().flatten(1).mean(1).tolist())
     )

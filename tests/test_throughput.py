@@ -1,9 +1,14 @@
 """The floor of the throughput benchmark, by hand, for ten MNIST images at pool1."""
 
+from functools import cache
+from typing import Any
+
+import pytest
 import torch
 
 from benchmarks import throughput
 from sltools import data, models
+from sltools.attacks import UnSplit
 from sltools.messages import Message
 from sltools.models import Architecture
 from sltools.view import View
@@ -33,3 +38,21 @@ def test_the_table_shows_what_was_timed() -> None:
         "binds": "bytes",
     }  # fmt: skip
     assert throughput.table([row]).splitlines()[-1] == "| 1,000 | 2.5 | 2,500 | 17.7 | bytes |"
+
+
+def test_a_compiled_objective_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Traced as for a compiler; its machine code takes minutes and is compared in the benchmark."""
+    compile_, traced = torch.compile, []
+
+    def trace(function: Any, mode: Any) -> Any:
+        traced.append(mode)
+        return compile_(function, backend="aot_eager")
+
+    monkeypatch.setattr(torch, "compile", trace)
+    fresh = cache(throughput._compiled_losses.__wrapped__)
+    monkeypatch.setattr(throughput, "_compiled_losses", fresh)
+    (_, plain), (_, same) = (
+        throughput._more_steps(kind, _view(), 5) for kind in (UnSplit, throughput._Compiled)
+    )
+    assert traced == [None], "compiled once"
+    assert torch.allclose(plain, same, atol=1e-4) and plain.std() > 0
