@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sltools.errors import LessonError, ModelError
+from sltools.errors import LessonError, ModelError, SltoolsError
 
 CELL_TIMEOUT = 3600.0  # seconds; a headless run always has a limit, for a widget can hang for ever
 START = "course/00_start_here.ipynb"
@@ -199,6 +199,15 @@ def _check_cut(dataset: str, stage: str) -> None:
         raise LessonError(f"parameter cut, with {dataset}: {error}") from None
 
 
+def _check_device(name: str) -> None:
+    from sltools import devices
+
+    try:
+        devices.find(name)
+    except SltoolsError as error:
+        raise LessonError(f"parameter device: {error}") from None
+
+
 def _read_bool(text: str) -> bool:
     try:
         return {"true": True, "false": False}[text.lower()]
@@ -227,7 +236,7 @@ def run(
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
     values = dict(parameters or {})
-    lesson.settings(values)  # complains before the output is there
+    _check_device(lesson.settings(values).get("device", "cpu"))  # before the output is there
     output = _reserve(output or Path.cwd(), lesson)
     try:
         papermill.execute_notebook(

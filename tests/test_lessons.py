@@ -170,6 +170,12 @@ def test_run_puts_the_parameters_to_work_in_a_new_file(
     assert (little_course / "03_little.ipynb").read_bytes() == before
 
 
+def test_a_device_that_is_not_there_is_refused_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(LessonError, match="parameter device: .*'cuda:99'"):
+        lessons.run(lessons.find("04"), {"device": "cuda:99"}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_run_keeps_the_notebook_of_a_failed_lesson(little_course: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.ipynb"
     with pytest.raises(LessonError) as error:
