@@ -135,7 +135,7 @@ def _more_steps(kind: type[UnSplit], view: View, steps: int) -> tuple[float, Ten
 
 
 class _Compiled(UnSplit):
-    """UnSplit with its objective, and so its gradients, compiled; captured as graphs on CUDA."""
+    """UnSplit with its objective and gradients compiled; on CUDA, to be captured as graphs."""
 
     def _losses(
         self, inputs: Tensor, targets: Tensor, scale: Tensor, networks: Ensemble, tv: float
@@ -153,7 +153,8 @@ def _compiled_losses(device: str) -> Callable[..., dict[str, Tensor]]:
 def _comparison(session: Session, source: data.Dataset, count: int) -> dict[str, float]:
     """Set compiled and plain steps side by side."""
     view = session.observe(experiments.first_targets(source, count).images)
-    _more_steps(_Compiled, view, 1)  # is compiled
+    torch._dynamo.reset()  # or it gives up compiling after some sizes
+    _more_steps(_Compiled, view, STEPS[count])  # is compiled, and again when the leak has ended
     ratios = []
     for _ in range(REPEATS):
         plain, images = _more_steps(UnSplit, view, STEPS[count])

@@ -22,7 +22,7 @@ from concurrent.futures import (
     ProcessPoolExecutor,
     as_completed,
 )
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ from sltools.lessons import Lesson
 from sltools.progress import bar
 
 FILE = "sweep.csv"
+PART = "sweep.part"  # the file while it is written
 LOCK = ".lock"  # held while a sweep works in its folder; the system lets go of it
 FACTS = ("run", "lesson", "release", "status", "seconds", "error")
 DONE = "done"
@@ -58,11 +59,13 @@ def sweep(
     scheduler: str | None = None,
     timeout: float = lessons.CELL_TIMEOUT,
 ) -> list[Row]:
-    """Run `lesson` with every combination of `grid` and return the rows of `folder`/sweep.csv.
+    """Run `lesson` with every combination of `grid`; return their rows in `folder`/sweep.csv.
 
     `jobs` processes work at the same time, or the workers of a Dask `scheduler` (its address); they
     must see `folder`. The executed notebooks are kept there. `timeout` is in seconds for each cell.
-    Whatever ends a sweep, the rows of all runs that ended are kept; Ctrl-C ends those at work, too.
+    Whatever ends a sweep, the rows of all runs that ended are kept, if they can be written. Ctrl-C
+    ends those at work, too, but for Dask's: a worker ends the run that it has begun.
+
     Raises LessonError for a parameter or value that the lesson does not take, a folder of something
     else or at work, a worker that died, a run that could not be begun or written, and a scheduler
     that cannot be reached.
@@ -74,11 +77,11 @@ def sweep(
     table = _Table(folder.expanduser().absolute(), lesson)
     _check_own(table.folder)
     with _alone(table.folder):
-        table.open()
-        missing = [values for values in settings if not table.has(values)]
-        probed = _with_probe(lesson, table.folder)
         futures: dict[Future[Row], dict[str, Any]] = {}
         try:
+            table.open()
+            missing = [values for values in settings if not table.has(values)]
+            probed = _with_probe(lesson, table.folder)
             with _executor(jobs, scheduler) as executor:
                 with _unheard_by_children():
                     for values in missing:
@@ -99,7 +102,7 @@ def sweep(
             ) from error
         finally:
             _keep_ended(futures, table)
-    return table.rows()
+    return [table.row(values) for values in settings]
 
 
 def _losses(scheduler: str | None) -> tuple[type[Exception], ...]:
@@ -114,10 +117,11 @@ def _losses(scheduler: str | None) -> tuple[type[Exception], ...]:
 
 
 def _keep_ended(futures: Mapping[Future[Row], dict[str, Any]], table: "_Table") -> None:
-    """Add the rows of runs that ended before they were asked for."""
+    """Add the rows of runs that ended before they were asked for, as far as they can be written."""
     for future, values in futures.items():
         if future.done() and not future.cancelled() and future.exception() is None:
-            table.add(values, future.result())
+            with suppress(OSError):  # what was heard of first is told
+                table.add(values, future.result())
 
 
 @contextmanager
@@ -137,7 +141,7 @@ def _check_own(folder: Path) -> None:
     """Raise LessonError, before anything is written, if `folder` is in use for something else."""
     if not folder.is_dir() or (folder / FILE).exists():
         return
-    if any(path.name != LOCK for path in folder.iterdir()):
+    if any(path.name not in (LOCK, PART) for path in folder.iterdir()):
         raise LessonError(f"{folder} holds something else; name a new folder")
 
 
@@ -247,6 +251,9 @@ class _Table:
     def has(self, values: Mapping[str, Any]) -> bool:
         return self._rows.get(self.name(values), {}).get("status") == DONE
 
+    def row(self, values: Mapping[str, Any]) -> Row:
+        return self._rows[self.name(values)]
+
     def add(self, values: Mapping[str, Any], facts: Row) -> None:
         run = self.name(values)
         row = {"run": run, "lesson": self._lesson.name, "release": self._release}
@@ -254,19 +261,16 @@ class _Table:
         self._write()
 
     def _write(self) -> None:
-        rows = self.rows()
+        rows = list(self._rows.values())
         found = {column for row in rows for column in row}
         settings = [parameter.name for parameter in self._lesson.parameters]
         columns = [*FACTS[:3], *settings, *FACTS[3:]]
-        part = self.path.with_suffix(".part")
+        part = self.folder / PART
         with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
             writer = csv.DictWriter(file, [*columns, *sorted(found - set(columns))], restval="")
             writer.writeheader()
             writer.writerows(rows)
         part.replace(self.path)
-
-    def rows(self) -> list[Row]:
-        return list(self._rows.values())
 
 
 def _end_with_parent() -> None:

@@ -167,6 +167,8 @@ def test_the_throughput_is_the_recorded_one() -> None:
     middle, largest = (
         max(row[f"{which}_difference"] for row in compiled) for which in ("median", "largest")
     )
+    spread = ", ".join(f"{row['least']:.2f} to {row['most']:.2f}" for row in compiled)
+    assert f"Five pairs each, {spread};" in PROSE
     assert f"differs by {middle:.1g} in the median and by up to {largest:.1g}.)" in PROSE
 
 

@@ -172,6 +172,28 @@ def test_a_full_disk_is_one_sentence_and_keeps_runs_that_ended_unasked(
     assert [row["seed"] for row in read(tmp_path / "out")] == ["1", "3"]
 
 
+def test_a_disk_that_is_full_for_the_table_is_one_sentence_and_can_be_gone_on_with(
+    lesson: lessons.Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweep, "_executor", _in_this_process)
+    monkeypatch.setattr(sweep, "_run", lambda *_: {"status": "done", "error": "", "seconds": "1"})
+
+    def full(table: Any) -> None:
+        (table.folder / sweep.PART).touch()
+        raise OSError(28, "No space left on device")
+
+    write = sweep._Table._write
+    monkeypatch.setattr(sweep._Table, "_write", full)
+    with pytest.raises(LessonError, match="had to stop: .*No space left"):
+        sweep.sweep(lesson, {"seed": [1, 2]}, tmp_path / "out")
+    monkeypatch.setattr(sweep._Table, "_write", write)
+    assert len(sweep.sweep(lesson, {"seed": [1]}, tmp_path / "out")) == 1
+    monkeypatch.setattr(sweep._Table, "_write", full)
+    with pytest.raises(LessonError, match="had to stop: .*No space left"):
+        sweep.sweep(lesson, {"seed": [1, 2, 3]}, tmp_path / "out")
+    assert [row["seed"] for row in read(tmp_path / "out")] == ["1"]
+
+
 def test_another_release_runs_anew_and_says_which_it_is(
     lesson: lessons.Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -179,7 +201,8 @@ def test_another_release_runs_anew_and_says_which_it_is(
     monkeypatch.setattr(sweep, "_run", _disk_full_at_two)
     for version in ("1.0", "1.0", "2.0"):
         monkeypatch.setattr(sweep, "__version__", version)
-        sweep.sweep(lesson, {"seed": [1]}, tmp_path / "out")
+        rows = sweep.sweep(lesson, {"seed": [1]}, tmp_path / "out")
+        assert [row["release"][:4] for row in rows] == [f"{version}+"], "of this call alone"
     assert [row["release"][:4] for row in read(tmp_path / "out")] == ["1.0+", "2.0+"]
 
 
