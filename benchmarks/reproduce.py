@@ -2,14 +2,15 @@
 
     make reproduce                                        # digits, MNIST, CIFAR-10, on the CPU
     make reproduce ARGS="--budget full"                   # with four times the steps
+    make reproduce ARGS="--budget steady"                 # as full, but on MNIST no prior fades
     python -m benchmarks.reproduce --datasets mnist --stages pool1,conv2 --device cuda
 
-Each row of course/results/depth.csv (--budget full: depth_full.csv) is one restart of one attack;
-`chosen` marks the restart that the attacker keeps, the one of least objective. Beside it stand what
-the mean image scores, and that of the target's class, and what a search scores that was given the
-weights: the best of several, for it is to bound what the attack can reach. An attack that is in the
-file already, with all its restarts, is not run again, so the command can be interrupted and goes on
-where it was.
+Each row of course/results/depth.csv (or depth_full.csv, depth_steady.csv) is one restart of one
+attack; `chosen` marks the restart that the attacker keeps, the one of least objective. Beside it
+stand what the mean image scores, and that of the target's class, and what a search scores that was
+given the weights: the best of several, for it is to bound what the attack can reach. An attack that
+is in the file already, with all its restarts, is not run again, so the command can be interrupted
+and goes on where it was.
 `python -m benchmarks.reproduce --summary` prints the table of the README, and what is missing.
 """
 
@@ -44,7 +45,7 @@ BUDGETS = {"cifar10": "full"}  # of the victims; quick for the others. One epoch
 SAME = {"flatten"}  # stages that send what the one before sends
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 ENOUGH = 0.01  # of the mean image's error: below it the ceiling needs no other search
-FILES = {"quick": "depth.csv", "full": "depth_full.csv"}
+FILES = {"quick": "depth.csv", "full": "depth_full.csv", "steady": "depth_steady.csv"}
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ class Row:
 def main(
     datasets: Annotated[str, typer.Option(help="Comma-separated.")] = ",".join(DATASETS),
     stages: Annotated[str, typer.Option(help="Comma-separated; default: all.")] = "",
-    budget: Annotated[str, typer.Option(help="Of the attack: quick or full.")] = "quick",
+    budget: Annotated[str, typer.Option(help="Of the attack: quick, full or steady.")] = "quick",
     device: str = "cpu",
     summary: Annotated[bool, typer.Option("--summary", help="Only print the table.")] = False,
     path: Annotated[Path | None, typer.Option(help="The CSV file.")] = None,
@@ -110,7 +111,9 @@ def main(
 def _check(names: list[str], stages: list[str], budget: str) -> None:
     """Raise SltoolsError, before any work, for what there is not."""
     if budget not in FILES:
-        raise SltoolsError(f"attacks are recorded with --budget {' or '.join(FILES)}, not {budget}")
+        raise SltoolsError(
+            f"attacks are recorded with --budget {', '.join(FILES)}; not with {budget}"
+        )
     for name in names:
         if name not in DATASETS:
             raise SltoolsError(f"{name!r} is not among the data sets {', '.join(DATASETS)}")
@@ -134,7 +137,9 @@ def _run(names: list[str], stages: list[str], budget: str, device: str, path: Pa
 
 
 def _attack(dataset: str, budget: str) -> UnSplit:
-    return replace(experiments.unsplit(dataset, budget), restarts=RESTARTS[dataset])
+    steps = experiments.STEPS["quick" if budget == "quick" else "full"]
+    priors = experiments.priors(dataset, budget)
+    return UnSplit(steps=steps, restarts=RESTARTS[dataset], **priors)
 
 
 def _ceilings(dataset: str, budget: str) -> list[KnownWeightsInversion]:

@@ -262,7 +262,7 @@ def test_no_recorded_attack_does_better_than_its_ceiling() -> None:
     ("options", "reason"),
     [
         ({"datasets": "digits,fashion_mnist"}, "fashion_mnist"),
-        ({"budget": "tiny"}, "quick or full"),
+        ({"budget": "tiny"}, "quick, full, steady"),
         ({"stages": "pool1,pool3"}, "not attacked at pool3"),
         ({"device": "toaster"}, "toaster"),
         ({"path": Path("/nowhere/rows.csv")}, "nowhere"),

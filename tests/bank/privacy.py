@@ -155,7 +155,7 @@ def _report(summary):
     return lambda inputs, truth: summary((inputs - truth).square().mean((3, 4, 5)))
 
 
-def _decode(steps=100, known=True, queries=None, hard=False, optimizer=torch.optim.Adam):
+def _decode(steps=60, known=True, queries=None, hard=False, optimizer=torch.optim.Adam):
     """Train a decoder on public images and apply it to the mean of the messages."""
 
     def attack(front, sent, public, scale):
@@ -299,7 +299,7 @@ PROOFS = {
                 10, -1, -1, -1
             ),
             "looks the images up": nearest_public,
-            "does not know the noise": _decode(steps=50, known=False),
+            "does not know the noise": _decode(steps=40, known=False),
             "uses one message": nearest_average_of_one,
             "returns one image": lambda front, sent, public, scale: public[0],
         },

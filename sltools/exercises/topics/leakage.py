@@ -3,6 +3,7 @@
 import copy
 import math
 import statistics
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -254,9 +255,9 @@ def _distance_correlation(answer: Answer, seed: int) -> str:
     "left. Where the two differ, zeros and repetitions are the reason.",
 )
 def _count_and_measure(answer: Answer, seed: int) -> str:
-    image = _draw(seed, 1, 7, 7)
+    image, fronts = _counted_fronts(seed)
     told = []
-    for front in _fronts(seed, image):
+    for front in fronts:
         got = dictionary(answer(front, image), ("enough", "zeros", "rank"))
         told.append(_judge_count(got, front, image))
     return f"Your ranks, of {image.numel()} pixels: {'; '.join(told)}."
@@ -443,8 +444,10 @@ def _ratio(a: Tensor, b: Tensor) -> Tensor:
     return (a * b).mean() / (a.square().mean() * b.square().mean()).sqrt()
 
 
-def _fronts(seed: int, image: Tensor) -> list[nn.Sequential]:
-    """Make clients whose numbers are enough, too few, and enough but not independent."""
+@lru_cache(maxsize=64)  # answers are given copies
+def _counted_fronts(seed: int) -> tuple[Tensor, list[nn.Sequential]]:
+    """An image, and clients that send enough numbers of it, too few, and enough that repeat."""
+    image = _draw(seed, 1, 7, 7)
 
     def build(channels: int, *after: nn.Module) -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(1, channels, 2), *after)
@@ -459,7 +462,7 @@ def _fronts(seed: int, image: Tensor) -> list[nn.Sequential]:
             zeros = bool((fronts[2](image[None]) == 0).any())
         if clear and zeros and _rank(strengths[2]) < image.numel() <= _rank(strengths[0]):
             break
-    return fronts
+    return image, fronts
 
 
 def _strengths(front: nn.Sequential, image: Tensor) -> Tensor:
