@@ -15,6 +15,7 @@ and goes on where it was.
 """
 
 import csv
+import hashlib
 import json
 import math
 import statistics
@@ -46,6 +47,15 @@ SAME = {"flatten"}  # stages that send what the one before sends
 INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 ENOUGH = 0.01  # of the mean image's error: below it the ceiling needs no other search
 FILES = {"quick": "depth.csv", "full": "depth_full.csv", "steady": "depth_steady.csv"}
+
+IMAGE_SCORES = {  # column -> what `metrics.score_images` calls it
+    "raw_mse": "mse_median",
+    "worst_mse": "mse_worst",
+    "aligned_mse": "aligned_mse_median",
+    "ssim": "ssim_median",
+    "negatives": "negatives",
+}
+NO_SCORES = dict.fromkeys(IMAGE_SCORES, math.nan)
 
 
 @dataclass(frozen=True)
@@ -133,6 +143,7 @@ def _run(names: list[str], stages: list[str], budget: str, device: str, path: Pa
         except SltoolsError as error:
             print(f"{name} is left out: {error}")
             continue
+        _note_data(path.with_suffix(".json"), dataset)
         reproduce(dataset, stages, device, path, budget)
 
 
@@ -160,14 +171,13 @@ def _note_settings(path: Path, budget: str, rows: list[Row]) -> None:
         "restarts": RESTARTS,
         "attack": asdict(_attack("digits", budget)),
         "priors": {name: experiments.priors(name, budget) for name in DATASETS},
-        "budgets": BUDGETS,
+        "training": {  # of the victims: epochs, and how many training images (null: all)
+            name: experiments.training(name, BUDGETS.get(name, "quick")) for name in DATASETS
+        },
         "ceilings": {name: list(map(asdict, _ceilings(name, budget))) for name in DATASETS},
     }
-    if rows and path.exists():
-        try:
-            noted = dict(json.loads(path.read_text(encoding="utf-8")))
-        except (TypeError, ValueError):
-            noted = {}
+    if rows:
+        noted = _noted(path)
         if json.loads(json.dumps(settings)) != {name: noted.get(name) for name in settings}:
             raise SltoolsError(
                 f"the rows beside {path} were made with other settings: give another --path, or "
@@ -176,6 +186,32 @@ def _note_settings(path: Path, budget: str, rows: list[Row]) -> None:
     else:
         facts = settings | {"versions": devices.versions()}
         path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _note_data(path: Path, dataset: data.Dataset) -> None:
+    """Keep what the data are beside the rows; refuse to add rows of other data to a file."""
+    facts = _noted(path)
+    digest = hashlib.sha256()
+    for split in (dataset.train, dataset.test):
+        digest.update(split.images.numpy().tobytes() + split.labels.numpy().tobytes())
+    sizes = {"train": len(dataset.train), "test": len(dataset.test)}
+    here = sizes | {"sha256": digest.hexdigest()}
+    noted = facts.setdefault("data", {}).setdefault(dataset.name, here)
+    if noted != here:
+        raise SltoolsError(
+            f"the rows beside {path} are of another {dataset.name} ({noted['train']:,} and "
+            f"{noted['test']:,} images; here are {sizes['train']:,} and {sizes['test']:,}): give "
+            "another --path, or move them away"
+        )
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+
+
+def _noted(path: Path) -> dict[str, Any]:
+    """The settings that are noted in a file; none if it is missing or broken."""
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError):
+        return {}
 
 
 def reproduce(
@@ -255,7 +291,7 @@ def attack(
     seconds = time.process_time() - start
     if any(run.interrupted for run in runs):
         raise KeyboardInterrupt  # half an attack is no row
-    objectives = [math.inf if math.isnan(run.objective) else run.objective for run in runs]
+    objectives = [run.objective if _sound(run) else math.inf for run in runs]
     best = objectives.index(min(objectives))
     floor = floors(dataset, targets)
     return [
@@ -268,7 +304,7 @@ def attack(
             chosen=number == best,
             objective=run.objective,
             feature_loss=run.feature_loss,
-            **_image_scores(run.inputs, truth),
+            **(_image_scores(run.inputs, truth) if _sound(run) else NO_SCORES),
             **_clone_scores(run, session, dataset, number),
             known_weights_mse=known_weights_mse,
             **floor,
@@ -302,14 +338,12 @@ def _median(values: Tensor) -> float:
 
 def _image_scores(inputs: Tensor, truth: Tensor) -> dict[str, float]:
     scores = metrics.score_images(inputs, truth).summary()
-    names = {
-        "raw_mse": "mse_median",
-        "worst_mse": "mse_worst",
-        "aligned_mse": "aligned_mse_median",
-        "ssim": "ssim_median",
-        "negatives": "negatives",
-    }
-    return {name: scores[key] for name, key in names.items()}
+    return {name: scores[key] for name, key in IMAGE_SCORES.items()}
+
+
+def _sound(run: InversionResult) -> bool:
+    """Say whether a restart came to something: what diverged cannot be scored."""
+    return math.isfinite(run.objective)
 
 
 def _clone_scores(
@@ -317,12 +351,12 @@ def _clone_scores(
 ) -> dict[str, float]:
     front, shape = session.client.front, dataset.train.images.shape[1:]
     random = Architecture.of(front, shape).build(run.seed, f"random clone {restart}")
-    report = metrics.score_clone(
-        run.clone, front, session.server.model, dataset.test, random.to(run.inputs.device)
-    )
+    random.to(run.inputs.device)
+    clone = run.clone if _sound(run) else random
+    report = metrics.score_clone(clone, front, session.server.model, dataset.test, random)
     return {
-        "clone_accuracy": report.clone_accuracy,
-        "agreement": report.clone_agreement,
+        "clone_accuracy": report.clone_accuracy if _sound(run) else math.nan,
+        "agreement": report.clone_agreement if _sound(run) else math.nan,
         "victim_accuracy": report.victim_accuracy,
         "random_accuracy": report.random_accuracy,
     }

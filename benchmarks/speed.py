@@ -32,6 +32,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
+from benchmarks import check_writable, uninterrupted
 from sltools import data, devices, experiments, lessons, metrics
 from sltools.attacks import InversionResult, UnSplit
 from sltools.errors import SltoolsError
@@ -49,7 +50,7 @@ STOPPED_SEEDS = range(100, 103)
 
 def main(
     dataset: str = "mnist",
-    threads: Annotated[int, typer.Option(help="Of torch, for both sides.")] = 1,
+    threads: Annotated[int, typer.Option(min=1, help="Of torch, for both sides.")] = 1,
     path: Annotated[Path | None, typer.Option(help="The JSON file, written anew.")] = None,
 ) -> None:
     """Compare on one data set, which takes half an hour, and write the result."""
@@ -62,6 +63,8 @@ def main(
             f"there is no {results}/published_{dataset}.json: record the published schedule first "
             "with benchmarks.record_inversion"
         )
+    path = path or results / f"speed_{dataset}.json"
+    check_writable(path)
     victims = [_compare(source, record) for record in records]
     ratios = sorted(ratio for victim in victims for ratio in victim["ratios"])
     good = [ratio for ratio in ratios if ratio]
@@ -84,8 +87,8 @@ def main(
         "versions": devices.versions(),
     }
     text = json.dumps(facts, indent=1)
-    (path or results / f"speed_{dataset}.json").write_text(text + "\n", encoding="utf-8")
     print(text)
+    path.write_text(text + "\n", encoding="utf-8")
 
 
 def _compare(source: data.Dataset, record: Path) -> dict[str, Any]:
@@ -124,11 +127,14 @@ def _compare(source: data.Dataset, record: Path) -> dict[str, Any]:
         "stopped": {
             "steps": early,
             "steps_of_a_round": stopped[0].steps // STOPPED_ROUNDS[0],
-            "times_hurried": early
-            and statistics.median(sooner) * early / UnSplit.published().steps,
+            "times_hurried": early and _seconds(early_runs) / _seconds(runs),
             "runs": early_runs,
         },
     }
+
+
+def _seconds(runs: list[dict[str, float]]) -> float:
+    return statistics.median(run["seconds"] for run in runs)
 
 
 def _recorded(path: Path) -> tuple[dict[str, Any], Tensor]:
@@ -139,7 +145,7 @@ def _recorded(path: Path) -> tuple[dict[str, Any], Tensor]:
 
 def _published_seconds(session: Session, truth: Tensor) -> float:
     """Seconds of the whole published schedule on `truth`, from its first rounds."""
-    timed = UnSplit.published(rounds=TIMED_ROUNDS)(session.observe(truth))
+    timed = uninterrupted(UnSplit.published(rounds=TIMED_ROUNDS)(session.observe(truth)))
     return timed.seconds * UnSplit.published().steps / timed.settings["steps"]
 
 
@@ -166,7 +172,8 @@ def _runs(
     attack: UnSplit, seeds: Sequence[int], session: Session, truth: Tensor, test: data.Split
 ) -> list[dict[str, float]]:
     view = session.observe(truth)
-    return [_scored(replace(attack, seed=seed)(view), session, truth, test) for seed in seeds]
+    results = (uninterrupted(replace(attack, seed=seed)(view)) for seed in seeds)
+    return [_scored(result, session, truth, test) for result in results]
 
 
 def _paired_runs(

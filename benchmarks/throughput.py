@@ -28,6 +28,7 @@ import typer
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import check_writable, uninterrupted
 from sltools import data, devices, experiments, lessons, metrics
 from sltools.attacks import UnSplit
 from sltools.attacks.ensemble import Ensemble
@@ -63,6 +64,8 @@ def main(
     """Measure on one device, which takes some minutes, and write the result."""
     torch.set_num_threads(threads)
     devices.find(device)
+    path = path or lessons.course() / "results" / f"throughput_{torch.device(device).type}.json"
+    check_writable(path)
     source = data.load(DATASET)
     session = experiments.train_victim(source, CUT, device=device)
     rates = {"operations": _operations_per_second(device), "bytes": _bytes_per_second(device)}
@@ -80,12 +83,11 @@ def main(
         "peak_memory_bytes": peak_memory,
         "versions": devices.versions(),
     }
-    path = path or lessons.course() / "results" / f"throughput_{torch.device(device).type}.json"
-    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     print(table(rows))
     for row in facts["compiled"] or []:
         print("compiled, {targets:,} targets: {times_as_fast:.2f} times as fast".format(**row))
     print(f"peak memory: {peak_memory / 2**30:.1f} GiB")
+    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
     if not torch.cuda.is_available():
         print(f"missing: {GPU_ONLY}")
 
@@ -130,7 +132,7 @@ def _seconds_per_step(view: View, steps: int) -> float:
 
 def _more_steps(kind: type[UnSplit], view: View, steps: int) -> tuple[float, Tensor]:
     """Seconds that `steps` steps more take, without what an attack does once; the images found."""
-    short, long = (kind(steps=1 + more, snapshots=1)(view) for more in (0, steps))
+    short, long = (uninterrupted(kind(steps=1 + more, snapshots=1)(view)) for more in (0, steps))
     return long.seconds - short.seconds, long.inputs
 
 
@@ -229,9 +231,7 @@ def _seconds(work: Callable[[], Any], device: str) -> float:
 def _whole(session: Session, source: data.Dataset) -> dict[str, float]:
     """Invert every test image in one call, with the usual number of steps."""
     view = session.observe(source.test.images)
-    found = replace(experiments.unsplit(DATASET, "quick"), snapshots=1)(view)
-    if found.interrupted:
-        raise SystemExit("interrupted: nothing is recorded")
+    found = uninterrupted(replace(experiments.unsplit(DATASET, "quick"), snapshots=1)(view))
     truth = source.test.images.to(found.inputs.device)
     floor = source.train.images.mean(0).to(truth).expand_as(truth)
     clone = torch.nn.Sequential(found.clone, session.server.model)

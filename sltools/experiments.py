@@ -65,12 +65,17 @@ def train_victim(
     client, with its defences if it has any. Raises SltoolsError for an unknown budget or cut.
     """
     _check_budget(budget)
-    plans = _TRAINING.get(dataset.name, _TRAINING["digits"])
-    epochs, count = plans["full" if budget == "published" else budget]
+    epochs, count = training(dataset.name, budget)
     net = models.for_images(dataset.train.images.shape, seed)
     ours, server = parties(net, at, client)
     split = dataset.train[: count or len(dataset.train)]
     return protocol.train(ours, server, split, epochs=epochs, seed=seed, device=device)
+
+
+def training(dataset: str, budget: str) -> tuple[int, int | None]:
+    """How a victim is trained: epochs, and on how many training images (None: all)."""
+    plans = _TRAINING.get(dataset, _TRAINING["digits"])
+    return plans["full" if budget == "published" else budget]
 
 
 def parties(

@@ -4,6 +4,7 @@ import ast
 import hashlib
 import io
 import json
+import math
 import os
 import re
 import time
@@ -245,7 +246,7 @@ def run(
             values,
             kernel_name="python3",
             progress_bar=progress,
-            execution_timeout=timeout,
+            execution_timeout=math.ceil(timeout),  # papermill takes whole seconds
             kernel_manager_class=headless_kernel(),
             resources={"metadata": {"path": str(output.parent)}},
             store_widget_state=False,

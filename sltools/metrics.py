@@ -53,7 +53,9 @@ def ssim(x: Tensor, truth: Tensor) -> Tensor:
     """Structural similarity of each image, (N,), at most 1 (Wang et al. 2004).
 
     A Gaussian window of 11 pixels, sigma 1.5, and a data range of 1: never rescaled per image,
-    which would hide lost contrast. Raises DataError for images of fewer than 11 pixels a side.
+    which would hide lost contrast. As in torchmetrics, windows reach over the edges, where images
+    are mirrored; so the black margins of MNIST count, in which a blank image is right. Raises
+    DataError for images of fewer than 11 pixels a side.
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 

@@ -202,7 +202,8 @@ def _run(lesson: Lesson, values: dict[str, Any], folder: Path, name: str, timeou
 def _printed(executed: Path) -> dict[str, float]:
     """Read what the probe printed."""
     last = json.loads(executed.read_text(encoding="utf-8"))["cells"][-1]
-    text = "".join("".join(output.get("text", "")) for output in last["outputs"])
+    printed = [output for output in last["outputs"] if output.get("name") == "stdout"]
+    text = "".join("".join(output["text"]) for output in printed)
     numbers: dict[str, float] = json.loads(text.splitlines()[-1])
     return numbers
 

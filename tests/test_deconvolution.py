@@ -214,6 +214,19 @@ def test_images_that_do_not_tell_are_refused() -> None:
         BlindDeconvolution()(View("server", view._messages, Architecture.of(front, (1, 15, 5))))
 
 
+def test_images_that_are_all_but_black_are_refused_not_stretched() -> None:
+    draw = seeds.generator(3, "dots")
+    images = torch.zeros(20, 1, 28, 28)
+    for image in images:
+        image.view(-1)[torch.randperm(784, generator=draw)[:5]] = 1.0
+    for layer in (_layer(1, 8, 5, 5), _layer(1, 8, 5, 5, padding=2)):
+        view = _view(layer, images=images)
+        with pytest.raises(AttackError, match="give a larger exposure"):
+            BlindDeconvolution()(view)
+        found = BlindDeconvolution(exposure=0.999)(view)
+        assert metrics.mse(found.inputs, images).max() < 1e-4
+
+
 @pytest.mark.parametrize("settings", [{"exposure": 0}, {"exposure": "all"}], ids=str)
 def test_settings_that_cannot_be_are_refused(settings: dict[str, Any]) -> None:
     with pytest.raises(AttackError, match="exposure"):

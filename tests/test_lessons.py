@@ -188,8 +188,8 @@ def test_run_keeps_the_notebook_of_a_failed_lesson(little_course: Path, tmp_path
 
 def test_run_stops_a_lesson_that_takes_too_long(little_course: Path, tmp_path: Path) -> None:
     output = tmp_path / "out.ipynb"
-    with pytest.raises(LessonError, match=r"cell \[4\], which took longer than 2 s"):
-        lessons.run(lessons.find("3", little_course), {"seed": 8}, output, timeout=2)
+    with pytest.raises(LessonError, match=r"cell \[4\], which took longer than 1.5 s"):
+        lessons.run(lessons.find("3", little_course), {"seed": 8}, output, timeout=1.5)
     assert "digits quick 9" in output.read_text()
 
 

@@ -116,7 +116,9 @@ def test_rows_of_other_settings_are_not_mixed_in(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "rows.json"
-    reproduce._note_settings(path, "quick", [ROW])
+    with pytest.raises(SltoolsError, match="other settings"):
+        reproduce._note_settings(path, "quick", [ROW])
+    reproduce._note_settings(path, "quick", [])
     reproduce._note_settings(path, "quick", [ROW])
     noted = json.loads(path.read_text())
     assert noted["restarts"] == reproduce.RESTARTS
@@ -129,6 +131,19 @@ def test_rows_of_other_settings_are_not_mixed_in(
     monkeypatch.setattr(reproduce, "TARGETS", reproduce.TARGETS | {"mnist": 7})
     with pytest.raises(SltoolsError, match="other settings"):
         reproduce._note_settings(path, "quick", [ROW])
+
+
+def test_rows_of_other_data_are_not_mixed_in(tmp_path: Path) -> None:
+    path, digits = tmp_path / "rows.json", data.load("digits")
+    reproduce._note_settings(path, "quick", [])
+    reproduce._note_data(path, digits)
+    reproduce._note_data(path, digits)
+    assert json.loads(path.read_text())["data"]["digits"]["train"] == len(digits.train)
+    with pytest.raises(SltoolsError, match="another digits"):
+        reproduce._note_data(path, replace(digits, train=digits.train[:50]))
+    darker = replace(digits.test, images=0.9 * digits.test.images)
+    with pytest.raises(SltoolsError, match="another digits"):
+        reproduce._note_data(path, replace(digits, test=darker))
 
 
 def test_the_table_sums_up_the_chosen_restarts_only() -> None:
@@ -185,13 +200,16 @@ def test_a_restart_that_came_to_nothing_is_never_chosen(monkeypatch: pytest.Monk
 
     def first_failed(self: UnSplit, view: Any) -> Any:
         first, *others = real(replace(self, steps=2, restarts=3), view)
-        return [replace(first, objective=math.nan), *others]
+        for weight in first.clone.parameters():
+            weight.detach().fill_(math.nan)
+        nothing = torch.full_like(first.inputs, math.nan)
+        return [replace(first, inputs=nothing, objective=math.nan), *others]
 
     monkeypatch.setattr(UnSplit, "runs", first_failed)
     digits = data.load("digits")
     session = reproduce.experiments.train_victim(digits, budget="tiny")
     rows = reproduce.attack(digits, session, "pool1", 0, 0, "quick", 0.01)
-    assert math.isnan(rows[0].objective)
+    assert math.isnan(rows[0].objective) and math.isnan(rows[0].raw_mse)
     assert [row.chosen for row in rows].index(True) == 1 + (rows[2].objective < rows[1].objective)
 
 

@@ -1,13 +1,16 @@
 """Time to quality: both criteria count, the schedule is extrapolated, fresh clones are reported."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from benchmarks import speed
-from sltools.attacks import UnSplit
+from benchmarks import check_writable, speed, throughput
+from sltools import data, experiments
+from sltools.attacks import UnSplit, inversion
+from sltools.errors import SltoolsError
 
 GOAL = {"aligned_mse": 0.02, "clone_accuracy": 0.9}
 
@@ -27,7 +30,7 @@ def test_the_published_schedule_is_extrapolated_to_all_its_rounds(
         UnSplit,
         "__call__",
         lambda self, view: SimpleNamespace(
-            seconds=self.steps / 500, settings={"steps": self.steps}
+            seconds=self.steps / 500, settings={"steps": self.steps}, interrupted=False
         ),
     )
     session: Any = SimpleNamespace(observe=lambda truth: None)
@@ -54,6 +57,28 @@ def test_steps_are_chosen_by_most_clones_of_the_first_attack_that_serves(
     assert steps == 75 and len(found) == 18
     assert speed._first_good_enough(attacks[:1], speed.CHOOSING, session, *rest)[0] is None
     assert not {*speed.CHOOSING} & {*speed.REPORTED}
+
+
+def test_an_interrupted_run_is_no_measurement_and_a_lost_path_no_work(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def interrupted(*arguments: Any) -> None:
+        raise KeyboardInterrupt
+
+    digits = data.load("digits")
+    session = experiments.train_victim(digits, budget="tiny")
+    truth = experiments.first_targets(digits, 2).images
+    monkeypatch.setattr(inversion, "_step", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        speed._runs(UnSplit(steps=2), [0], session, truth, digits.test)
+    with pytest.raises(KeyboardInterrupt):
+        speed._published_seconds(session, truth)
+    with pytest.raises(KeyboardInterrupt):
+        throughput._more_steps(UnSplit, session.observe(truth), 2)
+    with pytest.raises(SltoolsError, match="give a --path"):
+        check_writable(tmp_path / "nowhere" / "speed.json")
+    check_writable(tmp_path / "speed.json")
+    assert not list(tmp_path.iterdir())
 
 
 def test_each_run_stands_beside_what_the_published_schedule_took_around_it(

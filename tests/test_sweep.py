@@ -1,6 +1,7 @@
 """A sweep runs a grid of settings in other processes, into one CSV, and goes on where it was."""
 
 import csv
+import json
 import os
 import signal
 import subprocess
@@ -68,6 +69,14 @@ def test_a_wrong_value_is_refused_before_anything_runs(
     with pytest.raises(LessonError, match="no stage is called 'pool9'"):
         sweep.sweep(lessons.find("04"), {"cut": ["pool1", "pool9"]}, tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_what_else_a_lesson_says_at_its_end_is_passed_over(tmp_path: Path) -> None:
+    streams = [("stdout", "so\n"), ("stdout", '{"noisy": 2.0}\n'), ("stderr", "a warning\n")]
+    outputs = [{"output_type": "stream", "name": name, "text": [text]} for name, text in streams]
+    executed = tmp_path / "executed.ipynb"
+    executed.write_text(json.dumps({"cells": [{"outputs": outputs}]}))
+    assert sweep._printed(executed) == {"noisy": 2.0}
 
 
 HEADER = "run,lesson,status\n"

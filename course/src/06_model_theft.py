@@ -121,10 +121,16 @@ def steal(number):
     targets = experiments.first_targets(source, count).images.to(device)
     priors = experiments.priors(dataset, budget)  # what it assumes of images of this kind
     attack = UnSplit(steps=experiments.STEPS[budget], seed=number, **priors)
-    clone = attack(victim.observe(targets)).clone
+    stolen = attack(victim.observe(targets))
+    if stolen.interrupted:
+        raise KeyboardInterrupt  # half a theft would pass for a bad one
     f, g = victim.client.front, victim.server.model
     stranger = Architecture.of(f, shape).build(number, "random clone").to(device)
-    return {"victim": whole(f, g), "clone": whole(clone, g), "random clone": whole(stranger, g)}
+    return {
+        "victim": whole(f, g),
+        "clone": whole(stolen.clone, g),
+        "random clone": whole(stranger, g),
+    }
 
 
 thefts = [steal(3 * seed + number) for number in range(2 if budget == "tiny" else 3)]

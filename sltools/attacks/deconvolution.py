@@ -24,6 +24,7 @@ LARGEST = 3000  # unknowns, whose eigenvectors take some seconds
 ROUNDING = 1e-13  # of the greatest second moment: what single precision leaves where nothing is
 ALIKE = 1e-10  # disagreement that may be rounding
 DOUBT = 0.5  # a right solution disagrees less than this times as much as the next best, a wrong one
+FAINT = 0.05  # of the range of values: a contrast below it is noise, or the black that most are
 UNTOLD = (
     "these smashed data do not tell the images: wrong solutions agree as well as right ones. The "
     "filters may be too few, too large or too much alike, the images too few or too much alike, or "
@@ -112,19 +113,31 @@ class BlindDeconvolution:
         if mixed.shape[1] == 3:
             by_channel = weight.flatten(2).unsqueeze(0)
             matrix = colours.correction(mixed.unsqueeze(0), by_channel)[0]
-            high = self._high(torch.einsum("dc,nchw->ndhw", matrix, mixed))
-            return matrix / high, 0.0
+            coloured = torch.einsum("dc,nchw->ndhw", matrix, mixed)
+            return matrix / _contrast(self._high(coloured), coloured), 0.0
         high, low = self._high(mixed), -self._high(-mixed)
         if anchored:
-            return (1 / (high if mixed.mean() > 0 else low)).view(1, 1), 0.0
+            white = high if mixed.mean() > 0 else low
+            return (1 / _contrast(white, mixed)).view(1, 1), 0.0
         if mixed.mean() > (high + low) / 2:  # a negative: most of an image is dark
             high, low = low, high
-        return (1 / (high - low)).view(1, 1), -low / (high - low)
+        contrast = _contrast(high - low, mixed)
+        return (1 / contrast).view(1, 1), -low / contrast
 
     def _high(self, images: Tensor) -> Tensor:
         """The value that the share `exposure` of all is below."""
         ordered = images.flatten().sort().values  # torch.quantile takes too few
         return ordered[int(self.exposure * (len(ordered) - 1))]
+
+
+def _contrast(found: Tensor, images: Tensor) -> Tensor:
+    """Return `found`, the step from black to white; AttackError if it is next to nothing."""
+    if found.abs() < FAINT * (images.max() - images.min()):
+        raise AttackError(
+            "almost all pixels are black, or almost all white, so their exposure cannot be told: "
+            "give a larger exposure, the share of pixels that are below white"
+        )
+    return found
 
 
 def _only_convolution(architecture: Architecture) -> tuple[nn.Conv2d, bool]:

@@ -11,8 +11,8 @@ class Ensemble:
     """E networks of one architecture whose weights are stacked along a leading axis.
 
     Called with (E, N, ...) inputs, one batch for each network, it returns (E, N, ...). On a CPU
-    thread, six of these small networks and their gradients take half to two thirds of the time of
-    six separate calls.
+    thread, six of these small networks and their gradients take about half of the time of six
+    separate calls.
     """
 
     def __init__(self, networks: Sequence[nn.Sequential]) -> None:

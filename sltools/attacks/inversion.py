@@ -295,7 +295,10 @@ class InputSearch:
             "l2": energy(inputs),
             "l1": brightness(inputs),
         }
-        total = feature + tv * terms["tv"] + self.l2 * terms["l2"] + self.l1 * terms["l1"]
+        total = feature + tv * terms["tv"]
+        for name, weight in (("l2", self.l2), ("l1", self.l1)):
+            if weight:  # else it needs no gradient
+                total = total + weight * terms[name]
         return terms | {"total": total}
 
     def _smoothness(self, step: int) -> float:
