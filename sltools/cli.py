@@ -161,6 +161,9 @@ def sweep(
     if failed:
         print(f"{failed} of {len(rows)} failed: see the column `error`, and run the command again")
         raise typer.Exit(1)
+    settings = {parameter.name for parameter in found.parameters}
+    if not {column for row in rows for column in row} - {*sweeping.FACTS, *settings}:
+        print(f"lesson {found.name} offers no numbers: the rows say that it ran, and how long")
 
 
 @app.command()

@@ -6,10 +6,12 @@ import statistics
 from collections.abc import Collection
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from benchmarks import reproduce, speed, throughput
-from sltools import arena, lessons
+from sltools import arena, lessons, metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -105,14 +107,41 @@ def test_what_time_alone_leaves_follows_from_the_record() -> None:
         at = ("mnist", stage, True)
         return statistics.median(r.raw_mse for r in rows if (r.dataset, r.stage, r.chosen) == at)
 
+    stages = ("pool1", "conv2", "pool2")
     steady, fading = (
-        [f"{median(budget, stage) / median('quick', stage):.0%}" for stage in ("pool1", "conv2")]
+        [f"{median(budget, stage) / median('quick', stage):.0%}" for stage in stages]
         for budget in ("steady", "full")
     )
     assert (
-        f"{steady[0]} of the error of 1,000 steps is left behind pool1 and {steady[1]} behind "
-        f"conv2, with the fading one {fading[0]} and {fading[1]}:"
+        f"{steady[0]}, {steady[1]} and {steady[2]} of the error of 1,000 steps are left behind "
+        f"pool1, conv2 and pool2, with the fading one {fading[0]}, {fading[1]} and {fading[2]}."
     ) in PROSE
+    rows = reproduce.read(lessons.course() / "results" / reproduce.FILES["steady"])
+    kept = [r for r in rows if r.chosen and r.stage == "conv2"]
+    lost = [r for r in kept if r.clone_accuracy < r.random_accuracy or r.raw_mse > r.blank_mse]
+    assert len(lost) == 1 and len(kept) == 9  # "One of the nine attacks at conv2"
+
+
+def test_what_ssim_makes_of_black_margins_follows_from_the_record() -> None:
+    from torchmetrics.functional.image import structural_similarity_index_measure
+
+    with np.load(lessons.course() / "results" / "inversion_mnist.npz") as arrays:
+        found, truth = (torch.from_numpy(arrays[name]) for name in ("inputs", "truth"))
+
+    def inside(images: torch.Tensor) -> torch.Tensor:
+        pair = images.double(), truth.double()
+        _, full = structural_similarity_index_measure(
+            *pair, data_range=1.0, reduction="none", return_full_image=True
+        )
+        return full[..., 5:-5, 5:-5].mean((1, 2, 3))
+
+    blank = torch.zeros_like(truth)
+    over_edges = torch.stack([metrics.ssim(images, truth) for images in found])
+    assert int((over_edges < metrics.ssim(blank, truth)).sum()) == 1
+    within = torch.stack([inside(images) for images in found])
+    assert within.numel() == 90 and bool((within > inside(blank)).all())
+    medians = [f"{scores.quantile(0.5):.2f}" for scores in (inside(blank), within.flatten())]
+    assert f"blank ones have {medians[0]} in the median, the attack {medians[1]}," in PROSE
 
 
 def test_the_time_to_quality_is_the_recorded_one() -> None:

@@ -319,6 +319,14 @@ def test_the_command_line_splits_values(
     assert seen["grid"] == {"seed": [0, 1], "cut": ["pool1"]} and seen["jobs"] == 2
     assert "1 of 2" in capsys.readouterr().out
 
+    facts = dict.fromkeys(sweep.FACTS, "") | {"status": "done", "cut": "pool1"}
+    for number, said in (({}, True), ({"clone_accuracy": "0.9"}, False)):
+        monkeypatch.setattr(sweep, "sweep", lambda *_, n=number, **__: [facts | n])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        assert not ended.value.code
+        assert ("offers no numbers" in capsys.readouterr().out) == said
+
     def interrupted(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
