@@ -305,7 +305,7 @@ for data_set, by_stage in study.items():
     print(f"{data_set}: {size}, {facts['restarts'][data_set]} restarts; attacks at {counts}")
     if facts["priors"][data_set]:
         print(f"    settings changed: {facts['priors'][data_set]}")
-print("\n".join(textwrap.wrap(f"known weights: {facts['remark']}", 88)))
+print(textwrap.fill(facts["remark"], 88))
 
 # %% [markdown]
 # ### The images
@@ -481,9 +481,9 @@ widgets.show(draw, data_set=list(study), quantity=list(QUANTITIES))
 # %% [markdown]
 # Without the widget: on the digits, aligned MSE and SSIM draw much the same picture as the raw
 # error does, and agreement the same as accuracy. On MNIST, SSIM sees no difference between pool2
-# and the last stages, where the raw error does. One reason is that this SSIM (torchmetrics') lets
-# its windows reach over the edges of an image, and the margins of MNIST are black in every image:
-# that much is right in a blank one, too. No one measure tells it all.
+# and the last stages, where the raw error does. One reason may be that this SSIM (torchmetrics')
+# lets its windows reach over the edges of an image, and the margins of MNIST are black in every
+# image: that much is right in a blank one, too. No one measure tells it all.
 #
 # Read for the digits, the study says three things.
 #
@@ -678,7 +678,8 @@ assert on_mnist and on_digits
 # * **From cut to cut, entirely.** Behind the dense layers the objective is lower and the images are
 #   worthless: with enough unknowns everything can be explained.
 # * **From restart to restart, it depends on the data.** On MNIST the number is a good guide up to
-#   pool2: the restarts differ, and the better image has the lower objective. On the digits, with
+#   pool2: the restarts differ, and the better image has the lower objective (with an exception that
+#   we shall meet in a longer attack). On the digits, with
 #   the very same networks and settings, it is next to none: where the table shows no star, these
 #   attacks cannot tell choosing by the objective from choosing blindly.
 # * **Behind the dense layers there is nothing good to choose from**, whatever stars stand there.
@@ -919,6 +920,9 @@ claim(
 last = list(changes)[-1]
 claim(f"with a {last} the raw MSE is higher from every start",
       all(a > b for a, b in zip(priors[last]["raw"], base["raw"], strict=True)))  # fmt: skip
+at_leisure = attacked(session, replace(reference, steps=3 * STEPS, **changes[last]), images)
+pairs = zip(at_leisure["raw"], by_steps[3 * STEPS]["raw"], strict=True)
+claim("and so it is with three times the steps", all(a > b for a, b in pairs))
 
 # %% [markdown]
 # Of the priors, total variation carries the images at this cut. What the layers dropped, it fills
@@ -928,16 +932,18 @@ claim(f"with a {last} the raw MSE is higher from every start",
 # copied. And compare the number with the picture: without `tv` the error is above the mean image's,
 # as if nothing had been learnt, and yet one can read the digits.
 #
-# Fading does harm here, and not for want of steps. These digits were enlarged: they *are* smooth,
-# and nothing need be taken back. Real handwriting has sharp strokes. Here are recorded attacks on
-# MNIST of four times the steps, once with a constant total variation and once with a fading one,
-# beside those of the study. (The end, a tenth, was chosen on another victim and other images.)
+# Fading harms the images here, with few steps and with three times as many. A likely reason: these
+# digits were enlarged, so they *are* smooth, and there is little to take back. The strokes of MNIST
+# are sharp. Here are recorded attacks on it of four times the steps, once with a constant total
+# variation and once with a fading one, beside those of the study. (The end, a tenth, was chosen on
+# another victim and other images. The victims of the constant runs were trained again from the
+# seeds of the others', on another processor, and differ by up to 0.2 points of accuracy.)
 
 # %%
 at_length = {
-    "the study": study,
-    "4 x the steps": recorded("depth_steady.csv"),
-    "and fading tv": recorded("depth_full.csv"),
+    "1,000 steps": study,
+    "4,000 steps": recorded("depth_steady.csv"),
+    "and fading": recorded("depth_full.csv"),
 }
 
 
@@ -946,56 +952,89 @@ def kept_values(found, data_set, stage, field):
     return [next(r for r in runs if r["chosen"])[field] for runs in found[data_set][stage].values()]
 
 
-compared = [s for s in stages_of("mnist") if s in at_length["4 x the steps"]["mnist"]]
+compared = [s for s in stages_of("mnist") if s in at_length["4,000 steps"]["mnist"]]
 plots.depth_curve(
     compared,
     {
         name: triple([kept_values(found, "mnist", stage, "raw_mse") for stage in compared])
         for name, found in at_length.items()
     },
-    "raw MSE, mnist",
+    "raw MSE, mnist (recorded)",
     log=True,
+    baselines={
+        "mean image": [kept_values(study, "mnist", s, "mean_image_mse")[0] for s in compared]
+    },
 )
+
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the record grows
-for field, title in (("raw_mse", "raw MSE, median"), ("clone_accuracy", "clone, median")):
-    print(f"{title:18}" + "".join(f"{name:>15}" for name in at_length))
-    for stage in at_length["and fading tv"]["mnist"]:
-        cells = [
-            f"{np.median(kept_values(found, 'mnist', stage, field)):.4f}"
-            if stage in found["mnist"]
-            else "not recorded"
-            for found in at_length.values()
-        ]
-        print(f"{'mnist ' + stage:18}" + "".join(f"{cell:>15}" for cell in cells))
-for field in ("raw_mse", "clone_accuracy"):
-    few, many = (
-        np.median(kept_values(at_length[name], "cifar10", "conv1", field))
-        for name in ("the study", "and fading tv")
-    )
-    print(f"cifar10 conv1, tv fading in both: {field} {few:.4f}, with 4 x the steps {many:.4f}")
+def percent(values):
+    middle, least, greatest = (100 * f(values) for f in (np.median, min, max))
+    return f"{middle:.1f}% [{least:.1f}, {greatest:.1f}]"
+
+
+def thousandths(values):
+    middle, least, greatest = (1000 * f(values) for f in (np.median, min, max))
+    return f"{middle:.1f} [{least:.1f}, {greatest:.1f}]"
+
+
+for field, title, shown in (
+    ("raw_mse", "1000 x raw MSE", thousandths),
+    ("clone_accuracy", "clone", percent),
+):
+    print(f"{title:16}" + "".join(f"{name:>21}" for name in at_length))
+    for stage in compared:
+        cells = [shown(kept_values(f, "mnist", stage, field)) for f in at_length.values()]
+        print(f"{'mnist ' + stage:16}" + "".join(f"{cell:>21}" for cell in cells))
+few, many = (
+    kept_values(at_length[n], "cifar10", "conv1", "raw_mse") for n in ("1,000 steps", "and fading")
+)
+print(f"cifar10 conv1, fading in both: {thousandths(few)}, with 4,000 steps {thousandths(many)}")
 
 
 # %%
 def left(name, stage):
-    """What is left of the study's error."""
+    """What is left of the error of 1,000 steps."""
     now, before = (
-        kept_values(at_length[n], "mnist", stage, "raw_mse") for n in (name, "the study")
+        kept_values(at_length[n], "mnist", stage, "raw_mse") for n in (name, "1,000 steps")
     )
     return np.median(now) / np.median(before)
 
 
 print("recorded, MNIST behind pool1: time alone leaves more than two thirds of the error:",
-      left("4 x the steps", "pool1") > 2 / 3)  # fmt: skip
-print("time and fading leave less than a fifth:", left("and fading tv", "pool1") < 1 / 5)
-print("behind conv2 they leave less than two thirds:", left("and fading tv", "conv2") < 2 / 3)
-print("behind pool2 more than four fifths:", left("and fading tv", "pool2") > 4 / 5)
+      left("4,000 steps", "pool1") > 2 / 3)  # fmt: skip
+print("time and fading leave less than a fifth:", left("and fading", "pool1") < 1 / 5)
+print("behind conv2 time alone brings nothing:", left("4,000 steps", "conv2") > 1)
+print("time and fading leave less than two thirds:", left("and fading", "conv2") < 2 / 3)
+print("behind pool2 more than four fifths, with fading or without:",
+      min(left("4,000 steps", "pool2"), left("and fading", "pool2")) > 4 / 5)  # fmt: skip
 
 # %% [markdown]
-# A prior is a bet on the images: on smooth digits, a fading one loses; on handwriting it wins.
-# There a constant one was what stood in the way, and more time with it brings little. Behind the
-# second pooling even both gain little.
+# A prior is a bet on the images. On enlarged, smooth digits a fading one lost; on the sharp strokes
+# of MNIST it won at pool1 and conv2, where a constant one was what stood in the way. At pool2 it
+# made no difference beyond that of more steps.
+#
+# What of the long bar at conv2? Here are the six restarts of that attack, as the attacker ranks
+# them.
+
+# %%
+attacks_there = at_length["4,000 steps"]["mnist"]["conv2"].values()
+failed = max(attacks_there, key=lambda runs: next(r for r in runs if r["chosen"])["raw_mse"])
+print(f"{'objective':>10}{'feature loss':>14}{'raw MSE':>9}{'negatives':>11}{'clone':>8}")
+for run in sorted(failed, key=lambda run: run["objective"]):
+    print(
+        f"{run['objective']:10.4f}{run['feature_loss']:14.4f}{run['raw_mse']:9.3f}"
+        f"{run['negatives']:11.0%}{run['clone_accuracy']:8.1%}"
+    )
+by_data = min(failed, key=lambda run: run["feature_loss"])["raw_mse"]
+kept = next(run for run in failed if run["chosen"])["raw_mse"]
+print("the least feature loss would have kept less than a fifth of the error:", by_data < kept / 5)
+
+# %% [markdown]
+# Most restarts found the images. The objective kept one that had found their **negatives**, the
+# trap of lesson 04: what it made pleases the priors enough to outbid the data. So even on MNIST,
+# where the objective is a good guide in the study, it can fail.
 
 # %% [markdown]
 # ### Exposure and leak
