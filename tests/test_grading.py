@@ -543,7 +543,7 @@ def test_reading_a_hostile_notebook_takes_no_minutes() -> None:
     assert not code.should_define("\n" * 20_000 + "1/0", "f")
     assert copies.forms([loops, "x=x\n" * 20_000], {"key": "x"}) == {}
     copies.alike([Submission("one", ("x=x;" * 20_000,) * 9)])
-    assert time.process_time() - start < 6
+    assert time.process_time() - start < 60  # done naively it takes minutes, on any machine
 
 
 # ---- secrets, homework ---------------------------------------------------------------------------
