@@ -282,10 +282,14 @@ def stages_of(data_set):
     return [stage for stage in models.stages(net) if stage in study[data_set]]
 
 
-def kept_runs(data_set, stage):
+def kept_run(runs):
+    """The restart that the attacker kept."""
+    return next(run for run in runs if run["chosen"])
+
+
+def kept_runs(data_set, stage, found=study):
     """The restart that the attacker kept, of each attack."""
-    several = study[data_set][stage].values()
-    return [next(run for run in runs if run["chosen"]) for runs in several]
+    return [kept_run(runs) for runs in found[data_set][stage].values()]
 
 
 def values(data_set, field):
@@ -947,58 +951,47 @@ at_length = {
 }
 
 
-def kept_values(found, data_set, stage, field):
-    """One value for each attack: that of the restart which the attacker kept."""
-    return [next(r for r in runs if r["chosen"])[field] for runs in found[data_set][stage].values()]
+def kept_values(name, data_set, stage, field):
+    """One value for each attack."""
+    return [run[field] for run in kept_runs(data_set, stage, at_length[name])]
 
 
 compared = [s for s in stages_of("mnist") if s in at_length["4,000 steps"]["mnist"]]
 plots.depth_curve(
     compared,
     {
-        name: triple([kept_values(found, "mnist", stage, "raw_mse") for stage in compared])
-        for name, found in at_length.items()
+        name: triple([kept_values(name, "mnist", stage, "raw_mse") for stage in compared])
+        for name in at_length
     },
     "raw MSE, mnist (recorded)",
     log=True,
-    baselines={
-        "mean image": [kept_values(study, "mnist", s, "mean_image_mse")[0] for s in compared]
-    },
+    baselines={"mean image": [kept_runs("mnist", s)[0]["mean_image_mse"] for s in compared]},
 )
 
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the record grows
-def percent(values):
-    middle, least, greatest = (100 * f(values) for f in (np.median, min, max))
-    return f"{middle:.1f}% [{least:.1f}, {greatest:.1f}]"
-
-
-def thousandths(values):
-    middle, least, greatest = (1000 * f(values) for f in (np.median, min, max))
-    return f"{middle:.1f} [{least:.1f}, {greatest:.1f}]"
+def spread(values, factor, unit=""):
+    middle, least, greatest = (factor * f(values) for f in (np.median, min, max))
+    return f"{middle:.1f}{unit} [{least:.1f}, {greatest:.1f}]"
 
 
 for field, title, shown in (
-    ("raw_mse", "1000 x raw MSE", thousandths),
-    ("clone_accuracy", "clone", percent),
+    ("raw_mse", "1000 x raw MSE", (1000,)),
+    ("clone_accuracy", "clone", (100, "%")),
 ):
     print(f"{title:16}" + "".join(f"{name:>21}" for name in at_length))
     for stage in compared:
-        cells = [shown(kept_values(f, "mnist", stage, field)) for f in at_length.values()]
+        cells = [spread(kept_values(name, "mnist", stage, field), *shown) for name in at_length]
         print(f"{'mnist ' + stage:16}" + "".join(f"{cell:>21}" for cell in cells))
-few, many = (
-    kept_values(at_length[n], "cifar10", "conv1", "raw_mse") for n in ("1,000 steps", "and fading")
-)
-print(f"cifar10 conv1, fading in both: {thousandths(few)}, with 4,000 steps {thousandths(many)}")
+few, many = (kept_values(n, "cifar10", "conv1", "raw_mse") for n in ("1,000 steps", "and fading"))
+print(f"cifar10 conv1, fading in both: {spread(few, 1000)}, with 4,000 steps {spread(many, 1000)}")
 
 
 # %%
 def left(name, stage):
     """What is left of the error of 1,000 steps."""
-    now, before = (
-        kept_values(at_length[n], "mnist", stage, "raw_mse") for n in (name, "1,000 steps")
-    )
+    now, before = (kept_values(n, "mnist", stage, "raw_mse") for n in (name, "1,000 steps"))
     return np.median(now) / np.median(before)
 
 
@@ -1020,7 +1013,7 @@ print("behind pool2 more than four fifths, with fading or without:",
 
 # %%
 attacks_there = at_length["4,000 steps"]["mnist"]["conv2"].values()
-failed = max(attacks_there, key=lambda runs: next(r for r in runs if r["chosen"])["raw_mse"])
+failed = max(attacks_there, key=lambda runs: kept_run(runs)["raw_mse"])
 print(f"{'objective':>10}{'feature loss':>14}{'raw MSE':>9}{'negatives':>11}{'clone':>8}")
 for run in sorted(failed, key=lambda run: run["objective"]):
     print(
@@ -1028,7 +1021,7 @@ for run in sorted(failed, key=lambda run: run["objective"]):
         f"{run['negatives']:11.0%}{run['clone_accuracy']:8.1%}"
     )
 by_data = min(failed, key=lambda run: run["feature_loss"])["raw_mse"]
-kept = next(run for run in failed if run["chosen"])["raw_mse"]
+kept = kept_run(failed)["raw_mse"]
 print("the least feature loss would have kept less than a fifth of the error:", by_data < kept / 5)
 
 # %% [markdown]
