@@ -53,8 +53,7 @@ def main(
 
 def _run(source: data.Dataset, seed: int) -> dict[str, dict[str, Any]]:
     """Train one victim and attack it at every stage."""
-    budget = reproduce.BUDGETS.get(source.name, "quick")
-    session = experiments.train_victim(source, budget=budget, seed=seed)
+    session = experiments.train_victim(source, budget=reproduce.BUDGETS[source.name], seed=seed)
     if session.interrupted:
         raise KeyboardInterrupt  # half a training is no victim
     stages = STAGES.get(source.name, USUAL)

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from sltools import data, devices, experiments, lessons, metrics, models, protocol
 from sltools.attacks import InversionResult, KnownWeightsInversion, UnSplit
+from sltools.cli import INTERRUPTED
 from sltools.errors import SltoolsError
 from sltools.models import Architecture
 from sltools.progress import bar
@@ -42,9 +43,12 @@ DATASETS = ("digits", "mnist", "cifar10")
 VICTIMS, CLONES = 3, 3
 TARGETS = {name: experiments.usual_targets(name) for name in DATASETS}
 RESTARTS = {"digits": 6, "mnist": 6, "cifar10": 2}  # which takes thirty times as long
-BUDGETS = {"cifar10": "full"}  # of the victims; quick for the others. One epoch teaches it nothing
+BUDGETS = {  # of the victims: one epoch teaches CIFAR-10's nothing
+    "digits": "quick",
+    "mnist": "quick",
+    "cifar10": "full",
+}
 SAME = {"flatten"}  # stages that send what the one before sends
-INTERRUPTED = 130  # the exit status of a command that Ctrl-C ended
 ENOUGH = 0.01  # of the mean image's error: below it the ceiling needs no other search
 FILES = {"quick": "depth.csv", "full": "depth_full.csv", "steady": "depth_steady.csv"}
 
@@ -172,7 +176,7 @@ def _note_settings(path: Path, budget: str, rows: list[Row]) -> None:
         "attack": asdict(_attack("digits", budget)),
         "priors": {name: experiments.priors(name, budget) for name in DATASETS},
         "training": {  # of the victims: epochs, and how many training images (null: all)
-            name: experiments.training(name, BUDGETS.get(name, "quick")) for name in DATASETS
+            name: experiments.training(name, BUDGETS[name]) for name in DATASETS
         },
         "ceilings": {name: list(map(asdict, _ceilings(name, budget))) for name in DATASETS},
     }
@@ -239,9 +243,8 @@ def reproduce(
     }
     for victim, stage, clone in bar(jobs, dataset.name):
         if victim not in sessions:
-            training = BUDGETS.get(dataset.name, "quick")
             sessions[victim] = experiments.train_victim(
-                dataset, budget=training, seed=victim, device=device
+                dataset, budget=BUDGETS[dataset.name], seed=victim, device=device
             )
         if sessions[victim].interrupted:
             raise KeyboardInterrupt  # before a row: half a training is no victim

@@ -20,7 +20,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
-from matplotlib.ticker import MaxNLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
 from sltools import metrics, progress
@@ -314,6 +314,40 @@ def depth_curve(
     _legend(axes, [*series, *(baselines or {})])
     scale = " (logarithmic scale)" if log else ""
     return _picture(axes, f"{ylabel}{scale} by cut.", *sentences)
+
+
+@_styled
+def factors(
+    labels: Sequence[str],
+    series: Mapping[str, tuple[Numbers, Numbers, Numbers]],
+    xlabel: str,
+) -> Picture:
+    """Draw what each change in `labels` (K,) multiplies a number by: a row for each, 1 in grey.
+
+    `series` maps a name to (median, low, high), each (K,) and above 0: a marker and a bar.
+    """
+    axes = _chart_axes(f"{xlabel} (logarithmic scale)", "", False, (6.4, 1 + 0.3 * len(labels)))
+    rows = np.arange(len(labels), dtype=float)
+    axes.set(xscale="log", yticks=rows, yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))
+    axes.grid(False, axis="y")
+    axes.axvline(1, color=GREY, linewidth=1.2, zorder=1)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"x {_n(value)}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    sentences = []
+    for index, ((name, triple), look) in enumerate(zip(series.items(), _looks(), strict=False)):
+        median, low, high = (_array(values, like=rows, name=name) for values in triple)
+        aside = rows + 0.2 * (index - (len(series) - 1) / 2)
+        ranges = np.maximum([median - low, high - median], 0)
+        style = look | {"linestyle": "none", "markersize": 5}
+        axes.errorbar(median, aside, xerr=ranges, label=name, elinewidth=1.2, **style)
+        each = [
+            f"{label} x {_n(m)} ({_n(least)} to {_n(most)})"
+            for label, m, least, most in zip(labels, median, low, high, strict=True)
+        ]
+        sentences.append(f"{name}, median (range): {', '.join(each)}.")
+    _legend(axes, list(series))
+    return _picture(axes, f"{xlabel} (logarithmic scale), by change.", *sentences)
 
 
 @_styled

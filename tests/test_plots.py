@@ -44,6 +44,7 @@ PICTURES = {
     "depth_curve": lambda: plots.depth_curve(
         ["pool1", "fc1"], {"a": ([2, 3], [1, 2], [4, 4])}, "MSE", baselines={"blank": 1.5}
     ),
+    "factors": lambda: plots.factors(["more", "less"], {"a": ([2, 0.5], [1, 0.1], [4, 1])}, "MSE"),
     "smashed": lambda: plots.smashed(images, noise(4, 10, 5, 5)),
     "smashed, flat": lambda: plots.smashed(images[:1], noise(1, 30)),
     "bars": lambda: plots.bars({"attack": 0.5, "chance": 0.1}, "accuracy"),
@@ -255,6 +256,23 @@ def test_depth_curves_stand_side_by_side(canvas):
     assert (one < two).all()
 
 
+def test_factors_draw_medians_and_ranges_in_rows(canvas):
+    series = {"one": ([2, 0.5], [1, 0.1], [4, 1]), "two": ([1, 1], [1, 1], [1, 1])}
+    assert plots.factors(["more", "less"], series, "MSE").alt == (
+        "MSE (logarithmic scale), by change. one, median (range): more x 2 (1 to 4), "
+        "less x 0.5 (0.1 to 1). two, median (range): more x 1 (1 to 1), less x 1 (1 to 1)."
+    )
+    (data, _, (bars,)), (other, *_) = canvas[0].containers
+    np.testing.assert_array_equal(data.get_xdata(), [2, 0.5])
+    ends = [segment[:, 0] for segment in bars.get_segments()]
+    np.testing.assert_allclose(ends, [[1, 4], [0.1, 1]])
+    assert (data.get_ydata() < other.get_ydata()).all()
+    assert canvas[0].get_xscale() == "log"
+    assert [label.get_text() for label in canvas[0].get_yticklabels()] == ["more", "less"]
+    low, high = canvas[0].get_ylim()
+    assert low > high  # the first row is at the top
+
+
 def test_bars_bear_their_numbers(canvas):
     alt = plots.bars({"attack": 0.12345, "images": 12000.0, "loss": -1}, "score").alt
     assert alt == "Bars of score. attack: 0.123; images: 12,000; loss: -1."
@@ -305,6 +323,7 @@ def test_exchange_draws_every_message_in_order(canvas):
         (lambda: plots.lines([0, 1], {"loss": [1]}, "x", "y"), "loss has shape"),
         (lambda: plots.depth_curve(["a"], {"m": ([1, 2], [1], [1])}, "y"), "m has shape"),
         (lambda: plots.depth_curve(["a"], {}, "y", baselines={"b": [1, 2]}), "b has shape"),
+        (lambda: plots.factors(["a"], {"m": ([1, 2], [1], [1])}, "x"), "m has shape"),
         (lambda: plots.scatter(noise(3, 3), torch.zeros(3)), "two dimensions"),
         (lambda: plots.exchange({"client": ""}, [("client", "eve", "z")]), "'eve' is not"),
     ],

@@ -15,6 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks import ablations
 from sltools import attacks, data, models
 from sltools.attacks import (
     BlindDeconvolution,
@@ -29,6 +30,7 @@ from sltools.models import Architecture
 from sltools.protocol import Client, Server, train
 from sltools.view import View
 from tests.parties import noise_split
+from tests.test_ablations import brief
 
 ROOT = Path(__file__).resolve().parents[1]
 Attack = Callable[[View], Any]
@@ -53,6 +55,10 @@ ATTACKS: dict[str, tuple[Attack, str]] = {  # what to run, on which view
     "LabelInference, wire": (LabelInference("wire"), "one by one"),
     "GradientLeak, norm": (GradientLeak("norm"), "one by one"),
     "GradientLeak, cosine": (GradientLeak("cosine"), "one by one"),
+    **{
+        f"UnSplit, {name}": (brief(idea.attacks[-1]), "labelled")
+        for name, idea in ablations.IDEAS.items()
+    },
 }
 
 
@@ -76,7 +82,15 @@ def _views() -> dict[str, View]:
         batch_size=1,
         record=True,
     )
+    vanilla = train(
+        *models.cut(models.mnist_net(seed=3), "pool1"),
+        data.load("digits").train[:6],
+        epochs=1,
+        batch_size=3,
+        record=True,
+    )
     return {
+        "labelled": vanilla.transcript.view().window(0, 1),
         "mirrored": _smashed(front, mirrored),
         "granted": _smashed(front, mirrored, "client_model"),
         "photographs": _smashed(colourful, noise_split(4, (3, 32, 32)).images),

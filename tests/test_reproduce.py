@@ -183,7 +183,7 @@ def test_an_interrupted_attack_leaves_no_row(
     def interrupted(*arguments: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reproduce, "BUDGETS", {"digits": "tiny"})
+    monkeypatch.setitem(reproduce.BUDGETS, "digits", "tiny")
     with monkeypatch.context() as patch:
         patch.setattr(inversion, "_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
