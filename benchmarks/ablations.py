@@ -4,16 +4,17 @@
     python -m benchmarks.ablations --summary      # only print the table
 
 Ten targets are sent as the last batch of a training, so that the server has their labels, too, and
-all batches before. Every idea is given its best chance: if it has settings, they are chosen with
-the truth at hand, on a victim that is not reported. The attack as it is is one of the ideas, and so
-is the attack with its main setting chosen in the same way: what an idea brings should be more.
-Writes course/results/ablations.json, an idea at a time; what is there already, with the same
-settings, is not run again. Takes an hour on one core.
+all batches before. Where an idea has a setting, a few values are tried, with the truth at hand, on
+another victim and other images. The attack as it is is one of the ideas, and so is the attack with
+its main setting chosen in the same way: what an idea brings should be more. Writes
+course/results/ablations.json, an idea at a time; what is there already, with the same settings, is
+not run again. (If the code of an idea was changed, delete its entry.) Takes an hour on one core.
 """
 
 import json
 import math
 import statistics
+import time
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -31,19 +32,19 @@ from sltools.attacks import InversionResult, UnSplit
 from sltools.attacks.ensemble import Ensemble
 from sltools.attacks.unsplit import EXPOSE_EVERY
 from sltools.cli import INTERRUPTED
-from sltools.errors import AttackError, SltoolsError
+from sltools.errors import SltoolsError
 from sltools.messages import Message
 from sltools.progress import bar
 from sltools.transcript import Transcript
 from sltools.view import View
 
-PLACES = (("digits", "conv2"), ("mnist", "pool1"), ("mnist", "conv2"))
+PLACES = (("digits", "conv2"), ("mnist", "conv2"))
 VICTIMS = (100, 101, 102)  # their seeds: none of the study's
-CHOOSING = 110  # the victim that settings are chosen on
+CHOOSING = 110  # the victim that settings are chosen on, by its images, the fourth ten
 CLONES = 3
 TARGETS = 10
 FURTHER = 20  # images, where an idea has more than the targets
-WHEN = {"sent at the start": 0.0, "sent at the end": 1.0}  # of the training
+WHEN = {"sent half-way": 0.5, "sent at the end": 1.0}  # of the training
 TOGETHER = "sent along"  # with the targets, after the end
 STEPS = experiments.STEPS["quick"]
 NOISE = 16  # channels that a deep image prior starts from
@@ -51,7 +52,7 @@ ROUND = 50  # evaluations of the objective in a round of L-BFGS
 USUAL = "as it is"
 COMMAND = "python -m benchmarks.ablations"
 DESIGN = {
-    "victims": VICTIMS,
+    "victims": list(VICTIMS),
     "chosen_on": CHOOSING,
     "clones": CLONES,
     "targets": TARGETS,
@@ -126,11 +127,10 @@ def _pixels(free: Tensor) -> Tensor:
 class DeepImagePrior(UnSplit):
     """The images are what an untrained network makes of fixed noise; its weights are searched.
 
-    Convolutions find natural images sooner than noise (Ulyanov et al., Deep Image Prior, CVPR
-    2018). `input_lr` is the learning rate of these weights.
+    After Ulyanov et al., Deep Image Prior, CVPR 2018: convolutions find natural images sooner than
+    noise. Here one small network makes all images of a clone. `input_lr` is the learning rate of
+    its weights.
     """
-
-    exposure: float | None = None  # the images cannot be changed but through the weights
 
     def search(self, view: View, networks: Ensemble) -> list[InversionResult]:
         return super().search(view, _Painted(networks, view, self.seed))
@@ -140,10 +140,19 @@ class DeepImagePrior(UnSplit):
         _, clone = super()._optimizers(inputs, networks)
         return [Adam(networks.painters.weights, lr=self.input_lr, fused=True), clone]
 
+    def _prepare(self, step: int, inputs: Tensor, networks: Ensemble) -> None:
+        assert isinstance(networks, _Painted)
+        if step % EXPOSE_EVERY == 0:
+            images = networks.paint().detach()
+            before = images.flatten(1).sum(1)
+            super()._prepare(step, images, networks)
+            networks.gain *= images.flatten(1).sum(1) / before
+
     def _losses(
         self, inputs: Tensor, targets: Tensor, scale: Tensor, networks: Ensemble, tv: float
     ) -> dict[str, Tensor]:
         assert isinstance(networks, _Painted)
+        assert len(targets) == networks.noise.shape[1]  # in one chunk
         return super()._losses(networks.paint(), targets, scale, networks, tv)
 
     def _finish(self, inputs: Tensor, networks: Ensemble) -> None:
@@ -152,33 +161,24 @@ class DeepImagePrior(UnSplit):
 
 
 class _Painted(Ensemble):
-    """Clones, and for each a network that paints its images."""
+    """Clones, and for each a network that paints its images, (noise) to (images)."""
 
     def __init__(self, clones: Ensemble, view: View, seed: int) -> None:
-        members = [clones.member(number) for number in range(clones.size)]
-        super().__init__(members)
+        super().__init__([clones.member(number) for number in range(clones.size)])
         channels, height, width = view.architecture.input_shape
-        device = self.weights[0].device
         painters = []
         for number in range(clones.size):
             with seeds.scope(seed, f"painter {number}"):
-                painters.append(_painter(channels).to(device))
-        self.painters = Ensemble(painters)
-        noise = torch.randn(
-            clones.size,
-            len(view.smashed),
-            NOISE,
-            height // 4,
-            width // 4,
-            generator=seeds.generator(seed, "painters' noise"),
-        )
+                painters.append(_painter(channels))
+        shape = (clones.size, len(view.smashed), NOISE, height // 4, width // 4)
+        noise = torch.randn(shape, generator=seeds.generator(seed, "painters' noise"))
+        device = self.weights[0].device
+        self.painters = Ensemble([painter.to(device) for painter in painters])
         self.noise = noise.to(device)
+        self.gain = torch.ones(clones.size, device=device)  # what exposure multiplies images by
 
     def paint(self) -> Tensor:
-        """The images (E, N, C, H, W), scaled to use [0, 1], as exposure would do it."""
-        painted = self.painters(self.noise)
-        white = painted.detach().flatten(1).quantile(UnSplit.exposure, dim=1)
-        return (painted / white.view(-1, 1, 1, 1, 1)).clamp(max=1)
+        return (self.painters(self.noise) * self.gain.view(-1, 1, 1, 1, 1)).clamp(max=1)
 
 
 def _painter(channels: int) -> nn.Sequential:
@@ -208,9 +208,16 @@ class SecondOrderFinish(UnSplit):
             self._polish(inputs, network, targets)
             self._prepare(EXPOSE_EVERY, inputs, network)
             network.leak(0.0)
-        if not inputs.isfinite().all():
-            return run
-        return replace(run, inputs=inputs[0].clamp(0, 1), clone=network.member(0))
+        inputs.clamp_(0, 1)
+        with torch.no_grad():
+            losses = self._losses(inputs, targets, self._scale(targets), network, self.tv)
+        return replace(
+            run,
+            inputs=inputs[0],
+            clone=network.member(0),
+            feature_loss=losses["feature"].item(),
+            objective=losses["total"].item(),
+        )
 
     def _polish(self, found: Tensor, network: Ensemble, targets: Tensor) -> None:
         """Move `found` (1, N, C, H, W) and the weights in place, by one round."""
@@ -249,6 +256,7 @@ class LabelledTargets(UnSplit):
         self, inputs: Tensor, targets: Tensor, scale: Tensor, networks: Ensemble, tv: float
     ) -> dict[str, Tensor]:
         assert isinstance(networks, _Labelled)
+        assert len(targets) == len(networks.labels)  # in one chunk
         losses = super()._losses(inputs, targets, scale, networks, tv)
         term = networks.surprise(networks(inputs))
         return losses | {"labels": term, "total": losses["total"] + self.labels_weight * term}
@@ -269,7 +277,10 @@ class _Labelled(Ensemble):
 
 @dataclass(frozen=True)
 class Idea:
-    """An attack, or one with several settings to choose from; when `further` images were sent."""
+    """An attack, or one with several settings to choose from; when `further` images were sent.
+
+    Those are explained along with the targets, as if the client had not changed in between.
+    """
 
     attacks: tuple[UnSplit, ...]
     further: str | None = None
@@ -287,7 +298,10 @@ IDEAS = {
     "absolute tv": _idea(OtherVariation, *_WEIGHTS),
     "isotropic tv": _idea(OtherVariation, *(w | {"kind": "isotropic"} for w in _WEIGHTS)),
     "sigmoid pixels": _idea(SigmoidPixels, *({"input_lr": rate} for rate in (0.025, 0.05, 0.1))),
-    "deep image prior": _idea(DeepImagePrior, *({"input_lr": rate} for rate in (2e-3, 8e-3))),
+    "deep image prior": _idea(
+        DeepImagePrior,
+        *({"input_lr": rate, "tv": tv} for rate in (8e-3, 2e-2) for tv in (0.05, 0.5)),
+    ),
     "L-BFGS finish": Idea(
         tuple(SecondOrderFinish(steps=STEPS - rounds * ROUND, rounds=rounds) for rounds in (4, 10))
     ),
@@ -329,23 +343,40 @@ def read(path: Path) -> dict[str, Any]:
         return {"command": COMMAND, "baselines": {}, "places": {}}
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
-        assert facts["command"] == COMMAND and isinstance(facts["places"], dict)
+        assert facts["command"] == COMMAND and {"design", "baselines", "places"} <= set(facts)
     except (AssertionError, KeyError, TypeError, ValueError) as error:
         raise SltoolsError(f"{path} is no record of {COMMAND} ({error!r}); move it away") from None
     return dict(facts)
 
 
 def _try_all(path: Path) -> None:
-    facts = read(path) | {"design": DESIGN}
+    facts = read(path)
+    if facts["places"] and facts["design"] != DESIGN:
+        raise SltoolsError(f"{path} was made by another design; give another --path, or move it")
+    facts["design"] = DESIGN
     for dataset, cut in PLACES:
         place = f"{dataset} {cut}"
-        tried = facts["places"].setdefault(place, {})
-        missing = [name for name in IDEAS if tried.get(name, {}).get("tried") != _tried(name)]
+        tried = facts["places"].get(place, {})
+        missing = [name for name in IDEAS if not _is_of(tried.get(name), IDEAS[name])]
         for name in bar(missing, place):
             tried[name] = try_idea(dataset, cut, IDEAS[name])
+            facts["places"][place] = {name: tried[name] for name in IDEAS if name in tried}
             facts["baselines"][place] = _baselines(dataset, cut)
-            facts["versions"] = devices.versions()
-            path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            part = path.with_suffix(".part")
+            part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            part.replace(path)
+
+
+def _is_of(record: dict[str, Any] | None, idea: Idea) -> bool:
+    """Say whether a record is of `idea` as it is now."""
+    return record is not None and (record["tried"], record["further"]) == (
+        [_settings(attack) for attack in idea.attacks],
+        idea.further,
+    )
+
+
+def _settings(attack: UnSplit) -> dict[str, Any]:
+    return {"attack": type(attack).__name__, **asdict(attack)}
 
 
 def _baselines(dataset: str, cut: str) -> dict[str, float]:
@@ -359,37 +390,40 @@ def _baselines(dataset: str, cut: str) -> dict[str, float]:
     }
 
 
-def _tried(name: str) -> list[dict[str, Any]]:
-    return [asdict(attack) for attack in IDEAS[name].attacks]
-
-
 def try_idea(dataset: str, cut: str, idea: Idea) -> dict[str, Any]:
     """Choose the settings of `idea`, attack every victim with them and score what is found."""
-    attack = idea.attacks[0]
+    errors = []
     if len(idea.attacks) > 1:
         chosen_on = target(dataset, cut, CHOOSING)
-        attack = min(idea.attacks, key=lambda one: _error(one, chosen_on))
-    runs = []
-    for seed in VICTIMS:
-        victim = target(dataset, cut, seed)
-        found = _attacked(replace(attack, restarts=CLONES), victim, idea.further)
-        runs += [{"victim": seed, "clone": i} | score for i, score in enumerate(found)]
-    tried = [asdict(one) for one in idea.attacks]
-    return {"tried": tried, "settings": asdict(attack), "runs": runs}
+        errors = [_error(attack, chosen_on) for attack in idea.attacks]
+    attack = idea.attacks[errors.index(min(errors)) if errors else 0]
+    victims = [target(dataset, cut, seed) for seed in VICTIMS]
+    runs, start = [], time.process_time()
+    for victim in victims:
+        scores = attacked(attack, victim, idea.further)
+        runs += [{"victim": victim.seed, "clone": i} | score for i, score in enumerate(scores)]
+    return {
+        "tried": [_settings(one) for one in idea.attacks],
+        # of each, on the victim that they are chosen on
+        "errors": [error if math.isfinite(error) else None for error in errors],
+        "settings": _settings(attack),
+        "further": idea.further,
+        "runs": runs,
+        "cpu_seconds": round(time.process_time() - start),
+        "versions": devices.versions(),
+    }
 
 
 def _error(attack: UnSplit, victim: "Target") -> float:
-    found = _attacked(replace(attack, restarts=CLONES), victim, None)
-    return statistics.median(score["raw_mse"] for score in found)
-
-
-def _attacked(attack: UnSplit, victim: "Target", further: str | None) -> list[dict[str, float]]:
-    """Attack one victim from every start and score, for each, the targets and the clone."""
-    view = victim.view(further)
     try:
-        runs = replace(attack, seed=victim.seed).runs(view)
-    except AttackError:  # it diverged, from every start
-        return [{"raw_mse": math.inf, "clone_accuracy": 0.0}] * attack.restarts
+        return statistics.median(score["raw_mse"] for score in attacked(attack, victim, None))
+    except SltoolsError:  # it diverged
+        return math.inf
+
+
+def attacked(attack: UnSplit, victim: "Target", further: str | None) -> list[dict[str, float]]:
+    """Attack one victim from every start and score, for each, the targets and the clone."""
+    runs = replace(attack, restarts=CLONES, seed=victim.seed).runs(victim.view(further))
     return [victim.score(uninterrupted(run)) for run in runs]
 
 
@@ -420,7 +454,6 @@ class Target:
             "raw_mse": scores["mse_median"],
             "aligned_mse": scores["aligned_mse_median"],
             "clone_accuracy": metrics.accuracy(stolen, self.test),
-            "seconds": run.seconds,
         }
 
 
@@ -432,7 +465,8 @@ def target(dataset: str, cut: str, seed: int) -> Target:
     kept = session.transcript
     smashed = [message for message in kept.messages if message.kind == "smashed"]
     others = {when: smashed[round(share * (len(smashed) - 1))] for when, share in WHEN.items()}
-    batch = experiments.first_targets(source, TARGETS + FURTHER)
+    rows = slice(TARGETS + FURTHER, None) if seed == CHOOSING else slice(None)
+    batch = experiments.first_targets(source, 2 * (TARGETS + FURTHER))[rows][: TARGETS + FURTHER]
     messages = session.client.open(batch.images, batch.labels, step=len(smashed), batch=0)
     others[TOGETHER] = next(m for m in messages if m.kind == "smashed")
     others = {
@@ -444,7 +478,7 @@ def target(dataset: str, cut: str, seed: int) -> Target:
         seed,
         protocol.recut(session, cut),  # without its record, which is large
         batch.images[:TARGETS],
-        replace(kept, messages=sent),
+        replace(kept, messages=sent, diary={}),
         others,
         source.test,
     )

@@ -1,24 +1,36 @@
 """What else might help UnSplit: each idea is what its name says, and the record is theirs."""
 
+import copy
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch.nn.functional import cross_entropy
 
 from benchmarks import ablations
-from benchmarks.ablations import IDEAS, LabelledTargets, OtherVariation, SecondOrderFinish
+from benchmarks.ablations import (
+    IDEAS,
+    LabelledTargets,
+    OtherVariation,
+    SecondOrderFinish,
+    SigmoidPixels,
+)
 from sltools import data, experiments, lessons, protocol
 from sltools.attacks import InversionResult, UnSplit
 from sltools.attacks.ensemble import Ensemble
+from sltools.attacks.unsplit import EXPOSE_EVERY
 from sltools.errors import SltoolsError
 from sltools.models import Architecture
 from sltools.transcript import Transcript
 from sltools.view import View
 
 RECORD = lessons.course() / "results" / "ablations.json"
+HEAVY = LabelledTargets(labels_weight=30.0)
 STEP = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 1, 1, 3, 4)  # (E, N, C, H, W): one edge
 
 
@@ -89,11 +101,31 @@ def test_a_term_of_weight_zero_changes_nothing(view: View) -> None:
     assert torch.allclose(_run(OtherVariation(tv=0.0), view)[0].inputs, usual.inputs, atol=1e-4)
 
 
-def test_labels_count_and_are_named_as_knowledge(view: View) -> None:
-    usual, labelled = (_run(attack, view)[0] for attack in (UnSplit(), LabelledTargets()))
-    assert not torch.equal(usual.inputs, labelled.inputs)
+def test_labels_are_read_and_lead_where_they_say(view: View) -> None:
+    usual, labelled = (_run(attack, view)[0] for attack in (UnSplit(), HEAVY))
     assert {"labels", "own model"} <= set(labelled.knowledge)
     assert not {"labels", "own model"} & set(usual.knowledge)
+
+    def surprise(run: InversionResult, labels: torch.Tensor) -> float:
+        return cross_entropy(view.model(run.clone(run.inputs)), labels).item()
+
+    assert surprise(labelled, view.labels) < surprise(usual, view.labels)
+    assert surprise(labelled, view.labels) < surprise(labelled, view.labels.flip(0))
+
+
+def test_sigmoid_pixels_are_exposed_and_the_weights_to_match(view: View) -> None:
+    attack = SigmoidPixels(leak=0.0)
+    networks = Ensemble([view.architecture.build(1)])
+    images = 0.6 * data.load("digits").test.images[None, :3].clamp(0.01, 0.99)
+    free = images.logit() / 4 + 0.5
+    before = networks(images)
+    attack._prepare(EXPOSE_EVERY, free, networks)
+    exposed = ablations._pixels(free)
+    assert exposed.quantile(0.99) > 0.99
+    inside = images < 0.9 * images.max()  # the brightest pixels are cut off
+    factor = (exposed / images)[inside]
+    assert torch.allclose(factor, factor.mean().expand_as(factor), rtol=0.02)
+    assert torch.allclose(networks(exposed), before, atol=0.05)
 
 
 def test_sigmoid_pixels_start_as_the_usual_ones_do() -> None:
@@ -103,11 +135,46 @@ def test_sigmoid_pixels_start_as_the_usual_ones_do() -> None:
     assert (pixel.item(), free.grad.item()) == (0.5, 1.0)
 
 
-def test_painted_images_use_the_whole_range(view: View) -> None:
-    clones = Ensemble([view.architecture.build(0), view.architecture.build(1)])
-    images = ablations._Painted(clones, view, seed=3).paint()
-    assert images.shape == (2, 3, 1, 28, 28)
-    assert images.flatten(1).max(1).values.tolist() == [1.0, 1.0]
+def test_painted_images_start_grey_and_are_exposed(view: View) -> None:
+    attack = ablations.DeepImagePrior(leak=0.0)
+    networks = ablations._Painted(Ensemble([view.architecture.build(i) for i in (0, 1)]), view, 3)
+    grey = networks.paint().detach()
+    assert grey.shape == (2, 3, 1, 28, 28)
+    assert 0.4 < grey.min() < grey.max() < 0.6
+    before = networks(grey)
+    attack._prepare(EXPOSE_EVERY, grey, networks)
+    exposed = networks.paint().detach()
+    assert exposed.flatten(1).quantile(0.99, dim=1).tolist() == pytest.approx([1, 1], abs=0.01)
+    assert torch.allclose(networks(exposed), before, atol=0.01)  # the weights were changed to match
+
+
+def test_every_idea_evaluates_its_objective_as_often(
+    view: View, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert {attack.steps for attack in IDEAS["L-BFGS finish"].attacks} == {500, 800}
+    for name, idea in IDEAS.items():
+        for attack in idea.attacks:
+            rounds = attack.rounds if isinstance(attack, SecondOrderFinish) else 0
+            assert attack.steps + rounds * ablations.ROUND == ablations.STEPS, name
+    calls = []
+    losses = UnSplit._losses
+
+    def counted(self: UnSplit, *arguments: Any) -> Any:
+        calls.append(1)
+        return losses(self, *arguments)
+
+    monkeypatch.setattr(UnSplit, "_losses", counted)
+    SecondOrderFinish(steps=7, rounds=2).runs(view)
+    ends = 2  # after the steps, and after the rounds
+    ended = 5  # evaluations by which a line search may go beyond its round
+    assert 7 + 2 < len(calls) - ends <= 7 + 2 * (ablations.ROUND + ended)
+
+
+def test_l_bfgs_leaves_images_exposed_and_reports_what_it_found(view: View) -> None:
+    run = SecondOrderFinish(steps=60, rounds=1).runs(view)[0]
+    assert run.inputs.quantile(0.99) > 0.98
+    loss = (run.clone(run.inputs) - view.smashed).square().mean() / view.smashed.var(correction=0)
+    assert run.feature_loss == pytest.approx(loss.item(), rel=1e-3)
 
 
 def test_l_bfgs_explains_the_smashed_data_better(view: View) -> None:
@@ -149,32 +216,67 @@ def test_further_images_follow_the_targets(when: str, sent: ablations.Target) ->
     assert torch.equal(smashed[: ablations.TARGETS], sent.view(None).smashed)
 
 
-def test_only_those_sent_together_are_of_the_same_weights(sent: ablations.Target) -> None:
+def test_further_images_are_of_the_weights_of_their_time(sent: ablations.Target) -> None:
     source = data.load("digits")
-    others = experiments.first_targets(source, 30).images[10:]
+    train = source.train[:192]
+    rows = torch.randperm(192, generator=protocol.seeds.generator(3, "order")).split(64)
+    net = ablations.models.mnist_net(3)
+    client, server = experiments.parties(net, "pool1")
+    fronts = []
+    for batch in rows:
+        fronts.append(copy.deepcopy(client.front))
+        protocol.train(client, server, train[batch], epochs=1, batch_size=64)
     with torch.no_grad():
+        for when, number in (("sent half-way", 1), ("sent at the end", 2)):
+            expected = fronts[number](train.images[rows[number][-20:]])
+            assert torch.allclose(sent.others[when].payload, expected, atol=1e-4), when
+        others = experiments.first_targets(source, 30).images[10:]
         now = sent.session.client.front(others)
     assert torch.equal(sent.others[ablations.TOGETHER].payload, now)
-    order = torch.randperm(192, generator=protocol.seeds.generator(3, "order"))
-    first = source.train[:192].images[order[:64]][-20:]
-    untrained = ablations.models.cut(ablations.models.mnist_net(3), "pool1")[0]
-    with torch.no_grad():
-        assert torch.equal(sent.others["sent at the start"].payload, untrained(first))
+
+
+def test_settings_are_chosen_by_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(experiments, "training", lambda *_: (1, 192))
+    chosen_by = ablations.target.__wrapped__("digits", "pool1", ablations.CHOOSING).images
+    reported = experiments.first_targets(data.load("digits"), 30).images
+    assert len(chosen_by) == 10
+    assert not (chosen_by[:, None] == reported).flatten(2).all(2).any()
+
+
+def test_an_attack_meets_each_victim_with_its_seed_and_only_targets_are_scored(
+    sent: ablations.Target, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def runs(self: UnSplit, view: View) -> list[Any]:
+        asked.append((self.seed, self.restarts, len(view.smashed)))
+        padded = torch.cat([sent.images, torch.zeros(20, 1, 28, 28)])
+        clone = sent.session.client.front
+        return [SimpleNamespace(inputs=padded, clone=clone, interrupted=False)] * self.restarts
+
+    monkeypatch.setattr(UnSplit, "runs", runs)
+    scores = ablations.attacked(UnSplit(), sent, ablations.TOGETHER)
+    assert asked == [(sent.seed, ablations.CLONES, 30)]
+    accuracy = sent.session.accuracy(sent.test)
+    assert scores == 3 * [
+        {"raw_mse": 0.0, "aligned_mse": pytest.approx(0), "clone_accuracy": pytest.approx(accuracy)}
+    ]
 
 
 def test_settings_are_chosen_on_another_victim(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def attacked(attack: UnSplit, victim: int, further: str | None) -> list[dict[str, float]]:
-        asked.append((victim, attack.tv, attack.restarts))
-        return [{"raw_mse": abs(attack.tv - 0.5)}] * attack.restarts
+    def attacked(attack: UnSplit, victim: Any, further: str | None) -> list[dict[str, float]]:
+        asked.append((victim.seed, attack.tv, further))
+        return [{"raw_mse": abs(attack.tv - 0.5)}] * 3
 
-    monkeypatch.setattr(ablations, "target", lambda dataset, cut, seed: seed)
-    monkeypatch.setattr(ablations, "_attacked", attacked)
-    found = ablations.try_idea("digits", "pool1", IDEAS["tv chosen"])
-    assert asked[:3] == [(ablations.CHOOSING, tv, 3) for tv in (0.2, 0.5, 1.0)]
-    assert asked[3:] == [(seed, 0.5, ablations.CLONES) for seed in ablations.VICTIMS]
-    assert found["settings"]["tv"] == 0.5
+    monkeypatch.setattr(ablations, "target", lambda *place: SimpleNamespace(seed=place[-1]))
+    monkeypatch.setattr(ablations, "attacked", attacked)
+    found = ablations.try_idea("digits", "pool1", replace(IDEAS["tv chosen"], further="late"))
+    assert asked[:3] == [(ablations.CHOOSING, tv, None) for tv in (0.2, 0.5, 1.0)]
+    assert asked[3:] == [(seed, 0.5, "late") for seed in ablations.VICTIMS]
+    assert found["settings"]["tv"] == 0.5 and found["further"] == "late"
+    assert found["errors"] == pytest.approx([0.3, 0, 0.5])
     assert ablations.CHOOSING not in ablations.VICTIMS
 
 
@@ -187,8 +289,8 @@ def test_what_is_there_with_the_same_settings_is_not_run_again(
         if len(done) == 3:
             raise KeyboardInterrupt
         done.append((dataset, cut, idea))
-        tried = [ablations.asdict(attack) for attack in idea.attacks]
-        return {"tried": tried, "settings": tried[0], "runs": []}
+        tried = [ablations._settings(attack) for attack in idea.attacks]
+        return {"tried": tried, "further": idea.further, "runs": []}
 
     monkeypatch.setattr(ablations, "try_idea", try_idea)
     monkeypatch.setattr(ablations, "_baselines", lambda *_: {})
@@ -208,6 +310,11 @@ def test_what_is_there_with_the_same_settings_is_not_run_again(
     with pytest.raises(KeyboardInterrupt):
         ablations._try_all(path)
     assert done[0][2] is IDEAS["as it is"]
+
+    changed["design"]["clones"] += 1
+    path.write_text(json.dumps(changed), encoding="utf-8")
+    with pytest.raises(SltoolsError, match="by another design"):
+        ablations._try_all(path)
 
 
 def test_a_foreign_file_is_refused(tmp_path: Path) -> None:
@@ -229,12 +336,13 @@ def test_the_table_compares_clone_by_clone() -> None:
 
 def test_the_record_is_whole_and_of_these_ideas() -> None:
     facts = ablations.read(RECORD)
-    assert facts["design"] == json.loads(json.dumps(ablations.DESIGN))
+    assert facts["design"] == ablations.DESIGN
     assert list(facts["places"]) == [" ".join(place) for place in ablations.PLACES]
     for tried in facts["places"].values():
         assert list(tried) == list(IDEAS)
         for name, record in tried.items():
-            assert record["tried"] == json.loads(json.dumps(ablations._tried(name)))
+            assert ablations._is_of(record, IDEAS[name]), name
             assert record["settings"] in record["tried"]
             pairs = [(run["victim"], run["clone"]) for run in record["runs"]]
             assert pairs == [(v, c) for v in ablations.VICTIMS for c in range(ablations.CLONES)]
+            assert all(math.isfinite(run["raw_mse"]) for run in record["runs"])
