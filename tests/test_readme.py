@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import reproduce, speed, throughput
+from benchmarks import ablations, reproduce, speed, throughput
 from sltools import arena, lessons, metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,6 +124,25 @@ def test_what_time_alone_leaves_follows_from_the_record() -> None:
     good = sorted(row.raw_mse for row in others if row.raw_mse < 0.1)
     assert f"four of its other five had {good[0]:.2f} to {good[-1]:.2f}.)" in PROSE
     assert (len(good), len(others)) == (4, 5)
+
+
+def test_what_else_was_tried_is_recorded() -> None:
+    tried = ablations.read(lessons.course() / "results" / "ablations.json")["places"]
+
+    def factors(place: str, idea: str) -> list[float]:
+        usual, changed = (tried[place][name]["runs"] for name in (ablations.USUAL, idea))
+        return [b["raw_mse"] / a["raw_mse"] for a, b in zip(usual, changed, strict=True)]
+
+    assert list(tried) == ["digits conv2", "mnist conv2"]
+    for place, by_idea in tried.items():
+        assert not [idea for idea in by_idea if max(factors(place, idea)) < 1]
+    exposed = factors("digits conv2", "no exposure")
+    assert len(exposed) == 9
+    middle, least, most = statistics.median(exposed), min(exposed), max(exposed)
+    assert (
+        f"without exposure the error on digits is {middle:.0f} times as high in the median, "
+        f"{least:.0f} to {most:.0f} times."
+    ) in PROSE
 
 
 def test_what_ssim_makes_of_black_margins_follows_from_the_record() -> None:
