@@ -57,6 +57,8 @@ DESIGN = {
     "clones": CLONES,
     "targets": TARGETS,
     "further": FURTHER,
+    "sent": WHEN,  # at what share of the training
+    "painters' noise": NOISE,
 }
 
 
@@ -98,7 +100,10 @@ class OtherVariation(UnSplit):
 
 @dataclass(frozen=True)
 class SigmoidPixels(UnSplit):
-    """Pixels are sigmoids of what is searched: inside (0, 1) without being clamped."""
+    """Pixels are sigmoids of what is searched: inside (0, 1) without being clamped.
+
+    An exposure leaves black pixels at 1e-4, where the slope of the sigmoid is small.
+    """
 
     bounded: bool = False
 
@@ -294,7 +299,7 @@ _WEIGHTS = [{"tv": weight} for weight in (0.06, 0.2, 0.6)]
 IDEAS = {
     USUAL: _idea(UnSplit),
     "tv chosen": _idea(UnSplit, {"tv": 0.2}, {"tv": 0.5}, {"tv": 1.0}),
-    "tv that fades": _idea(UnSplit, {"tv_end": 0.2}, {"tv_end": 0.05}, {"tv": 1.0, "tv_end": 0.1}),
+    "fading tv": _idea(UnSplit, {"tv_end": 0.2}, {"tv_end": 0.05}, {"tv": 1.0, "tv_end": 0.1}),
     "absolute tv": _idea(OtherVariation, *_WEIGHTS),
     "isotropic tv": _idea(OtherVariation, *(w | {"kind": "isotropic"} for w in _WEIGHTS)),
     "sigmoid pixels": _idea(SigmoidPixels, *({"input_lr": rate} for rate in (0.025, 0.05, 0.1))),
@@ -306,8 +311,8 @@ IDEAS = {
         tuple(SecondOrderFinish(steps=STEPS - rounds * ROUND, rounds=rounds) for rounds in (4, 10))
     ),
     "model and labels": _idea(LabelledTargets, *({"labels_weight": w} for w in (0.01, 0.1, 1.0))),
-    "no exposure": _idea(UnSplit, {"exposure": None}),
-    "no leak": _idea(UnSplit, {"leak": 0.0}),
+    "without exposure": _idea(UnSplit, {"exposure": None}),
+    "without leak": _idea(UnSplit, {"leak": 0.0}),
     **{
         f"{FURTHER} more, {when}": replace(_idea(UnSplit), further=when)
         for when in (*WHEN, TOGETHER)
@@ -363,7 +368,7 @@ def _try_all(path: Path) -> None:
             facts["places"][place] = {name: tried[name] for name in IDEAS if name in tried}
             facts["baselines"][place] = _baselines(dataset, cut)
             part = path.with_suffix(".part")
-            part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            part.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
             part.replace(path)
 
 
@@ -396,6 +401,8 @@ def try_idea(dataset: str, cut: str, idea: Idea) -> dict[str, Any]:
     if len(idea.attacks) > 1:
         chosen_on = target(dataset, cut, CHOOSING)
         errors = [_error(attack, chosen_on) for attack in idea.attacks]
+        if min(errors) == math.inf:
+            raise SltoolsError(f"with none of its settings {type(idea.attacks[0]).__name__} ends")
     attack = idea.attacks[errors.index(min(errors)) if errors else 0]
     victims = [target(dataset, cut, seed) for seed in VICTIMS]
     runs, start = [], time.process_time()
@@ -409,16 +416,19 @@ def try_idea(dataset: str, cut: str, idea: Idea) -> dict[str, Any]:
         "settings": _settings(attack),
         "further": idea.further,
         "runs": runs,
+        # of the runs, without those that chose
         "cpu_seconds": round(time.process_time() - start),
         "versions": devices.versions(),
     }
 
 
 def _error(attack: UnSplit, victim: "Target") -> float:
+    """The median error of the targets; infinite if the attack diverged."""
     try:
-        return statistics.median(score["raw_mse"] for score in attacked(attack, victim, None))
-    except SltoolsError:  # it diverged
+        errors = [score["raw_mse"] for score in attacked(attack, victim, None)]
+    except SltoolsError:
         return math.inf
+    return statistics.median(error if math.isfinite(error) else math.inf for error in errors)
 
 
 def attacked(attack: UnSplit, victim: "Target", further: str | None) -> list[dict[str, float]]:
@@ -469,6 +479,7 @@ def target(dataset: str, cut: str, seed: int) -> Target:
     batch = experiments.first_targets(source, 2 * (TARGETS + FURTHER))[rows][: TARGETS + FURTHER]
     messages = session.client.open(batch.images, batch.labels, step=len(smashed), batch=0)
     others[TOGETHER] = next(m for m in messages if m.kind == "smashed")
+    assert all(len(message.payload) >= FURTHER for message in others.values())
     others = {
         when: replace(message, payload=message.payload[-FURTHER:])
         for when, message in others.items()
@@ -496,12 +507,17 @@ def _recorded(source: data.Dataset, cut: str, seed: int) -> protocol.Session:
 
 
 def table(facts: dict[str, Any]) -> str:
-    """The Markdown table: each idea's error and clone, and its error per that of the usual."""
+    """The Markdown table: each idea's error and clone, and its factor on the usual error."""
     lines = [
-        "| data, cut after | idea | raw MSE | of the usual's | less | clone |",
+        f"Median [least, greatest] over {len(VICTIMS)} victims x {CLONES} clones. Factor: raw MSE",
+        f"divided by that of {USUAL!r}, from the same start. Lower: from how many starts.",
+        "",
+        "| data, cut after | idea | raw MSE | factor | lower | clone's accuracy |",
         "|---|---|---|---|---|---|",
     ]
     for place, tried in facts["places"].items():
+        if USUAL not in tried:
+            raise SltoolsError(f"{place} lacks {USUAL!r}, which the others are compared with")
         for name, record in tried.items():
             runs = record["runs"]
             errors, clones = ([run[s] for run in runs] for s in ("raw_mse", "clone_accuracy"))
@@ -512,7 +528,7 @@ def table(facts: dict[str, Any]) -> str:
                 name,
                 _middle(errors, ".2g"),
                 _middle(ratios, ".2g"),
-                f"{sum(ratio < 1 for ratio in ratios)} of {len(ratios)}",
+                "same" if set(ratios) == {1} else f"{sum(r < 1 for r in ratios)} of {len(ratios)}",
                 _middle(clones, ".1%"),
             ]
             lines.append("| " + " | ".join(cells) + " |")

@@ -324,12 +324,12 @@ def factors(
 ) -> Picture:
     """Draw what each change in `labels` (K,) multiplies a number by: a row for each, 1 in grey.
 
-    `series` maps a name to (median, low, high), each (K,) and above 0: a marker and a bar.
+    `series` maps a name to (median, low, high), each (K,) and above 0: a marker and a bar. Raises
+    DataError for other numbers.
     """
-    axes = _chart_axes(f"{xlabel} (logarithmic scale)", "", False, (6.4, 1 + 0.3 * len(labels)))
+    axes = _chart_axes(f"{xlabel} (logarithmic scale)", "", False, (6.4, 1 + 0.34 * len(labels)))
     rows = np.arange(len(labels), dtype=float)
     axes.set(xscale="log", yticks=rows, yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))
-    axes.grid(False, axis="y")
     axes.axvline(1, color=GREY, linewidth=1.2, zorder=1)
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"x {_n(value)}"))
@@ -337,9 +337,11 @@ def factors(
     sentences = []
     for index, ((name, triple), look) in enumerate(zip(series.items(), _looks(), strict=False)):
         median, low, high = (_array(values, like=rows, name=name) for values in triple)
-        aside = rows + 0.2 * (index - (len(series) - 1) / 2)
+        if not all(np.isfinite(v).all() and (v > 0).all() for v in (median, low, high)):
+            raise DataError(f"{name} has factors that are not finite and above 0.")
+        aside = rows + 0.3 * (index - (len(series) - 1) / 2)
         ranges = np.maximum([median - low, high - median], 0)
-        style = look | {"linestyle": "none", "markersize": 5}
+        style = look | {"linestyle": "none"}
         axes.errorbar(median, aside, xerr=ranges, label=name, elinewidth=1.2, **style)
         each = [
             f"{label} x {_n(m)} ({_n(least)} to {_n(most)})"

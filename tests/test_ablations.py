@@ -280,6 +280,21 @@ def test_settings_are_chosen_on_another_victim(monkeypatch: pytest.MonkeyPatch) 
     assert ablations.CHOOSING not in ablations.VICTIMS
 
 
+def test_a_setting_that_diverges_is_not_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    scores = {0.2: [0.01, math.nan, math.nan], 0.5: [0.02] * 3, 1.0: [0.03] * 3}
+
+    def attacked(attack: UnSplit, *_: Any) -> list[dict[str, float]]:
+        return [{"raw_mse": score} for score in scores[attack.tv]]
+
+    monkeypatch.setattr(ablations, "target", lambda *place: SimpleNamespace(seed=place[-1]))
+    monkeypatch.setattr(ablations, "attacked", attacked)
+    found = ablations.try_idea("digits", "pool1", IDEAS["tv chosen"])
+    assert (found["settings"]["tv"], found["errors"]) == (0.5, [None, 0.02, 0.03])
+    scores |= {0.5: [math.nan] * 3, 1.0: [math.nan] * 3}
+    with pytest.raises(SltoolsError, match="with none of its settings UnSplit ends"):
+        ablations.try_idea("digits", "pool1", IDEAS["tv chosen"])
+
+
 def test_what_is_there_with_the_same_settings_is_not_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -329,6 +344,7 @@ def test_the_table_compares_clone_by_clone() -> None:
         return {"runs": [{"raw_mse": error, "clone_accuracy": 0.5} for error in errors]}
 
     facts = {"places": {"digits pool1": {"as it is": record(1, 4, 2), "idea": record(2, 2, 2)}}}
+    assert "| as it is | 2 [1, 4] | 1 [1, 1] | same |" in ablations.table(facts)
     assert ablations.table(facts).splitlines()[-1] == (
         "| digits pool1 | idea | 2 [2, 2] | 1 [0.5, 2] | 1 of 3 | 50.0% [50.0%, 50.0%] |"
     )

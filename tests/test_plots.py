@@ -324,6 +324,7 @@ def test_exchange_draws_every_message_in_order(canvas):
         (lambda: plots.depth_curve(["a"], {"m": ([1, 2], [1], [1])}, "y"), "m has shape"),
         (lambda: plots.depth_curve(["a"], {}, "y", baselines={"b": [1, 2]}), "b has shape"),
         (lambda: plots.factors(["a"], {"m": ([1, 2], [1], [1])}, "x"), "m has shape"),
+        (lambda: plots.factors(["a"], {"m": ([1], [0], [1])}, "x"), "m has factors that are not"),
         (lambda: plots.scatter(noise(3, 3), torch.zeros(3)), "two dimensions"),
         (lambda: plots.exchange({"client": ""}, [("client", "eve", "z")]), "'eve' is not"),
     ],
