@@ -1513,6 +1513,8 @@ collected = {"raw_mse": np.median(base["raw"]), "clone_accuracy": np.median(base
 #   IEEE Transactions on Signal Processing 43 (1995); D. Gesbert, P. Duhamel, S. Mayrargue: *On-Line
 #   Blind Multichannel Equalization Based on Mutually Referenced Filters*, the same 45 (1997). Blind
 #   deconvolution, and what neighbours must agree on.
+# * D. Ulyanov, A. Vedaldi, V. Lempitsky: *Deep Image Prior*, CVPR 2018.
+#   [arXiv 1711.10925](https://arxiv.org/abs/1711.10925). Why an untrained network prefers images.
 # * X. Zhu et al.: *Passive Inference Attacks on Split Learning via Adversarial Regularization*
 #   (SDAR), NDSS 2025. [arXiv 2310.10483](https://arxiv.org/abs/2310.10483). A passive server with
 #   data of its own, at deep cuts.
