@@ -27,7 +27,7 @@ from torch.nn.functional import cross_entropy, pad
 from torch.optim import LBFGS, Adam
 
 from benchmarks import check_writable, uninterrupted
-from sltools import data, devices, experiments, lessons, metrics, models, protocol, seeds
+from sltools import data, devices, experiments, lessons, metrics, protocol, seeds
 from sltools.attacks import InversionResult, UnSplit
 from sltools.attacks.ensemble import Ensemble
 from sltools.attacks.unsplit import EXPOSE_EVERY
@@ -307,8 +307,8 @@ IDEAS = {
         DeepImagePrior,
         *({"input_lr": rate, "tv": tv} for rate in (8e-3, 2e-2) for tv in (0.05, 0.5)),
     ),
-    "L-BFGS finish": Idea(
-        tuple(SecondOrderFinish(steps=STEPS - rounds * ROUND, rounds=rounds) for rounds in (4, 10))
+    "L-BFGS finish": _idea(
+        SecondOrderFinish, *({"steps": STEPS - n * ROUND, "rounds": n} for n in (4, 10))
     ),
     "model and labels": _idea(LabelledTargets, *({"labels_weight": w} for w in (0.01, 0.1, 1.0))),
     "without exposure": _idea(UnSplit, {"exposure": None}),
@@ -363,10 +363,11 @@ def _try_all(path: Path) -> None:
         place = f"{dataset} {cut}"
         tried = facts["places"].get(place, {})
         missing = [name for name in IDEAS if not _is_of(tried.get(name), IDEAS[name])]
+        if missing and place not in facts["baselines"]:
+            facts["baselines"][place] = _baselines(dataset, cut)
         for name in bar(missing, place):
             tried[name] = try_idea(dataset, cut, IDEAS[name])
             facts["places"][place] = {name: tried[name] for name in IDEAS if name in tried}
-            facts["baselines"][place] = _baselines(dataset, cut)
             part = path.with_suffix(".part")
             part.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
             part.replace(path)
@@ -471,7 +472,9 @@ class Target:
 def target(dataset: str, cut: str, seed: int) -> Target:
     """Train a victim and let it send the targets with their labels."""
     source = data.load(dataset)
-    session = _recorded(source, cut, seed)
+    session = experiments.train_victim(source, cut, seed=seed, record=True)
+    if session.interrupted:
+        raise KeyboardInterrupt  # half a training is no victim
     kept = session.transcript
     smashed = [message for message in kept.messages if message.kind == "smashed"]
     others = {when: smashed[round(share * (len(smashed) - 1))] for when, share in WHEN.items()}
@@ -495,17 +498,6 @@ def target(dataset: str, cut: str, seed: int) -> Target:
     )
 
 
-def _recorded(source: data.Dataset, cut: str, seed: int) -> protocol.Session:
-    """Train a victim and keep what it sends."""
-    client, server = experiments.parties(models.for_images(source.train.images.shape, seed), cut)
-    epochs, count = experiments.training(source.name, "quick")
-    split = source.train[: count or len(source.train)]
-    session = protocol.train(client, server, split, epochs=epochs, seed=seed, record=True)
-    if session.interrupted:
-        raise KeyboardInterrupt  # half a training is no victim
-    return session
-
-
 def table(facts: dict[str, Any]) -> str:
     """The Markdown table: each idea's error and clone, and its factor on the usual error."""
     lines = [
@@ -521,8 +513,7 @@ def table(facts: dict[str, Any]) -> str:
         for name, record in tried.items():
             runs = record["runs"]
             errors, clones = ([run[s] for run in runs] for s in ("raw_mse", "clone_accuracy"))
-            usual = [run["raw_mse"] for run in tried[USUAL]["runs"]]
-            ratios = [mine / before for mine, before in zip(errors, usual, strict=True)]
+            ratios = factors(tried, name)
             cells = [
                 place,
                 name,
@@ -533,6 +524,12 @@ def table(facts: dict[str, Any]) -> str:
             ]
             lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
+
+
+def factors(tried: dict[str, Any], name: str, score: str = "raw_mse") -> list[float]:
+    """What an idea multiplies a score of the usual attack by, from each start of one place."""
+    usual, changed = (tried[one]["runs"] for one in (USUAL, name))
+    return [after[score] / before[score] for before, after in zip(usual, changed, strict=True)]
 
 
 def _middle(values: list[float], form: str) -> str:

@@ -57,19 +57,23 @@ def train_victim(
     seed: int = 0,
     device: str = "cpu",
     client: MakeClient = protocol.Client,
+    record: bool = False,
 ) -> protocol.Session:
     """Train the paper's network on `dataset`, cut after `at`, and return the session.
 
     One stage gives vanilla split learning, two give label-private. The paper trains for 10 epochs:
     that is `budget="full"` for its data sets. `client(front)` or `client(front, head)` makes the
-    client, with its defences if it has any. Raises SltoolsError for an unknown budget or cut.
+    client, with its defences if it has any. `record` keeps what is sent, as in `protocol.train`.
+    Raises SltoolsError for an unknown budget or cut.
     """
     _check_budget(budget)
     epochs, count = training(dataset.name, budget)
     net = models.for_images(dataset.train.images.shape, seed)
     ours, server = parties(net, at, client)
     split = dataset.train[: count or len(dataset.train)]
-    return protocol.train(ours, server, split, epochs=epochs, seed=seed, device=device)
+    return protocol.train(
+        ours, server, split, epochs=epochs, seed=seed, device=device, record=record
+    )
 
 
 def training(dataset: str, budget: str) -> tuple[int, int | None]:

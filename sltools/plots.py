@@ -293,9 +293,7 @@ def depth_curve(
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.grid(False, axis="x")
     sentences = []
-    for index, ((name, triple), look) in enumerate(zip(series.items(), _looks(), strict=False)):
-        median, low, high = (_array(values, like=places, name=name) for values in triple)
-        aside = places + 0.12 * (index - (len(series) - 1) / 2)
+    for name, look, aside, (median, low, high) in _beside(series, places, 0.12):
         ranges = np.maximum([median - low, high - median], 0)
         axes.errorbar(aside, median, ranges, label=name, capsize=4, elinewidth=1.2, **look)
         each = [
@@ -335,11 +333,9 @@ def factors(
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"x {_n(value)}"))
     axes.xaxis.set_minor_locator(NullLocator())
     sentences = []
-    for index, ((name, triple), look) in enumerate(zip(series.items(), _looks(), strict=False)):
-        median, low, high = (_array(values, like=rows, name=name) for values in triple)
+    for name, look, aside, (median, low, high) in _beside(series, rows, 0.3):
         if not all(np.isfinite(v).all() and (v > 0).all() for v in (median, low, high)):
             raise DataError(f"{name} has factors that are not finite and above 0.")
-        aside = rows + 0.3 * (index - (len(series) - 1) / 2)
         ranges = np.maximum([median - low, high - median], 0)
         style = look | {"linestyle": "none"}
         axes.errorbar(median, aside, xerr=ranges, label=name, elinewidth=1.2, **style)
@@ -442,6 +438,15 @@ def _looks() -> Iterator[dict[str, Any]]:
     """Yield a colour, a dash and a marker for one series after the other."""
     for color, dash, marker in zip(cycle(PALETTE), cycle(DASHES), cycle(MARKERS), strict=False):
         yield {"color": color, "linestyle": dash, "marker": marker}
+
+
+def _beside(
+    series: Mapping[str, tuple[Numbers, Numbers, Numbers]], places: np.ndarray, gap: float
+) -> Iterator[tuple[str, dict[str, Any], np.ndarray, list[np.ndarray]]]:
+    """Yield name, look, places and (median, low, high) of each series, `gap` beside the last."""
+    for index, ((name, triple), look) in enumerate(zip(series.items(), _looks(), strict=False)):
+        aside = places + gap * (index - (len(series) - 1) / 2)
+        yield name, look, aside, [_array(values, like=places, name=name) for values in triple]
 
 
 def _legend(axes: Axes, names: Sequence[str]) -> None:

@@ -20,7 +20,7 @@ from benchmarks.ablations import (
     SecondOrderFinish,
     SigmoidPixels,
 )
-from sltools import data, experiments, lessons, protocol
+from sltools import data, experiments, lessons, models, protocol
 from sltools.attacks import InversionResult, UnSplit
 from sltools.attacks.ensemble import Ensemble
 from sltools.attacks.unsplit import EXPOSE_EVERY
@@ -38,9 +38,7 @@ STEP = torch.tensor([0.0, 0.0, 1.0, 1.0]).expand(1, 1, 1, 3, 4)  # (E, N, C, H, 
 def view() -> View:
     """What the server sees of three images of digits and of their labels."""
     source = data.load("digits")
-    client, server = experiments.parties(
-        ablations.models.for_images(source.train.images.shape, 5), "pool1"
-    )
+    client, server = experiments.parties(models.for_images(source.train.images.shape, 5), "pool1")
     batch = source.test[:3]
     messages = client.open(batch.images, batch.labels)
     shape = batch.images.shape[1:]
@@ -220,7 +218,7 @@ def test_further_images_are_of_the_weights_of_their_time(sent: ablations.Target)
     source = data.load("digits")
     train = source.train[:192]
     rows = torch.randperm(192, generator=protocol.seeds.generator(3, "order")).split(64)
-    net = ablations.models.mnist_net(3)
+    net = models.mnist_net(3)
     client, server = experiments.parties(net, "pool1")
     fronts = []
     for batch in rows:

@@ -129,18 +129,14 @@ def test_what_time_alone_leaves_follows_from_the_record() -> None:
 def test_what_else_was_tried_is_recorded() -> None:
     tried = ablations.read(lessons.course() / "results" / "ablations.json")["places"]
 
-    def factors(place: str, idea: str, score: str = "raw_mse") -> list[float]:
-        usual, changed = (tried[place][name]["runs"] for name in (ablations.USUAL, idea))
-        return [b[score] / a[score] for a, b in zip(usual, changed, strict=True)]
-
     digits, mnist = tried
     assert (digits, mnist) == ("digits conv2", "mnist conv2")
-    for place, by_idea in tried.items():
-        assert not [idea for idea in by_idea if max(factors(place, idea)) < 1]
-    bare = factors(digits, "without exposure")
+    for by_idea in tried.values():
+        assert not [idea for idea in by_idea if max(ablations.factors(by_idea, idea)) < 1]
+    bare = ablations.factors(tried[digits], "without exposure")
     assert len(bare) == 9
-    aligned = statistics.median(factors(digits, "without exposure", "aligned_mse"))
-    there = statistics.median(factors(mnist, "without exposure"))
+    aligned = statistics.median(ablations.factors(tried[digits], "without exposure", "aligned_mse"))
+    there = statistics.median(ablations.factors(tried[mnist], "without exposure"))
     assert (
         f"without it the raw MSE is {statistics.median(bare):.0f} times as high in the median on "
         f"digits ({min(bare):.0f} to {max(bare):.0f}; aligned: {aligned:.1f}), {there:.1f} times "
