@@ -1215,6 +1215,9 @@ print(
     f"{DIGITS}: more error from every start:",
     {idea: f"x {middle(DIGITS, idea):.1f}" for idea in costly if not lower(DIGITS, idea)},
 )
+for place in tried:
+    rest = {idea: f"x {middle(place, idea):.2f}" for idea in ideas if idea not in costly}
+    print(f"{place}, in the median:", rest)
 good = [i for i in range(starts) if i not in bad]
 for idea in ("L-BFGS finish", "sigmoid pixels", "absolute tv"):
     there = [factors(MNIST, idea)[i] for i in good]
