@@ -4,6 +4,4 @@ Data flow: `data` -> `models.cut` -> `protocol.train` -> transcript -> `view` ->
 `metrics`. An attack is given a view of what one party may look at, never the victim.
 """
 
-from importlib.metadata import version
-
-__version__ = version("sltools")
+__version__ = "0.2.0"

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import torch
 
-from sltools import data, lessons, models
+from sltools import __version__, data, lessons, models
 from sltools.attacks import UnSplit
 from sltools.attacks.ensemble import Ensemble
 from sltools.messages import Message
@@ -22,7 +22,8 @@ PACKAGES = (
 def versions() -> dict[str, str]:
     """Versions of Python, sltools and what it stands on; "missing" for what is not installed."""
     found = {"python": sys.version.split()[0], "system": platform.platform()}
-    for package in ("sltools", *PACKAGES):
+    found["sltools"] = __version__
+    for package in PACKAGES:
         try:
             found[package] = version(package)
         except PackageNotFoundError:

@@ -9,13 +9,14 @@ import statistics
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from sltools import data, devices, metrics, models, plots, protocol, storage
+from sltools import cache, data, devices, metrics, models, plots, protocol, storage
 from sltools.attacks import InversionResult, KnownWeightsInversion, LabelInference, UnSplit
 from sltools.errors import SltoolsError
 from sltools.models import Architecture
@@ -71,9 +72,13 @@ def train_victim(
     net = models.for_images(dataset.train.images.shape, seed)
     ours, server = parties(net, at, client)
     split = dataset.train[: count or len(dataset.train)]
-    return protocol.train(
-        ours, server, split, epochs=epochs, seed=seed, device=device, record=record
+    train = partial(
+        protocol.train, ours, server, split, epochs=epochs, seed=seed, device=device, record=record
     )
+    if record or client is not protocol.Client or devices.find(device).type != "cpu":
+        return train()
+    session = protocol.Session.of(ours, server, split.images)
+    return cache.trained(session, split, {"epochs": epochs, "seed": seed}, train)
 
 
 def training(dataset: str, budget: str) -> tuple[int, int | None]:

@@ -292,6 +292,11 @@ class Session:
     losses: list[float] = field(default_factory=list)
     interrupted: bool = False
 
+    @classmethod
+    def of(cls, client: Client, server: Server, images: Tensor) -> "Session":
+        """Begin the session of two parties, with nothing on record; one of `images` is a sample."""
+        return cls(client, server, _transcript(client, server, images))
+
     def __repr__(self) -> str:
         return f"Session({len(self.losses)} epochs, {self.transcript})"
 
@@ -350,7 +355,7 @@ def train(
     server = server if isinstance(server, Server) else Server(server)
     _check_parties(client, server, split, epochs, batch_size)
     _move(client, server, devices.find(device))
-    session = Session(client, server, _transcript(client, server, split.images))
+    session = Session.of(client, server, split.images)
     order = seeds.generator(seed, "order")
     transcript = session.transcript if record else None
     step = 0

@@ -112,7 +112,7 @@ def _losses(scheduler: str | None) -> tuple[type[Exception], ...]:
     try:
         from distributed import KilledWorker
     except ImportError:
-        raise LessonError('a scheduler needs Dask: pip install "sltools[sweep]"') from None
+        raise LessonError("a scheduler needs Dask: pip install distributed") from None
     return KilledWorker, CancelledError  # the latter if the scheduler died
 
 

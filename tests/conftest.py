@@ -39,6 +39,18 @@ if seed == 8:
 """
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--bare", type=Path, help="virtual environment with `pip install .` alone")
+
+
+@pytest.fixture(scope="session")
+def bare(pytestconfig: pytest.Config) -> Path:
+    """The folder of commands of an environment with the package and its dependencies alone."""
+    if (folder := pytestconfig.getoption("--bare")) is None:
+        pytest.skip("needs an environment with nothing but `pip install .`: run make proofs")
+    return Path(folder).absolute() / "bin"
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if not torch.cuda.is_available():
         skip = pytest.mark.skip(reason="needs a CUDA device")

@@ -42,6 +42,7 @@ def values(rows: list[Row], defense: str, attack: str, measure: str) -> list[flo
     return [row.value for row in rows if (row.defense, row.attack, row.measure) == chosen]
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 def test_a_trial_has_every_measure_beside_its_baseline(folder: Path) -> None:
     rows = [row for row in arena.read(folder / arena.CSV) if row.defense == "none"]
@@ -74,6 +75,7 @@ def test_a_trial_has_every_measure_beside_its_baseline(folder: Path) -> None:
     assert decoder.value != other.value, "two attackers of one seed"
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 def test_strong_noise_costs_the_attacker_and_the_user(folder: Path) -> None:
     rows = arena.read(folder / arena.CSV)
@@ -84,6 +86,7 @@ def test_strong_noise_costs_the_attacker_and_the_user(folder: Path) -> None:
     assert error["local privacy", 1.0][0] > error["none", 0.0][0]
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 def test_what_is_done_is_not_done_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (folder / arena.CSV).read_bytes()
@@ -158,6 +161,7 @@ def test_a_folder_without_rows_takes_any_settings(
     assert result.exit_code == cli.INTERRUPTED and "the same command goes on" in result.output
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 def test_the_record_says_with_what_it_was_made(folder: Path) -> None:
     facts = json.loads((folder / "arena.json").read_text(encoding="utf-8"))
@@ -203,6 +207,7 @@ def test_public_images_are_none_of_the_targets() -> None:
     assert not (public.images[:, None] == targets).flatten(2).all(2).any()
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 def test_the_frontier_joins_the_strengths_of_a_defence(folder: Path) -> None:
     picture = arena.frontier(arena.read(folder / arena.CSV))
@@ -220,6 +225,7 @@ def test_bad_requests_are_one_sentence(tmp_path: Path) -> None:
         arena.run(TINY, tmp_path, ["none"])
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 def test_the_command_line_tells_the_table(folder: Path) -> None:
     command = ["arena", str(folder), "--budget", "tiny", "--victims", "1", "--clones", "2"]

@@ -506,6 +506,7 @@ def test_every_defence_says_what_it_promises_and_what_not() -> None:
             assert len(found.promises) > 10 and len(found.leaves) > 10, name
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 def test_the_default_experiment_takes_a_defended_client() -> None:
     """Noise costs UnSplit quality: its error grows with the scale."""

@@ -659,6 +659,7 @@ def test_what_each_detector_does_not_see(server: Any, name: str) -> None:
     assert raised_at(server, name) is None
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 @pytest.mark.parametrize("at", CUTS)
 @pytest.mark.parametrize("name", NAMES)

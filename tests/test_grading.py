@@ -287,6 +287,7 @@ def test_a_jail_needs_no_root(tmp_path_factory: pytest.TempPathFactory) -> None:
     assert said == "[1, []]"
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 def test_a_submission_and_each_of_its_tasks_have_only_so_much_time(isolated: Sandbox) -> None:
     tv = exercises.find("04.tv")
@@ -621,6 +622,7 @@ def test_homework_is_judged_by_its_constants_and_data() -> None:
     assert shares == [1, 0.5, 0] and verdict(recover, ...).outcome == "not attempted"
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 def test_homework_from_salt_to_scores(
     tmp_path: Path, isolated: Sandbox, monkeypatch: pytest.MonkeyPatch
@@ -747,6 +749,7 @@ def test_the_name_handed_to_check_is_read_from_the_cells() -> None:
 TV = "    return sum(x.diff(dim=d).square().mean() for d in (2, 3))"
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 def test_other_names_and_lost_imports_cost_nothing_and_failures_are_told(
     isolated: Sandbox,

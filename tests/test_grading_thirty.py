@@ -44,6 +44,7 @@ def _points(row: dict) -> dict[str, float]:
     return {task["task"].removeprefix("04."): task["points"] for task in row["tasks"]}
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 def test_thirty_submissions_get_what_they_deserve(
     tmp_path: Path, server: socket.socket, monkeypatch: pytest.MonkeyPatch

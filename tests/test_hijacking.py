@@ -306,6 +306,7 @@ def test_a_diverged_training_is_named() -> None:
         server.reply(Message(0, 0, "smashed", torch.full((2, 8, 12, 12), math.nan)))
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 def test_the_client_is_hijacked_on_digits() -> None:
     digits = data.load("digits")

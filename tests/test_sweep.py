@@ -238,6 +238,7 @@ def at_work(lesson: lessons.Lesson, tmp_path: Path) -> "subprocess.Popen[str]":
     return swept
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends signals to a group of processes")
 def test_an_interrupt_ends_the_runs_at_work_and_keeps_those_that_ended(
@@ -250,6 +251,7 @@ def test_an_interrupt_ends_the_runs_at_work_and_keeps_those_that_ended(
     assert [row["seed"] for row in read(tmp_path / "out")] == ["1"]
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 @pytest.mark.skipif(os.name != "posix", reason="sends signals to a group of processes")
 def test_nothing_goes_on_when_a_sweep_is_killed(at_work: "subprocess.Popen[str]") -> None:
@@ -257,6 +259,7 @@ def test_nothing_goes_on_when_a_sweep_is_killed(at_work: "subprocess.Popen[str]"
     at_work.communicate(timeout=50)  # which waits for all that hold its stderr: workers and kernels
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 def test_a_dask_worker_that_dies_is_one_sentence_too(
     lesson: lessons.Lesson, tmp_path: Path
@@ -280,6 +283,7 @@ def test_a_dask_worker_that_dies_is_one_sentence_too(
     assert [row["seed"] for row in read(tmp_path / "out")] == ["1"]
 
 
+@pytest.mark.proofs
 @pytest.mark.slow
 def test_dask_workers_do_the_same(lesson: lessons.Lesson, tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed")

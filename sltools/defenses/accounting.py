@@ -15,7 +15,7 @@ def epsilon(multiplier: float, releases: int, delta: float = 1e-5, rate: float =
     try:
         from opacus.accountants import RDPAccountant
     except ImportError:
-        raise DefenseError('accounting needs opacus: pip install "sltools[defenses]"') from None
+        raise DefenseError("accounting needs opacus: pip install opacus") from None
     positive("multiplier", multiplier)
     if positive("delta", delta) >= 1 or positive("rate", rate) > 1:
         raise DefenseError(f"delta is below 1 and rate at most 1, not {delta} and {rate}")

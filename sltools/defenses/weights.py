@@ -50,7 +50,7 @@ class PrivateOptimizer:
             from opacus.grad_sample import GradSampleModule
             from opacus.optimizers import DPOptimizer
         except ImportError:
-            raise DefenseError('DP-SGD needs opacus: pip install "sltools[defenses]"') from None
+            raise DefenseError("DP-SGD needs opacus: pip install opacus") from None
         weights = list(parameters)
         if len(weights) != len(list(self._front.parameters())):
             raise DefenseError(

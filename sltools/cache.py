@@ -1,0 +1,102 @@
+"""Trained victims, kept in the folder that SLTOOLS_CACHE names; without it nothing is kept.
+
+The tests and lessons of one run meet the same victims again and again. What is kept is named by
+all that decides its bits: settings, data, machine, and the code of this package. Where the network
+was cut is not among these, because split training computes what whole training does.
+"""
+
+import functools
+import hashlib
+import json
+import os
+import platform
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from sltools.data import Split
+from sltools.protocol import Session
+
+Parties = list[tuple[list[nn.Sequential], Optimizer]]
+
+
+def trained(
+    session: Session, split: Split, facts: dict[str, Any], train: Callable[[], Session]
+) -> Session:
+    """Return what `train()` makes of the parties of a new `session`, from the folder if it can.
+
+    `facts`, JSON-able, are all that it depends on beside `split`, the network and its initial
+    weights. The parties are on the CPU and have no hooks; their messages are not kept, nor is a
+    training that was interrupted.
+    """
+    if not (root := os.environ.get("SLTOOLS_CACHE")):
+        return train()
+    path = Path(root).expanduser() / f"{_name(session, split, facts)}.pt"
+    if path.exists():
+        _restore(session, torch.load(path, weights_only=True))
+        return session
+    made = train()
+    if not made.interrupted:
+        _keep(path, made)
+    return made
+
+
+def _name(session: Session, split: Split, facts: dict[str, Any]) -> str:
+    machine = [
+        torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(),
+        platform.machine(), platform.processor(),
+    ]  # fmt: skip
+    found = hashlib.sha256(json.dumps([facts, machine, _code()], sort_keys=True).encode())
+    data = {"images": split.images, "labels": split.labels}
+    for name, tensor in [*sorted(_weights(session).items()), *data.items()]:
+        found.update(f"{name} {tuple(tensor.shape)}".encode())
+        found.update(tensor.detach().contiguous().numpy().data)
+    return found.hexdigest()[:32]
+
+
+@functools.cache
+def _code() -> str:
+    """Hash the package: cheap, and nothing that could matter is forgotten."""
+    sources = [path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))]
+    return hashlib.sha256(b"\0".join(sources)).hexdigest()
+
+
+def _parties(session: Session) -> Parties:
+    client, server = session.client, session.server
+    ours = [client.front] if client.head is None else [client.front, client.head]
+    return [(ours, client.optimizer), ([server.model], server.optimizer)]
+
+
+def _weights(session: Session) -> dict[str, Tensor]:
+    """All weights and buffers by their names in the network before it was cut."""
+    parts = [part for parts, _ in _parties(session) for part in parts]
+    return {name: value for part in parts for name, value in part.state_dict().items()}
+
+
+def _restore(session: Session, kept: dict[str, Any]) -> None:
+    session.losses += kept["losses"]
+    for parts, optimizer in _parties(session):
+        for part in parts:
+            part.load_state_dict({name: kept["weights"][name] for name in part.state_dict()})
+            for name, weight in part.named_parameters():
+                optimizer.state[weight] = kept["optimizers"][name]
+
+
+def _keep(path: Path, session: Session) -> None:
+    """Write in one step: others may be reading, or keeping the same."""
+    optimizers = {
+        name: optimizer.state[weight]
+        for parts, optimizer in _parties(session)
+        for part in parts
+        for name, weight in part.named_parameters()
+    }
+    kept = {"weights": _weights(session), "optimizers": optimizers, "losses": session.losses}
+    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(kept, part)
+    part.replace(path)
