@@ -11,6 +11,9 @@ from matplotlib.image import imread
 
 from sltools import plots
 from sltools.errors import DataError
+from sltools.plots import charts, diagram
+from sltools.plots import images as images_drawn
+from sltools.plots.picture import PALETTE, mse_text, render
 
 
 def noise(*shape, seed=0):
@@ -21,13 +24,13 @@ def noise(*shape, seed=0):
 def canvas(monkeypatch):
     """The axes of the pictures drawn in a test, in order."""
     seen = []
-    finish = plots._picture
 
     def keep(axes, *sentences):
         seen.append(axes)
-        return finish(axes, *sentences)
+        return render(axes, *sentences)
 
-    monkeypatch.setattr(plots, "_picture", keep)
+    for room in (charts, diagram, images_drawn):
+        monkeypatch.setattr(room, "render", keep)
     return seen
 
 
@@ -138,7 +141,7 @@ def test_reconstructions_say_what_they_show(canvas):
     )
     rows = [label.get_text() for label in canvas[0].get_yticklabels()]
     assert rows == ["original", "attack\nMSE 0.0100", "copy\nMSE 0.0000"]
-    assert plots._mse(4.2e-6) == "MSE 4e-06"
+    assert mse_text(4.2e-6) == "MSE 4e-06"
     assert [label.get_text() for label in canvas[0].get_xticklabels()][2] == "cow"
 
 
@@ -225,7 +228,7 @@ def test_twenty_lines_can_be_told_apart_without_colour(canvas):
 
 
 def test_palette_can_be_told_apart_in_grey():
-    luminances = sorted(np.dot(to_rgb(colour), [0.299, 0.587, 0.114]) for colour in plots.PALETTE)
+    luminances = sorted(np.dot(to_rgb(colour), [0.299, 0.587, 0.114]) for colour in PALETTE)
     assert np.diff(luminances).min() > 0.015
 
 

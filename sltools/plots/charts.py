@@ -1,0 +1,254 @@
+"""Charts: lines, ranges over the cuts, factors, privacy against utility, bars, points."""
+
+import textwrap
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import cycle
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from torch import Tensor
+
+from sltools.errors import DataError
+from sltools.plots.picture import (
+    DPI,
+    GREY,
+    PALETTE,
+    Numbers,
+    Picture,
+    array,
+    counted,
+    render,
+    short,
+    styled,
+)  # fmt: skip
+
+LEGEND_WIDTH, HANDLE_WIDTH = 80, 8  # letters that fit above a chart, and a line beside its name
+DASHES = ["-", "--", "-.", (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5, 1, 1.5))]
+MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p"]
+
+
+@styled
+def lines(
+    x: Numbers, series: Mapping[str, Numbers], xlabel: str, ylabel: str, log: bool = False
+) -> Picture:
+    """Draw each named series of numbers (S,) over x (S,); with `log`, on a logarithmic scale."""
+    axes = _chart_axes(xlabel, ylabel, log)
+    places = array(x)
+    axes.xaxis.set_major_locator(MaxNLocator(8, integer=bool((places == places.round()).all())))
+    sentences = []
+    for (name, values), look in zip(series.items(), _looks(), strict=False):
+        heights = array(values, like=places, name=name)
+        axes.plot(places, heights, label=name, markevery=max(1, len(places) // 8), **look)
+        sentences.append(_course(name, places, heights, xlabel))
+    _legend(axes, list(series))
+    scale = " (logarithmic scale)" if log else ""
+    return render(axes, f"{ylabel}{scale} against {xlabel}.", *sentences)
+
+
+def losses(steps: Numbers, series: Mapping[str, Numbers], log: bool = True) -> Picture:
+    """Draw the named losses (S,) of an attack over its steps (S,)."""
+    return lines(steps, series, "step", "loss", log)
+
+
+@styled
+def depth_curve(
+    labels: Sequence[str],
+    series: Mapping[str, tuple[Numbers, Numbers, Numbers]],
+    ylabel: str,
+    log: bool = False,
+    baselines: Mapping[str, float | Numbers] | None = None,
+) -> Picture:
+    """Draw results over the cuts `labels` (K,): a marker at the median, a bar from low to high.
+
+    `series` maps a name to (median, low, high), each (K,); `baselines` maps a name to one number,
+    or to one for each cut, drawn as grey lines.
+    """
+    axes = _chart_axes("cut after", ylabel, log)
+    places = np.arange(len(labels), dtype=float)
+    axes.set_xticks(places, labels)
+    axes.set_xlim(-0.5, len(labels) - 0.5)
+    axes.grid(False, axis="x")
+    sentences = []
+    for name, look, aside, (median, low, high) in _beside(series, places, 0.12):
+        ranges = np.maximum([median - low, high - median], 0)
+        axes.errorbar(aside, median, ranges, label=name, capsize=4, elinewidth=1.2, **look)
+        each = [
+            f"{short(m)} at {label} ({short(least)} to {short(most)})"
+            for label, m, least, most in zip(labels, median, low, high, strict=True)
+        ]
+        sentences.append(f"{name}, median (range): {', '.join(each)}.")
+    for (name, level), dashes in zip((baselines or {}).items(), cycle(DASHES[1:]), strict=False):
+        levels = array(level)
+        constant = levels.ndim == 0
+        levels = np.full_like(places, levels) if constant else array(level, places, name)
+        ends, padded = np.r_[-0.5, places, len(labels) - 0.5], np.pad(levels, 1, mode="edge")
+        axes.plot(ends, padded, label=name, color=GREY, linestyle=dashes, zorder=1)
+        each = [f"{short(level)} at {label}" for label, level in zip(labels, levels, strict=True)]
+        sentences.append(f"{name}: {short(levels[0]) if constant else ', '.join(each)}.")
+    _legend(axes, [*series, *(baselines or {})])
+    scale = " (logarithmic scale)" if log else ""
+    return render(axes, f"{ylabel}{scale} by cut.", *sentences)
+
+
+@styled
+def factors(
+    labels: Sequence[str],
+    series: Mapping[str, tuple[Numbers, Numbers, Numbers]],
+    xlabel: str,
+) -> Picture:
+    """Draw what each change in `labels` (K,) multiplies a number by: a row for each, 1 in grey.
+
+    `series` maps a name to (median, low, high), each (K,) and above 0: a marker and a bar. Raises
+    DataError for other numbers.
+    """
+    axes = _chart_axes(f"{xlabel} (logarithmic scale)", "", False, (6.4, 1 + 0.34 * len(labels)))
+    rows = np.arange(len(labels), dtype=float)
+    axes.set(xscale="log", yticks=rows, yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))
+    axes.axvline(1, color=GREY, linewidth=1.2, zorder=1)
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"x {short(value)}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    sentences = []
+    for name, look, aside, (median, low, high) in _beside(series, rows, 0.3):
+        if not all(np.isfinite(v).all() and (v > 0).all() for v in (median, low, high)):
+            raise DataError(f"{name} has factors that are not finite and above 0.")
+        ranges = np.maximum([median - low, high - median], 0)
+        style = look | {"linestyle": "none"}
+        axes.errorbar(median, aside, xerr=ranges, label=name, elinewidth=1.2, **style)
+        each = [
+            f"{label} x {short(m)} ({short(least)} to {short(most)})"
+            for label, m, least, most in zip(labels, median, low, high, strict=True)
+        ]
+        sentences.append(f"{name}, median (range): {', '.join(each)}.")
+    _legend(axes, list(series))
+    return render(axes, f"{xlabel} (logarithmic scale), by change.", *sentences)
+
+
+@styled
+def frontier(
+    series: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    xlabel: str,
+    ylabel: str,
+    baselines: Mapping[str, float] | None = None,
+) -> Picture:
+    """Draw what each named choice gives up against what it gains: (x, y, least y, greatest y).
+
+    All y are above 0. The points of one choice are joined in order, a thin line shows the spread of
+    each; `baselines` maps a name to a height, drawn grey.
+    """
+    axes = _chart_axes(xlabel, ylabel, log=True, size=(7.2, 4.2))  # points lie close together
+    sentences = []
+    for (name, points), look in zip(series.items(), _looks(), strict=False):
+        x, y, low, high = np.array(points, dtype=float).reshape(-1, 4).T
+        axes.plot(x, y, label=name, markersize=7, **look | {"linewidth": 1})
+        axes.vlines(x, low, high, color=look["color"], linewidth=0.8, zorder=1)
+        each = [f"{short(point[0])} and {short(point[1])} ({short(point[2])} to {short(point[3])})"
+                for point in zip(x, y, low, high, strict=True)]  # fmt: skip
+        sentences.append(f"{name}: {', '.join(each)}.")
+    for (name, level), dashes in zip((baselines or {}).items(), cycle(DASHES[1:]), strict=False):
+        axes.axhline(level, label=name, color=GREY, linestyle=dashes, zorder=1)
+        sentences.append(f"{name}: {short(level)}.")
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return render(axes, f"{ylabel} against {xlabel}.", *sentences)
+
+
+@styled
+def bars(values: Mapping[str, float], ylabel: str) -> Picture:
+    """Draw one bar for each named number, the number above it."""
+    axes = _chart_axes("", ylabel, log=False)
+    drawn = axes.bar(range(len(values)), list(values.values()), width=0.6, color=PALETTE[0])
+    axes.bar_label(drawn, [short(value) for value in values.values()], padding=2)
+    room = max(8, 72 // len(values))
+    axes.set_xticks(range(len(values)), [textwrap.fill(name, room) for name in values])
+    axes.axhline(0, color=GREY, linewidth=0.8)
+    axes.margins(y=0.12)
+    axes.grid(False, axis="x")
+    axes.tick_params(axis="x", length=0)
+    heights = "; ".join(f"{name}: {short(value)}" for name, value in values.items())
+    return render(axes, f"Bars of {ylabel}.", f"{heights}.")
+
+
+@styled
+def scatter(points: Tensor, labels: Tensor, classes: Sequence[str] | None = None) -> Picture:
+    """Draw points (N, 2) with one marker and colour for each of their labels (N,), and its name.
+
+    The alt text says how far the groups are apart: the share of points that lie nearest to the
+    centre of their own group. `classes` names the labels.
+    """
+    if points.ndim != 2 or points.shape[1] != 2 or len(points) != len(labels):
+        raise DataError(
+            f"expected points (N, 2) and labels (N,), got {tuple(points.shape)} and "
+            f"{tuple(labels.shape)}; project the points to two dimensions first."
+        )
+    places, groups = points.detach().double().cpu(), labels.cpu()
+    present = groups.unique().tolist()
+    names = [classes[group] if classes else f"group {group}" for group in present]
+    axes = Figure(figsize=(5.6, 4.2), dpi=DPI, layout="constrained").add_subplot()
+    axes.set(xticks=[], yticks=[])
+    for group, name, color, marker in zip(
+        present, names, cycle(PALETTE), cycle(MARKERS), strict=False
+    ):
+        x, y = places[groups == group].T
+        axes.scatter(x, y, s=26, c=color, marker=marker, label=name, alpha=0.75, linewidths=0)
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    centres = torch.stack([places[groups == group].mean(0) for group in present])
+    nearest = torch.cdist(places, centres).argmin(1)
+    own = (torch.tensor(present)[nearest] == groups).double().mean().item()
+    sizes = [f"{name} ({int((groups == g).sum())})" for g, name in zip(present, names, strict=True)]
+    return render(
+        axes,
+        f"{counted(len(points), 'point')} in {counted(len(present), 'group')}: {', '.join(sizes)}.",
+        f"{own:.0%} lie nearest to the centre of their own group.",
+    )
+
+
+def _chart_axes(
+    xlabel: str, ylabel: str, log: bool, size: tuple[float, float] = (6.4, 3.4)
+) -> Axes:
+    axes = Figure(figsize=size, dpi=DPI, layout="constrained").add_subplot()
+    axes.set(xlabel=xlabel, ylabel=textwrap.fill(ylabel, 40), yscale="log" if log else "linear")
+    return axes
+
+
+def _looks() -> Iterator[dict[str, Any]]:
+    """Yield a colour, a dash and a marker for one series after the other."""
+    for color, dash, marker in zip(cycle(PALETTE), cycle(DASHES), cycle(MARKERS), strict=False):
+        yield {"color": color, "linestyle": dash, "marker": marker}
+
+
+def _beside(
+    series: Mapping[str, tuple[Numbers, Numbers, Numbers]], places: np.ndarray, gap: float
+) -> Iterator[tuple[str, dict[str, Any], np.ndarray, list[np.ndarray]]]:
+    """Yield name, look, places and (median, low, high) of each series, `gap` beside the last."""
+    for index, ((name, triple), look) in enumerate(zip(series.items(), _looks(), strict=False)):
+        aside = places + gap * (index - (len(series) - 1) / 2)
+        yield name, look, aside, [array(values, like=places, name=name) for values in triple]
+
+
+def _legend(axes: Axes, names: Sequence[str]) -> None:
+    """Name the lines above the chart, in the order of `names`."""
+    handles, labels = axes.get_legend_handles_labels()
+    ordered = [handles[labels.index(name)] for name in names]
+    fitting = LEGEND_WIDTH // (HANDLE_WIDTH + max(map(len, names)))
+    axes.legend(
+        ordered, names, loc="lower left", bbox_to_anchor=(0, 1), borderaxespad=0.2,
+        ncols=max(1, min(fitting, 4 if len(names) == 4 else 3)), handlelength=3,
+    )  # fmt: skip
+
+
+def _course(name: str, x: np.ndarray, y: np.ndarray, xlabel: str) -> str:
+    """Say in words how a line runs: both ends, and its extremes where they are elsewhere."""
+    finite = np.isfinite(y)
+    if not finite.any():
+        return f"{name} has no finite value."
+    x, y = x[finite], y[finite]
+    words = f"{name} goes from {short(y[0])} at {xlabel} {short(x[0])} to {short(y[-1])}"
+    words += f" at {short(x[-1])}"
+    for extreme, index in (("lowest", y.argmin()), ("highest", y.argmax())):
+        if 0 < index < len(y) - 1:
+            words += f", {extreme} {short(y[index])} at {short(x[index])}"
+    return words + "."

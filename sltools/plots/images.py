@@ -1,0 +1,174 @@
+"""Images: originals and reconstructions, a reconstruction over time, smashed data."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from sltools import metrics
+from sltools.errors import DataError
+from sltools.plots.picture import (
+    DPI,
+    Picture,
+    counted,
+    mse_text,
+    render,
+    short,
+    styled,
+)  # fmt: skip
+
+PAGE = 8.2  # inches that pictures of images may take, row labels aside
+MOST_IMAGES, MOST_SNAPSHOTS, MOST_SMASHED = 20, 9, 6
+GAP = 0.06  # between images, as a share of a cell
+STRIPE = 5  # cells that a stripe of flat smashed data fills; odd, so that its title has a middle
+
+
+@styled
+def reconstructions(
+    truth: Tensor, methods: Mapping[str, Tensor], classes: Sequence[str] | None = None
+) -> Picture:
+    """Draw the true images (N, C, H, W) above each method's reconstructions of them.
+
+    Each row bears the method's median MSE over all N images, of which the first 20 are drawn;
+    `classes` names the class of each image. Raises DataError if shapes differ or a name is missing.
+    """
+    scores = {name: metrics.mse(images, truth).cpu().numpy() for name, images in methods.items()}
+    shown = min(len(truth), MOST_IMAGES)
+    titles = [str(name) for name in classes or []][:shown]
+    if classes and len(titles) < shown:
+        raise DataError(f"{len(classes)} class names for {shown} images; give one for each image.")
+    axes = _image_axes(1 + len(methods), shown)
+    for row, images in enumerate([truth, *methods.values()]):
+        for column in range(shown):
+            _draw_image(axes, images[column], row, column)
+    medians = [f"{name}\n{mse_text(np.median(score))}" for name, score in scores.items()]
+    part = f"\nfirst {shown} of {len(truth)}" if shown < len(truth) else ""
+    _label_rows(axes, [f"original{part}", *medians])
+    _label_columns(axes, titles)
+    which = f"the first {shown} of {len(truth)} images" if part else counted(shown, "image")
+    of_classes = f" ({', '.join(titles)})" if titles else ""
+    sentences = [
+        f"{name}: median MSE {short(np.median(score))}, from {short(score.min())} "
+        f"({_which(score.argmin(), titles)}) to {short(score.max())} "
+        f"({_which(score.argmax(), titles)})."
+        for name, score in scores.items()
+    ]
+    return render(axes, f"Originals above their reconstructions: {which}{of_classes}.", *sentences)
+
+
+def _which(index: Any, titles: Sequence[str]) -> str:
+    """Name an image: by its place, and by its class if it has one, which may be a number too."""
+    of_class = f", class {titles[index]}" if index < len(titles) else ""
+    return f"image {index + 1}{of_class}"
+
+
+@styled
+def over_time(snapshots: Tensor, steps: Sequence[int], truth: Tensor, image: int = 0) -> Picture:
+    """Draw how one image's reconstruction took shape, the MSE under each state, the original last.
+
+    `snapshots` is (S, N, C, H, W), taken at `steps` (S,); `truth` is (N, C, H, W). Of more than
+    nine snapshots, nine are drawn, evenly spaced from the first to the last.
+    """
+    if len(steps) != len(snapshots):
+        raise DataError(
+            f"there are {len(snapshots)} snapshots and {len(steps)} steps; give one each."
+        )
+    chosen = np.linspace(0, len(steps) - 1, min(len(steps), MOST_SNAPSHOTS)).round().astype(int)
+    states = snapshots[chosen, image]
+    scores = metrics.mse(states, truth[image].expand_as(states)).tolist()
+    times = [int(steps[index]) for index in chosen]
+    axes = _image_axes(1, len(chosen) + 1)
+    for column, state in enumerate([*states, truth[image]]):
+        _draw_image(axes, state, 0, column)
+    _label_columns(axes, [*(f"step {time:,}" for time in times), "original"])
+    for column, score in enumerate(scores):
+        axes.text(column + 0.5, 1.04, mse_text(score), ha="center", va="top", fontsize=8)
+    states_in_words = [f"{short(s)} at step {t:,}" for s, t in zip(scores, times, strict=True)]
+    return render(
+        axes,
+        f"One image's reconstruction at {counted(len(times), 'step')}, the original beside it.",
+        f"MSE: {', '.join(states_in_words)}.",
+    )
+
+
+@styled
+def smashed(images: Tensor, activations: Tensor, channels: int = 8) -> Picture:
+    """Draw images (N, C, H, W) beside the first channels of their smashed data (N, ...).
+
+    Activations without height and width are drawn as a stripe, one bar per number. All share one
+    colour scale. At most six images are drawn.
+    """
+    if len(images) != len(activations):
+        raise DataError(
+            f"there are {len(images)} images and smashed data of {len(activations)}; "
+            "pass those of the same batch."
+        )
+    rows = min(len(images), MOST_SMASHED)
+    flat = activations.ndim != 4
+    drawn = activations[:rows] if flat else activations[:rows, :channels]
+    values = drawn.detach().float().cpu().numpy()
+    low, high = values.min(), values.max()
+    columns = STRIPE if flat else values.shape[1]
+    axes = _image_axes(rows, 1 + columns)
+    for row in range(rows):
+        _draw_image(axes, images[row], row, 0)
+        maps = [values[row].reshape(1, -1)] if flat else list(values[row])
+        span = STRIPE if flat else 1
+        for column, channel in enumerate(maps, start=1):
+            extent = _cell(row, column, column + span)
+            scale = axes.imshow(channel, vmin=low, vmax=high, aspect="auto", extent=extent)
+    legend = axes.inset_axes((1.015, GAP, 0.012, 1 - 2 * GAP))
+    bar = legend.figure.colorbar(scale, cax=legend, ticks=MaxNLocator(4))
+    bar.outline.set_visible(False)
+    numbers = counted(values[0].size, "number")
+    if flat:
+        _label_columns(axes, ["original", *[""] * (STRIPE // 2), numbers])
+        what = f"{numbers} each, as a stripe"
+    else:
+        _label_columns(axes, ["original", "channel 0", *map(str, range(1, columns))])
+        height, width = values.shape[2:]
+        of = counted(activations.shape[1], "channel")
+        what = f"{columns} of {of}, {height}x{width} activations each"
+    return render(
+        axes,
+        f"{counted(rows, 'image')} beside their smashed data: {what}.",
+        f"Values from {short(low)} to {short(high)}; {(values == 0).mean():.0%} of them are 0.",
+    )
+
+
+def _image_axes(rows: int, columns: int) -> Axes:
+    """Make axes in which the image of row r and column c fills the unit square at (c, r)."""
+    cell = min(0.85, PAGE / columns)
+    axes = Figure(figsize=(columns * cell, rows * cell), dpi=DPI).add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[], autoscale_on=False)
+    axes.set_facecolor("#DDDDDD")  # seen in the gaps: a white image has an edge too
+    axes.tick_params(length=0)
+    axes.grid(False)
+    axes.spines[:].set_visible(False)
+    return axes
+
+
+def _cell(row: int, left: int, right: int) -> tuple[float, float, float, float]:
+    return left + GAP / 2, right - GAP / 2, row + 1 - GAP / 2, row + GAP / 2
+
+
+def _draw_image(axes: Axes, image: Tensor, row: int, column: int) -> None:
+    """Draw one image (C, H, W), grey or RGB; what lies outside [0, 1] is clamped."""
+    pixels = image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
+    axes.imshow(
+        pixels, cmap="gray", vmin=0, vmax=1, aspect="auto", extent=_cell(row, column, column + 1)
+    )
+
+
+def _label_rows(axes: Axes, names: Sequence[str]) -> None:
+    axes.set_yticks(np.arange(len(names)) + 0.5, names)
+
+
+def _label_columns(axes: Axes, names: Sequence[str]) -> None:
+    axes.xaxis.tick_top()
+    axes.set_xticks(np.arange(len(names)) + 0.5, names, fontsize=8)
+    axes.tick_params(length=0, pad=2)
