@@ -23,7 +23,7 @@ from matplotlib.patches import FancyBboxPatch
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
-from sltools import metrics, progress
+from sltools import metrics, progress, storage
 from sltools.errors import DataError
 
 Numbers = Tensor | np.ndarray | Sequence[float]
@@ -77,8 +77,8 @@ class Picture:
 
     def save(self, path: str | Path) -> Path:
         """Write the PNG to `path`, replacing what was there, and return the path."""
-        path = Path(path)
-        path.write_bytes(self.png)
+        path = Path(path).expanduser()
+        storage.replace(path, self.png)
         return path
 
     def html(self) -> str:
