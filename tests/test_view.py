@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sltools import models, view
+from sltools import view
 from sltools.errors import AttackError, NotObservable, SltoolsError
 from sltools.models import Architecture
 from sltools.protocol import train
