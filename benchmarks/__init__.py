@@ -1,7 +1,12 @@
 """Measurements that take long: what they find is kept in `course/results/`."""
 
+import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
+
+from sltools import storage
 from sltools.attacks import InversionResult
 from sltools.errors import SltoolsError
 
@@ -22,3 +27,22 @@ def check_writable(path: Path) -> None:
         raise SltoolsError(f"what is measured cannot be written: {error}; give a --path") from None
     if new:
         path.unlink()
+
+
+def write_facts(path: Path, facts: dict[str, Any]) -> None:
+    """Write JSON in one step. Facts that cannot be written are printed, for they took long.
+
+    Raises OSError then.
+    """
+    text = json.dumps(facts, indent=1) + "\n"
+    try:
+        storage.replace(path, text)
+    except OSError:
+        print(text)
+        raise
+
+
+def write_arrays(path: Path, **arrays: np.ndarray) -> None:
+    """Write a compressed .npz in one step; raise OSError, leaving what was there, if that fails."""
+    with storage.replacing(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torch.optim import LBFGS, Adam
 
-from benchmarks import check_writable, uninterrupted
+from benchmarks import check_writable, uninterrupted, write_facts
 from sltools import data, devices, experiments, lessons, metrics, protocol, seeds
 from sltools.attacks import InversionResult, UnSplit
 from sltools.attacks.ensemble import Ensemble
@@ -368,9 +368,7 @@ def _try_all(path: Path) -> None:
         for name in bar(missing, place):
             tried[name] = try_idea(dataset, cut, IDEAS[name])
             facts["places"][place] = {name: tried[name] for name in IDEAS if name in tried}
-            part = path.with_suffix(".part")
-            part.write_text(json.dumps(facts, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-            part.replace(path)
+            write_facts(path, facts)
 
 
 def _is_of(record: dict[str, Any] | None, idea: Idea) -> bool:

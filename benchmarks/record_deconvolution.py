@@ -15,7 +15,7 @@ from typing import Annotated, Any
 import torch
 import typer
 
-from benchmarks import reproduce
+from benchmarks import reproduce, write_facts
 from sltools import data, devices, experiments, lessons, metrics, protocol
 from sltools.attacks import BlindDeconvolution
 from sltools.errors import SltoolsError
@@ -42,7 +42,7 @@ def main(
             runs = [_run(source, seed) for seed in bar(range(reproduce.VICTIMS), name)]
             facts["runs"][name] = {stage: [run[stage] for run in runs] for stage in runs[0]}
             facts["versions"][name] = devices.versions()
-            path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+            write_facts(path, facts)
     except SltoolsError as error:
         raise SystemExit(f"error: {error}") from None
     for name, by_stage in facts["runs"].items():

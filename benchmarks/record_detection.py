@@ -9,7 +9,6 @@ hijacker returns the same whatever the labels, so there all detectors watch one 
 half an hour of one core.
 """
 
-import json
 import math
 import statistics
 import sys
@@ -21,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks import write_facts
 from sltools import data, devices, lessons, metrics, models, protocol, seeds
 from sltools.attacks import Hijacking, HijackingServer, InversionResult, UnSplit
 from sltools.data import Split
@@ -276,7 +276,7 @@ def main(names: list[str]) -> None:
     target = lessons.course() / "results" / "detection.json"
     for name in names:
         facts["studies"][name] = study(name)
-        target.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_facts(target, facts)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ have a seed of their own. The reconstructions of images that nobody trained on, 
 own, are scored on the way. A victim takes three minutes of one core.
 """
 
-import json
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ import torch
 import typer
 from torch import Tensor
 
+from benchmarks import write_arrays, write_facts
 from sltools import data, devices, lessons, metrics, models, protocol, seeds
 from sltools.attacks import Hijacking, HijackingServer
 
@@ -60,9 +60,9 @@ def main(
         "runs": runs,
     }
     target = lessons.course() / "results" / name
-    target.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_facts(target.with_suffix(".json"), facts)
     truth = digits.test.first_per_class().images[:SHOWN]
-    np.savez_compressed(
+    write_arrays(
         target.with_suffix(".npz"), truth=truth.numpy(), inputs=torch.stack(pictures).numpy()
     )
 

@@ -9,15 +9,14 @@ The options are those of `sltools attack inversion`. The first takes a quarter o
 core, the others a minute.
 """
 
-import json
 import tempfile
 import time
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
+from benchmarks import write_arrays, write_facts
 from sltools import cli, lessons, storage
 from sltools.errors import SltoolsError
 
@@ -51,9 +50,9 @@ def main(
         "command": f"python -m benchmarks.record_inversion {' '.join([name, *options])}",
         "cpu_seconds": round(time.process_time() - start),
     }
-    target.with_suffix(".json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_facts(target.with_suffix(".json"), facts)
     numbers = {key: value.numpy() for key, value in arrays.items()}
-    np.savez_compressed(target.with_suffix(".npz"), **numbers)
+    write_arrays(target.with_suffix(".npz"), **numbers)
 
 
 if __name__ == "__main__":

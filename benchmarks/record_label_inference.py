@@ -5,7 +5,6 @@ lesson 07 shows: 3 victims on digits and on MNIST, a quarter of an hour on one c
 that "stands still" (step size 0) every exchange shows the same moment of the training.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Iterator
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import SGD
 
+from benchmarks import write_facts
 from sltools import data, devices, lessons, metrics, models, protocol
 from sltools.attacks import LabelInference, LabelResult
 from sltools.data import Dataset, Split
@@ -63,7 +63,7 @@ def main() -> None:
     facts["seconds"] = round(time.perf_counter() - start)
     facts["cpu_seconds"] = round(time.process_time())
     path = lessons.course() / "results" / "label_inference.json"
-    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_facts(path, facts)
     print(f"wrote {path.name} after {facts['seconds']} s")
 
 

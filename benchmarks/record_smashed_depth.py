@@ -4,13 +4,13 @@ python -m benchmarks.record_smashed_depth writes course/results/smashed_depth_mn
 lesson 03 shows: 3 victims, 10 targets, 6 cuts, a few minutes on one core.
 """
 
-import json
 import time
 from dataclasses import asdict
 
 import torch
 from torch import Tensor
 
+from benchmarks import write_facts
 from sltools import data, devices, lessons, metrics, models, protocol
 from sltools.attacks import KnownWeightsInversion
 from sltools.data import Dataset
@@ -53,7 +53,7 @@ def main() -> None:
         "cpu_seconds": round(time.process_time()),
     }
     path = lessons.course() / "results" / "smashed_depth_mnist.json"
-    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_facts(path, facts)
     print(f"wrote {path.name} after {facts['seconds']} s")
 
 

@@ -32,7 +32,8 @@ import typer
 from filelock import FileLock
 from torch import Tensor
 
-from sltools import data, devices, experiments, lessons, metrics, models, protocol
+from benchmarks import write_facts
+from sltools import data, devices, experiments, lessons, metrics, models, protocol, storage
 from sltools.attacks import InversionResult, KnownWeightsInversion, UnSplit
 from sltools.cli import INTERRUPTED
 from sltools.errors import SltoolsError
@@ -189,7 +190,7 @@ def _note_settings(path: Path, budget: str, rows: list[Row]) -> None:
             )
     else:
         facts = settings | {"versions": devices.versions()}
-        path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+        write_facts(path, facts)
 
 
 def _note_data(path: Path, dataset: data.Dataset) -> None:
@@ -207,7 +208,7 @@ def _note_data(path: Path, dataset: data.Dataset) -> None:
             f"{noted['test']:,} images; here are {sizes['train']:,} and {sizes['test']:,}): give "
             "another --path, or move them away"
         )
-    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_facts(path, facts)
 
 
 def _noted(path: Path) -> dict[str, Any]:
@@ -405,8 +406,7 @@ def _append(path: Path, rows: list[Row]) -> None:
     """
     with FileLock(path.with_name(f".{path.name}.lock")):
         kept = [row for row in read(path) if _key(row) != _key(rows[0])]
-        part = path.with_suffix(".part")
-        with part.open("w", newline="", encoding="utf-8") as file:
+        with storage.replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             for row in [*kept, *rows]:
@@ -414,7 +414,6 @@ def _append(path: Path, rows: list[Row]) -> None:
                 writer.writerow(
                     {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
                 )
-        part.replace(path)
 
 
 def _key(row: Row) -> tuple[str, str, int, int]:

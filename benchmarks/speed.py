@@ -33,7 +33,7 @@ import typer
 from torch import Tensor, nn
 
 from benchmarks import check_writable, uninterrupted
-from sltools import data, devices, experiments, lessons, metrics
+from sltools import data, devices, experiments, lessons, metrics, storage
 from sltools.attacks import InversionResult, UnSplit
 from sltools.errors import SltoolsError
 from sltools.protocol import Session
@@ -88,7 +88,7 @@ def main(
     }
     text = json.dumps(facts, indent=1)
     print(text)
-    path.write_text(text + "\n", encoding="utf-8")
+    storage.replace(path, text + "\n")
 
 
 def _compare(source: data.Dataset, record: Path) -> dict[str, Any]:

@@ -14,7 +14,6 @@ is its gradient; Adam reads and writes what it moves. Prints a table and what is
 writes --path, by default course/results/throughput_DEVICE.json.
 """
 
-import json
 import resource
 import time
 from collections.abc import Callable
@@ -28,7 +27,7 @@ import typer
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import check_writable, uninterrupted
+from benchmarks import check_writable, uninterrupted, write_facts
 from sltools import data, devices, experiments, lessons, metrics
 from sltools.attacks import UnSplit
 from sltools.attacks.ensemble import Ensemble
@@ -87,7 +86,7 @@ def main(
     for row in facts["compiled"] or []:
         print("compiled, {targets:,} targets: {times_as_fast:.2f} times as fast".format(**row))
     print(f"peak memory: {peak_memory / 2**30:.1f} GiB")
-    path.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    write_facts(path, facts)
     if not torch.cuda.is_available():
         print(f"missing: {GPU_ONLY}")
 

@@ -11,7 +11,8 @@ import io
 import json
 import statistics
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +21,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from sltools import data, defenses, devices, experiments, metrics, models, plots, protocol, seeds
+from sltools import (
+    data,
+    defenses,
+    devices,
+    experiments,
+    metrics,
+    models,
+    plots,
+    protocol,
+    seeds,
+    storage,
+)
 from sltools.attacks import DecoderInversion, Hijacking, HijackingServer, LabelInference, UnSplit
 from sltools.detectors import LabelGap
 from sltools.errors import SltoolsError
@@ -142,9 +154,10 @@ class Outcome:
 def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> Outcome:
     """Run the trials that `folder`/arena.csv lacks; return its rows and draw the figure.
 
-    `only` names the defences to try (default: all). Ctrl-C keeps all finished trials: the same call
-    goes on with the rest. Raises SltoolsError for an unknown defence or budget, and for a folder of
-    other settings: only `victims` may be more than before.
+    `only` names the defences to try (default: all). Ctrl-C keeps all finished trials, and so does a
+    full disk: the same call goes on with the rest. Raises SltoolsError for an unknown defence or
+    budget, for a folder of other settings (only `victims` may be more than before), and for one
+    that cannot be written: the rows of a trial that it had no room for are in the message.
     """
     known = {defense.name: defense for defense in DEFENSES}
     if unknown := [name for name in only if name not in known]:
@@ -152,9 +165,10 @@ def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> Outcome:
     if settings.budget not in WATCHED:
         raise SltoolsError(f"a budget is one of {', '.join(WATCHED)}, not {settings.budget!r}")
     dataset = data.load(settings.dataset)
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = storage.writable_folder(folder)
     done = {_key(row) for row in read(folder / CSV)}
-    _settle(settings, folder)
+    with _room_for([], folder):
+        _settle(settings, folder)
     trials = [
         _Trial(settings, dataset, known[name], strength, victim, malicious)
         for malicious in (False, True)
@@ -166,13 +180,16 @@ def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> Outcome:
     try:
         for trial in bar([trial for trial in trials if trial.key not in done], "arena"):
             start = time.process_time()
-            _append(folder / CSV, trial.rows())
-            _note(folder, time.process_time() - start)
+            found = trial.rows()
+            with _room_for(found, folder):
+                _append(folder / CSV, found)
+                _note(folder, time.process_time() - start)
     except KeyboardInterrupt:
         interrupted = True
     rows = read(folder / CSV)
     if any(row.attack == "service" for row in rows):
-        frontier(rows).save(folder / FIGURE)
+        with _room_for([], folder):
+            frontier(rows).save(folder / FIGURE)
     return Outcome(rows, interrupted)
 
 
@@ -430,13 +447,13 @@ def read(path: Path) -> list[Row]:
     if not path.exists():
         return []
     kinds: dict[Any, Callable[[str], Any]] = {str: str, int: int, float: float}
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         return [
             Row(**{field.name: kinds[field.type](line[field.name]) for field in fields(Row)})
             for line in csv.DictReader(io.StringIO(text))
         ]
-    except (KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise SltoolsError(
             f"{path} is no file of an arena ({error!r}); name another folder"
         ) from None
@@ -469,7 +486,7 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    (folder / SETTINGS).write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
+    storage.replace(folder / SETTINGS, json.dumps(facts, indent=1) + "\n")
 
 
 def _key(row: Row) -> tuple[Any, ...]:
@@ -478,17 +495,34 @@ def _key(row: Row) -> tuple[Any, ...]:
 
 
 def _append(path: Path, rows: list[Row]) -> None:
-    """Add the rows of one trial at once, so that an interruption leaves whole trials."""
-    new = not path.exists()
-    with path.open("a", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, [field.name for field in fields(Row)])
-        if new:
-            writer.writeheader()
-        for row in rows:
-            values = asdict(row)
-            writer.writerow(
-                {k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()}
-            )
+    """Add the rows of one trial in one step, so that whatever ends it leaves whole trials."""
+    before = path.read_bytes() if path.exists() else b""
+    storage.replace(path, before + _lines(rows, header=not before).encode())
+
+
+def _lines(rows: Sequence[Row], header: bool = False) -> str:
+    """The rows as lines of the file."""
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+    if header:
+        writer.writeheader()
+    for row in rows:
+        values = asdict(row)
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
+    return file.getvalue()
+
+
+@contextmanager
+def _room_for(rows: Sequence[Row], folder: Path) -> Iterator[None]:
+    """Say what a full disk means, with the `rows` that found no room: they took long."""
+    try:
+        yield
+    except OSError as error:
+        unkept = f". Its last trial, if it is not there:\n{_lines(rows)}" if rows else ""
+        raise SltoolsError(
+            f"the arena had to stop: {error}. The rows of all trials that ended are in "
+            f"{folder / CSV}; put that right and run the same again{unkept}"
+        ) from None
 
 
 def medians(

@@ -10,7 +10,6 @@ import hashlib
 import json
 import os
 import platform
-import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from sltools import storage
 from sltools.data import Split
 from sltools.protocol import Session
 
@@ -88,7 +88,6 @@ def _restore(session: Session, kept: dict[str, Any]) -> None:
 
 
 def _keep(path: Path, session: Session) -> None:
-    """Write in one step: others may be reading, or keeping the same."""
     optimizers = {
         name: optimizer.state[weight]
         for parts, optimizer in _parties(session)
@@ -96,7 +95,6 @@ def _keep(path: Path, session: Session) -> None:
         for name, weight in part.named_parameters()
     }
     kept = {"weights": _weights(session), "optimizers": optimizers, "losses": session.losses}
-    part = path.with_name(f"{path.name}.{uuid.uuid4().hex}.part")
     path.parent.mkdir(parents=True, exist_ok=True)
-    torch.save(kept, part)
-    part.replace(path)
+    with storage.replacing(path) as part:  # others may be reading, or keeping the same
+        torch.save(kept, part)

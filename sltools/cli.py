@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from sltools import storage
-from sltools.errors import SltoolsError
+from sltools.errors import Interrupted, SltoolsError
 
 INTERRUPTED = 130  # as shells have it for Ctrl-C
 
@@ -330,9 +330,9 @@ def _prepare(save: Path | None) -> None:
 
 
 def _report(outcome: Any, as_json: bool, save: Path | None) -> None:
-    if save is not None:
+    print(json.dumps(outcome.facts, indent=1) if as_json else outcome, flush=True)
+    if save is not None:  # after the print: a disk that is full now takes nothing away
         outcome.save(save)
-    print(json.dumps(outcome.facts, indent=1) if as_json else outcome)
     if outcome.facts["interrupted"]:
         raise typer.Exit(INTERRUPTED)
 
@@ -353,9 +353,12 @@ def _print_table(title: str, rows: dict[str, str]) -> None:
 
 
 def main() -> None:
-    """Run the command line; an error of ours is one sentence on stderr and exit code 1."""
+    """Run the command line; an error of ours is one sentence on stderr and exit code 1.
+
+    Of Ctrl-C the exit code is 130.
+    """
     try:
         app()
     except SltoolsError as error:
         print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+        raise SystemExit(INTERRUPTED if isinstance(error, Interrupted) else 1) from None

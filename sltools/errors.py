@@ -5,6 +5,10 @@ class SltoolsError(Exception):
     """Base class: `except SltoolsError` catches everything this library raises on purpose."""
 
 
+class Interrupted(SltoolsError):
+    """Ctrl-C came before there was anything to report."""
+
+
 class DataError(SltoolsError):
     """A data set is unknown, missing, corrupt or of the wrong shape."""
 

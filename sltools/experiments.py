@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sltools import cache, data, devices, metrics, models, plots, protocol, storage
 from sltools.attacks import InversionResult, KnownWeightsInversion, LabelInference, UnSplit
-from sltools.errors import SltoolsError
+from sltools.errors import Interrupted, SltoolsError
 from sltools.models import Architecture
 from sltools.progress import bar
 from sltools.view import View
@@ -104,10 +104,8 @@ class Outcome:
     picture: plots.Picture
 
     def save(self, folder: Path) -> Path:
-        """Write facts, arrays and figure into a new `folder`."""
-        storage.write(folder, self.arrays, self.facts)
-        self.picture.save(folder / "figure.png")
-        return folder
+        """Write facts, arrays and figure into a new `folder` and return its path."""
+        return storage.write(folder, self.arrays, self.facts, {"figure.png": self.picture.png})
 
     def __str__(self) -> str:
         lines = [f"{self.facts['attack']}: {len(self.facts['runs'])} runs, "]
@@ -184,7 +182,7 @@ def run_inversion(settings: InversionSettings) -> Outcome:
     whole = [victim for victim in attacked if victim.ceiling is not None]
     kept = whole or attacked  # half an attack is better than none, and not averaged with whole ones
     if not kept:
-        raise SltoolsError("interrupted before the first victim was attacked; nothing to report")
+        raise Interrupted("interrupted before the first victim was attacked; nothing to report")
     runs = [run for victim in kept for run in victim.runs]
     mean_image = dataset.train.images.mean(0).to(truth.device).expand_as(truth)
     baselines = {
@@ -408,7 +406,7 @@ def run_labels(settings: LabelSettings) -> Outcome:
             break
         found.append((result, truth, view))
     if not found:
-        raise SltoolsError("interrupted before the first victim was attacked; nothing to report")
+        raise Interrupted("interrupted before the first victim was attacked; nothing to report")
     seeds = seeds[: len(found)]
     reports = [
         metrics.score_labels(truth, len(dataset.classes), result.labels, result.clusters)

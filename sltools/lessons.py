@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from sltools import storage
 from sltools.errors import LessonError, ModelError, SltoolsError
 
 CELL_TIMEOUT = 3600.0  # seconds; a headless run always has a limit, for a widget can hang for ever
@@ -239,6 +240,7 @@ def run(
     values = dict(parameters or {})
     _check_device(lesson.settings(values).get("device", "cpu"))  # before the output is there
     output = _reserve(output or Path.cwd(), lesson)
+    _write_whole(output)
     try:
         papermill.execute_notebook(
             _literal(lesson.path),
@@ -257,9 +259,26 @@ def run(
         reason = f"in cell [{_last_run(output)}], which took longer than {timeout:g} s"
     except DeadKernelError:
         reason = f"in cell [{_last_run(output)}], where its process died (out of memory?)"
+    except OSError as error:  # a full disk, a kernel that does not start
+        if output.stat().st_size == 0:
+            output.unlink()
+        raise LessonError(
+            f"lesson {lesson.name} stopped: {error}; what was written of it before is in {output}"
+        ) from None
     else:
         return output
     raise LessonError(f"lesson {lesson.name} stopped {reason}; see what it did so far in {output}")
+
+
+def _write_whole(output: Path) -> None:
+    """Let papermill write `output` in one step: a full disk then leaves its last state."""
+    from papermill.iorw import LocalHandler, papermill_io
+
+    class Whole(LocalHandler):
+        def write(self, buf: str, path: str) -> None:
+            storage.replace(Path(path), buf)
+
+    papermill_io.register(str(output), Whole())
 
 
 def headless_kernel() -> type:
@@ -431,11 +450,9 @@ def _hash(content: bytes) -> str:
 
 
 def _write(target: Path, content: bytes) -> None:
-    """Write in one step, for half a file left by an interruption would look like an edited one."""
+    """Write to a folder that need not be there; half a file would look like an edited one."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    part = target.with_name(f".{target.name}.{os.getpid()}.part")
-    part.write_bytes(content)
-    part.replace(target)
+    storage.replace(target, content)
 
 
 # ---- JupyterLab ----------------------------------------------------------------------------------

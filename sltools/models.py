@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -145,14 +145,19 @@ class Architecture:
         with seeds.scope(seed, purpose):
             return _construct(json.loads(self.layers))
 
-    def restore(self, state: dict[str, torch.Tensor]) -> nn.Sequential:
+    def restore(
+        self, state: dict[str, torch.Tensor], training: Collection[str] = ()
+    ) -> nn.Sequential:
         """Make the network with the weights of `state`; raise RuntimeError if they do not fit.
 
-        It is described before it is filled: a damaged description asks for no memory.
+        Its layers named in `training` are in training mode, all others in evaluation mode. It is
+        described before it is filled: a damaged description asks for no memory.
         """
         with torch.device("meta"):
             network = self.build(seed=0)
         network.load_state_dict(state, assign=True)
+        for name, layer in network.named_modules(remove_duplicate=False):
+            layer.training = name in training
         return network
 
     @property
@@ -191,14 +196,16 @@ def _describe(module: nn.Module) -> list[Any]:
         )
     if isinstance(module, nn.Sequential):
         return [kind, [[name, _describe(layer)] for name, layer in module._modules.items()]]
-    wanted = [
-        name
+    wanted = {
+        name: parameter
         for name, parameter in inspect.signature(type(module)).parameters.items()
         if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and name not in ("device", "dtype")
-    ]
-    if missing := [name for name in wanted if not hasattr(module, name)]:
-        raise ModelError(f"the architecture of {kind} cannot be read: it keeps no {missing[0]!r}")
-    arguments = {name: getattr(module, name) for name in wanted}
+    }
+    arguments = {name: getattr(module, name) for name in wanted if hasattr(module, name)}
+    for name, parameter in wanted.items():
+        # A default of None is one that another argument stands for, as Hardtanh's `min_value`.
+        if name not in arguments and parameter.default is not None:
+            raise ModelError(f"the architecture of {kind} cannot be read: it keeps no {name!r}")
     if "bias" in arguments:
         arguments["bias"] = arguments["bias"] is not None
     try:

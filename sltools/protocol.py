@@ -23,6 +23,7 @@ from sltools.errors import ModelError, ProtocolError
 from sltools.messages import Message
 from sltools.models import Architecture
 from sltools.progress import bar
+from sltools.saved import Network
 from sltools.transcript import Transcript
 from sltools.view import View
 
@@ -514,7 +515,7 @@ def _several(images: Tensor) -> Tensor:
 
 
 def _transcript(client: Client, server: Server, images: Tensor) -> Transcript:
-    models = {"client": client.front, "server": server.model}
+    models: dict[str, Network] = {"client": client.front, "server": server.model}
     front = _described(client.front, images.shape[1:])
     return Transcript(front, _described(client.head), models)
 

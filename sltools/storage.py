@@ -1,6 +1,14 @@
-"""Folders of tensors and facts: safetensors beside JSON, so that opening one runs no code."""
+"""Files that are whole or not there, and folders of tensors and facts.
+
+What is kept is written beside its place and moved there in one step: a full disk, or an end in the
+middle of it, leaves what was there before. Folders hold safetensors beside JSON, so that opening
+one runs no code.
+"""
 
 import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -10,35 +18,93 @@ from safetensors.torch import load_file, save_file
 
 from sltools.errors import SltoolsError
 
+TENSORS, FACTS = "tensors.safetensors", "facts.json"
 
-def new_folder(folder: str | Path) -> Path:
-    """Make `folder`; raise SltoolsError if it holds anything or cannot be made."""
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a path beside `path` to write a file to, which takes the place of `path` in one step.
+
+    If it cannot be written, or anything else is raised, `path` stays as it was.
+    """
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        part.replace(path)
+    except BaseException:
+        with suppress(OSError):  # what went wrong first is told
+            part.unlink(missing_ok=True)
+        raise
+
+
+def replace(path: Path, content: str | bytes) -> None:
+    """Write `content` to `path` in one step; text is in UTF-8, its ends of lines as they are."""
+    with replacing(path) as part:
+        part.write_bytes(content.encode() if isinstance(content, str) else content)
+
+
+def is_part(path: Path) -> bool:
+    """Say whether `path` was left by a program that was killed while it wrote there."""
+    return path.name.startswith(".") and path.suffix == ".part"
+
+
+def writable_folder(folder: str | Path) -> Path:
+    """Make `folder` if need be; raise SltoolsError unless files can be written there."""
     folder = Path(folder).expanduser()
+    probe = folder / f".probe-{os.getpid()}"
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        if any(folder.iterdir()):
-            raise SltoolsError(f"{folder} is not empty; name a new folder, nothing is overwritten")
-        (folder / ".probe").touch()
-        (folder / ".probe").unlink()
+        probe.touch()
+        probe.unlink()
     except OSError as error:
         raise _unwritable(folder, error) from None
     return folder
 
 
-def write(folder: str | Path, tensors: dict[str, torch.Tensor], facts: dict[str, Any]) -> Path:
-    """Write `tensors` and JSON-able `facts` into a new or empty `folder` and return its path.
+def new_folder(folder: str | Path) -> Path:
+    """Make `folder`; raise SltoolsError if it holds anything or cannot be written."""
+    folder = writable_folder(folder)
+    if not all(is_part(path) for path in folder.iterdir()):
+        raise SltoolsError(f"{folder} is not empty; name a new folder, nothing is overwritten")
+    return folder
 
-    Raises SltoolsError rather than overwrite anything, and if the folder cannot be written.
+
+def write(
+    folder: str | Path,
+    tensors: Mapping[str, torch.Tensor],
+    facts: Mapping[str, Any],
+    files: Mapping[str, bytes] | None = None,
+) -> Path:
+    """Write `tensors`, JSON-able `facts` and other `files` into a new or empty `folder`.
+
+    Returns its path. Raises SltoolsError rather than overwrite anything, and if the folder cannot
+    be written: then nothing is left in it.
     """
     folder = new_folder(folder)
+    texts = {FACTS: json.dumps(facts, indent=1).encode(), **(files or {})}
     try:
-        contents = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-        text = json.dumps(facts, indent=1)
-        save_file(contents, folder / "tensors.safetensors")
-        (folder / "facts.json").write_text(text, encoding="utf-8")
+        with ExitStack() as stack:  # all are written before the first takes its place, FACTS last
+            parts = {
+                name: stack.enter_context(replacing(folder / name)) for name in [*texts, TENSORS]
+            }
+            for name, content in texts.items():
+                parts[name].write_bytes(content)
+            save_file(_alone(tensors), parts[TENSORS])
     except (OSError, SafetensorError) as error:
         raise _unwritable(folder, error) from None
     return folder
+
+
+def _alone(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Tensors as a file takes them: on the CPU, in order, no two of them in the same memory."""
+    found: dict[str, torch.Tensor] = {}
+    taken: set[int] = set()
+    for name, tensor in tensors.items():
+        tensor = tensor.detach().cpu().contiguous()
+        place = tensor.untyped_storage().data_ptr()
+        found[name] = tensor.clone() if place in taken else tensor
+        taken.add(place)
+    return found
 
 
 def _unwritable(folder: Path, error: Exception) -> SltoolsError:
@@ -49,8 +115,8 @@ def read(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what `write` wrote; raise SltoolsError if it is missing or damaged."""
     folder = Path(folder).expanduser()
     try:
-        tensors = load_file(folder / "tensors.safetensors")
-        facts = json.loads((folder / "facts.json").read_text(encoding="utf-8"))
+        tensors = load_file(folder / TENSORS)
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise SltoolsError(
             f"{error.filename or folder} does not exist; was it saved here?"

@@ -6,6 +6,7 @@ where it was; what failed is tried again.
 
 import csv
 import hashlib
+import io
 import itertools
 import json
 import multiprocessing
@@ -30,13 +31,12 @@ from typing import Any
 import nbformat
 from filelock import FileLock, Timeout
 
-from sltools import __version__, lessons
+from sltools import __version__, lessons, storage
 from sltools.errors import LessonError
 from sltools.lessons import Lesson
 from sltools.progress import bar
 
 FILE = "sweep.csv"
-PART = "sweep.part"  # the file while it is written
 LOCK = ".lock"  # held while a sweep works in its folder; the system lets go of it
 FACTS = ("run", "lesson", "release", "status", "seconds", "error")
 DONE = "done"
@@ -141,7 +141,7 @@ def _check_own(folder: Path) -> None:
     """Raise LessonError, before anything is written, if `folder` is in use for something else."""
     if not folder.is_dir() or (folder / FILE).exists():
         return
-    if any(path.name not in (LOCK, PART) for path in folder.iterdir()):
+    if not all(path.name == LOCK or storage.is_part(path) for path in folder.iterdir()):
         raise LessonError(f"{folder} holds something else; name a new folder")
 
 
@@ -266,12 +266,11 @@ class _Table:
         found = {column for row in rows for column in row}
         settings = [parameter.name for parameter in self._lesson.parameters]
         columns = [*FACTS[:3], *settings, *FACTS[3:]]
-        part = self.folder / PART
-        with part.open("w", newline="", encoding="utf-8", errors="backslashreplace") as file:
-            writer = csv.DictWriter(file, [*columns, *sorted(found - set(columns))], restval="")
-            writer.writeheader()
-            writer.writerows(rows)
-        part.replace(self.path)
+        file = io.StringIO(newline="")
+        writer = csv.DictWriter(file, [*columns, *sorted(found - set(columns))], restval="")
+        writer.writeheader()
+        writer.writerows(rows)
+        storage.replace(self.path, file.getvalue().encode(errors="backslashreplace"))
 
 
 def _end_with_parent() -> None:

@@ -4,10 +4,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from sltools.messages import Message
 from sltools.models import Architecture
+from sltools.saved import Network
 from sltools.view import View, read_view
 
 
@@ -23,7 +24,7 @@ class Transcript:
 
     client: Architecture | None = None
     head: Architecture | None = None
-    models: dict[str, nn.Sequential] = field(default_factory=dict)
+    models: dict[str, Network] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
     diary: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
@@ -51,7 +52,7 @@ class Transcript:
         return View.of(self, party, tuple(grants))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the transcript into a new `folder` (safetensors and JSON)."""
+        """Write the transcript into a new `folder` (safetensors and JSON); see `View.save`."""
         return self.view("server").save(folder)
 
     @classmethod

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from sltools import storage
+from sltools import saved, storage
 from sltools.errors import AttackError, NotObservable, SltoolsError
 from sltools.messages import Message, pack, unpack
 from sltools.models import Architecture
+from sltools.saved import Network, Unsaved
 
 if TYPE_CHECKING:
     from sltools.transcript import Transcript
@@ -37,6 +38,7 @@ SECRETS = {
     "client_weights": GRANTS["client_model"],
     "diary": "what a party computed and kept to itself is not for the other to read",
 }
+UNKNOWN = "there is none, or none that an nn.Sequential of torch.nn layers describes"
 ABSENT = {
     "labels": "the labels stay with the client: label-private training never sends them, and at "
     "inference nobody does",
@@ -62,7 +64,7 @@ class View:
         messages: Iterable[Message],
         client: Architecture | None = None,
         head: Architecture | None = None,
-        own_model: nn.Sequential | None = None,
+        own_model: Network | None = None,
         grants: dict[str, Any] | None = None,
     ) -> None:
         self.party = party
@@ -173,7 +175,7 @@ class View:
         messages = [message for message in self._messages if start <= message.step < stop]
         grants = {
             name: value
-            if isinstance(value, nn.Module)
+            if name == "client_model"
             else {step: tensor for step, tensor in value.items() if start <= step < stop}
             for name, value in self._grants.items()
         }
@@ -198,12 +200,15 @@ class View:
         return tuple(sorted(self._used))
 
     def save(self, folder: str | Path) -> Path:
-        """Write the view into a new `folder`; another process opens it with `View.open`."""
+        """Write the view into a new `folder`; another process opens it with `View.open`.
+
+        A network of other than `torch.nn` layers is left out: who asks for it later is told so.
+        """
         tensors, messages = pack(self._messages)
         networks = {"own_model": self._own_model, "client_model": self._grants.get("client_model")}
-        present = {name: network for name, network in networks.items() if network is not None}
-        for name, network in present.items():
-            tensors |= {f"{name}/{key}": value for key, value in network.state_dict().items()}
+        packed = {name: saved.pack(name, net) for name, net in networks.items() if net is not None}
+        for weights, _ in packed.values():
+            tensors |= weights
         steps = {name: value for name, value in self._grants.items() if name != "client_model"}
         for name, value in steps.items():
             tensors |= {f"{name}/{step}": tensor for step, tensor in value.items()}
@@ -212,7 +217,7 @@ class View:
             "messages": messages,
             "client": self._client and [self._client.layers, self._client.input_shape],
             "head": self._head and [self._head.layers, self._head.input_shape],
-            "networks": {name: Architecture.of(net).layers for name, net in present.items()},
+            "networks": {name: network for name, (_, network) in packed.items()},
             "granted_steps": {name: list(value) for name, value in steps.items()},
         }
         return storage.write(folder, tensors, facts)
@@ -224,7 +229,8 @@ class View:
 
     def _known(self, name: str, value: Any) -> Any:
         if value is None:
-            raise NotObservable(f"this transcript says nothing of the {name}")
+            raise NotObservable(f"this transcript says nothing of the {name}: {UNKNOWN}")
+        _check_saved(name, value)
         self._used.add(name)
         return value
 
@@ -236,6 +242,7 @@ class View:
             )
         if not self._grants[name]:
             raise NotObservable(f"{name} was granted, but there is none in these steps")
+        _check_saved(name, self._grants[name])
         self._used.add(f"{name.replace('_', ' ')} (granted)")
         return self._grants[name]
 
@@ -265,8 +272,9 @@ def read_view(folder: str | Path) -> dict[str, Any]:
     tensors, facts = storage.read(folder)
     try:
         networks = {
-            name: Architecture(layers).restore(storage.under(f"{name}/", tensors))
-            for name, layers in facts["networks"].items()
+            # An earlier release wrote a network's layers alone.
+            name: saved.unpack(name, tensors, {"layers": net} if isinstance(net, str) else net)
+            for name, net in facts["networks"].items()
         }
         grants: dict[str, Any] = {
             name: {step: tensors[f"{name}/{step}"] for step in steps}
@@ -285,6 +293,14 @@ def read_view(folder: str | Path) -> dict[str, Any]:
         }
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
         raise SltoolsError(f"{folder} does not hold a view or is damaged: {error!r}") from None
+
+
+def _check_saved(name: str, value: Any) -> None:
+    """Raise NotObservable if `value` stands for a network that could not be saved."""
+    if isinstance(value, Unsaved):
+        raise NotObservable(
+            f"the {name.replace('_', ' ')} is not among what was saved here: {value}"
+        )
 
 
 def _grant(transcript: "Transcript", name: str) -> Any:

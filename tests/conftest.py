@@ -1,6 +1,8 @@
 """What all tests share: where to skip, and a small course to work on."""
 
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup() -> None:
     torch.manual_seed(0)  # networks that a test makes are the same in every run
+
+
+@pytest.fixture
+def full_disk() -> Callable[[int], AbstractContextManager[None]]:
+    """`with full_disk(100)`: there is room for 100 bytes in any file that this process writes."""
+    resource = pytest.importorskip("resource")
+
+    @contextmanager
+    def room(size: int) -> Iterator[None]:
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+        try:
+            yield
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+    return room
 
 
 @pytest.fixture(scope="session")

@@ -262,7 +262,7 @@ REFUSED = {
     "named_alike": (lambda: Linear(2, 2), "the layer Linear is not from torch.nn"),
     "nested": (lambda: nn.Sequential(Doubling()), "the layer Doubling is not from torch.nn"),
     "tensor_inside": (spoilt, "the architecture of LeakyReLU cannot be written down"),
-    "forgetful": (lambda: nn.Embedding(2, 3), "Embedding cannot be read: it keeps no '_weight'"),
+    "forgetful": (lambda: nn.Embedding(2, 3), "Embedding cannot be read: it keeps no '_freeze'"),
     "variadic": (lambda: nn.LSTM(2, 3), "no LSTM can be made from its description"),
     "altered": (lambda: nn.utils.spectral_norm(nn.Linear(2, 2)), "one of the layers was altered"),
     "lazy": (lambda: nn.LazyLinear(2), "has none yet"),

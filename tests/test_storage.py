@@ -2,6 +2,8 @@ import json
 import os
 import pickle
 import stat
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -117,7 +119,9 @@ def test_a_read_only_folder_is_named(tmp_path):
         tmp_path.chmod(stat.S_IRWXU)
 
 
-@pytest.mark.parametrize("function", ["save_file", "Path.write_text", "Path.mkdir", "Path.touch"])
+@pytest.mark.parametrize(
+    "function", ["save_file", "Path.write_bytes", "Path.replace", "Path.mkdir", "Path.touch"]
+)
 def test_a_refused_write_is_one_clear_error(tmp_path, monkeypatch, function):
     """The same as for a read-only folder, which a test run by root cannot make."""
 
@@ -133,6 +137,71 @@ def test_facts_that_cannot_be_written_leave_nothing_behind(tmp_path):
     with pytest.raises(TypeError):
         storage.write(tmp_path / "half", TENSORS, {"fact": object()})
     assert not any((tmp_path / "half").iterdir())
+
+
+@pytest.mark.parametrize("room", [0, 100, 10_000])
+def test_a_full_disk_is_one_clear_error_and_leaves_an_empty_folder(tmp_path, full_disk, room):
+    with full_disk(room), pytest.raises(SltoolsError, match="cannot write to .*half"):
+        storage.write(tmp_path / "half", {"a": torch.zeros(5000)}, FACTS, {"x.png": b"x" * 200})
+    assert not any((tmp_path / "half").iterdir())
+    storage.write(tmp_path / "half", TENSORS, FACTS)
+    assert storage.read(tmp_path / "half")[1] == FACTS
+
+
+def test_a_file_stays_as_it_was_if_another_cannot_take_its_place(tmp_path, full_disk):
+    path = tmp_path / "kept.txt"
+    storage.replace(path, "what was there\r\n")
+    with full_disk(50), pytest.raises(OSError):
+        storage.replace(path, "x" * 51)
+    with pytest.raises(KeyboardInterrupt), storage.replacing(path) as part:
+        part.write_text("half of i")
+        raise KeyboardInterrupt
+    assert path.read_bytes() == b"what was there\r\n"
+    assert list(tmp_path.iterdir()) == [path]
+    storage.replace(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+KILLED = """
+import os, pathlib, sys
+import torch
+from sltools import storage
+folder = pathlib.Path(sys.argv[1])
+storage.replace(folder / "kept.txt", "whole")
+write = pathlib.Path.write_bytes
+def die(path, content):
+    write(path, content[: len(content) // 2])
+    os._exit(9)
+pathlib.Path.write_bytes = die
+if sys.argv[2] == "file":
+    storage.replace(folder / "kept.txt", "another")
+storage.write(folder / "result", {"a": torch.zeros(3)}, {"b": 1})
+"""
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_what_is_killed_while_it_writes_leaves_what_was_there(tmp_path, place):
+    run = subprocess.run([sys.executable, "-c", KILLED, str(tmp_path), place], check=False)
+    assert run.returncode == 9
+    assert (tmp_path / "kept.txt").read_text() == "whole"
+    left = tmp_path / "result" if place == "folder" else tmp_path
+    [part] = filter(storage.is_part, left.iterdir())
+    assert part.read_bytes()
+    storage.write(tmp_path / "result", TENSORS, FACTS)  # the same place can be used again
+    assert storage.read(tmp_path / "result")[1] == FACTS
+
+
+def test_tensors_of_one_memory_can_be_written_together(tmp_path):
+    whole = torch.arange(6.0)
+    tensors = {"a": whole, "b": whole.view(2, 3), "c": whole}
+    again, _ = storage.read(storage.write(tmp_path / "x", tensors, {}))
+    assert all(torch.equal(again[name], tensor) for name, tensor in tensors.items())
+
+
+def test_a_home_directory_is_found(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert storage.write("~/x", TENSORS, FACTS) == tmp_path / "x"
+    assert storage.writable_folder("~/y") == tmp_path / "y"
 
 
 # --- Reading ------------------------------------------------------------------------------------

@@ -188,7 +188,7 @@ def test_a_disk_that_is_full_for_the_table_is_one_sentence_and_can_be_gone_on_wi
     monkeypatch.setattr(sweep, "_run", lambda *_: {"status": "done", "error": "", "seconds": "1"})
 
     def full(table: Any) -> None:
-        (table.folder / sweep.PART).touch()
+        (table.folder / f".{sweep.FILE}.1.part").touch()
         raise OSError(28, "No space left on device")
 
     write = sweep._Table._write

@@ -11,11 +11,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam
 
-from sltools import devices, storage
+from sltools import devices, saved, storage
 from sltools.attacks.ensemble import Ensemble
 from sltools.errors import AttackError
-from sltools.models import Architecture
 from sltools.progress import bar
+from sltools.saved import Unsaved
 from sltools.view import View
 
 READ_EVERY = 50  # steps between two looks at the loss: each look waits for the device
@@ -62,7 +62,7 @@ class InversionResult:
     """
 
     inputs: Tensor
-    clone: nn.Sequential
+    clone: nn.Sequential = field(repr=False)
     losses: dict[str, Tensor]
     loss_steps: Tensor
     snapshots: Tensor
@@ -78,26 +78,32 @@ class InversionResult:
     interrupted: bool = False
     versions: dict[str, str] = field(default_factory=devices.versions)
 
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if isinstance(value, Unsaved):
+            raise AttackError(f"the {name} is not among what was saved of this result: {value}")
+        return value
+
     def save(self, folder: str | Path) -> Path:
-        """Write the result into a new `folder` (safetensors and JSON)."""
-        architecture = Architecture.of(self.clone, self.inputs.shape[1:])
+        """Write the result into a new `folder` (safetensors and JSON).
+
+        A clone of other than `torch.nn` layers is left out: who asks for it later is told so.
+        """
+        clone, architecture = saved.pack("clone", vars(self)["clone"])
         tensors = {name: getattr(self, name) for name in _TENSORS}
         tensors |= {f"loss/{name}": values for name, values in self.losses.items()}
-        tensors |= {f"clone/{name}": value for name, value in self.clone.state_dict().items()}
         facts = {name: getattr(self, name) for name in _FACTS}
-        return storage.write(folder, tensors, facts | {"architecture": asdict(architecture)})
+        return storage.write(folder, tensors | clone, facts | {"architecture": architecture})
 
     @classmethod
     def open(cls, folder: str | Path) -> "InversionResult":
         """Read a saved result; raise SltoolsError if it is missing or damaged."""
         tensors, facts = storage.read(folder)
         try:
-            clone = Architecture(**facts.pop("architecture")).restore(
-                storage.under("clone/", tensors)
-            )
-            facts["knowledge"] = tuple(facts["knowledge"])
             kept: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
-            return cls(clone=clone, losses=storage.under("loss/", tensors), **kept, **facts)
+            kept["clone"] = saved.unpack("clone", tensors, facts.pop("architecture"))
+            facts["knowledge"] = tuple(facts["knowledge"])
+            return cls(losses=storage.under("loss/", tensors), **kept, **facts)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise AttackError(f"{folder} does not hold an inversion result: {error!r}") from None
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from sltools import lessons
+from sltools import lessons, storage
 from sltools.errors import ExerciseError
 from sltools.exercises.judging import MARKS, Verdict
 from sltools.exercises.task import Task, tasks
@@ -40,9 +40,17 @@ def file() -> Path | None:
 
 
 def read(path: Path | None) -> dict[str, Entry]:
-    """Read the entries by task; a damaged file is set aside under another name, not lost."""
-    if path is None or not path.exists():
-        return {}
+    """Read the entries by task; a damaged file is set aside under another name, not lost.
+
+    Raises ExerciseError if the file is there and cannot be read.
+    """
+    try:
+        return {} if path is None or not path.exists() else _read(path)
+    except OSError as error:
+        raise ExerciseError(f"your progress in {path} cannot be read: {error}") from None
+
+
+def _read(path: Path) -> dict[str, Entry]:
     try:
         entries = json.loads(path.read_text(encoding="utf-8"))
         return {key: _entry(**entry) for key, entry in entries.items()}
@@ -92,14 +100,18 @@ _SESSION: dict[str, Entry] = {}  # what is remembered where nothing is kept
 
 
 def _change(task: Task, change: Callable[[Entry], None]) -> None:
+    """Change an entry and keep it; where it cannot be kept, say so and go on."""
     path = file()
-    entries = _SESSION if path is None else read(path)
-    change(entries.setdefault(task.key, Entry()))
-    if path is not None:
-        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    if path is None:
+        change(_SESSION.setdefault(task.key, Entry()))
+        return
+    try:
+        entries = read(path)
+        change(entries.setdefault(task.key, Entry()))
         facts = {key: asdict(entry) for key, entry in entries.items()}
-        part.write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        storage.replace(path, json.dumps(facts, indent=1) + "\n")
+    except (OSError, ExerciseError) as error:
+        print(f"this is not noted in {path.name}, which stays as it was: {error}")
 
 
 def table(topic: str | None, path: Path | None) -> str:

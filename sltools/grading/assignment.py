@@ -18,7 +18,7 @@ from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from sltools import seeds
+from sltools import seeds, storage
 from sltools.errors import ExerciseError
 from sltools.exercises.task import Answer, Judge, Task, Wrong, compare, tensor
 from sltools.grading import cells, report, secrets
@@ -121,19 +121,24 @@ def read_roster(path: Path) -> tuple[str, ...]:
 
 
 def write(assignment: Assignment, folder: Path) -> list[Path]:
-    """Write a notebook for each learner into `folder`; raise ExerciseError if one is there."""
-    paths = []
+    """Write a notebook for each learner into `folder`, all or none, and return their paths.
+
+    Raises ExerciseError if one is there already, and SltoolsError if they cannot be written.
+    """
+    folder = storage.writable_folder(folder)
+    paths = [
+        folder / report.page_name(learner).replace(".html", ".ipynb")
+        for learner in assignment.learners
+    ]
+    if taken := [path for path in paths if path.exists()]:
+        raise ExerciseError(f"{taken[0]} is there already and stays as it is; name a new folder")
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        for learner in assignment.learners:
-            path = folder / report.page_name(learner).replace(".html", ".ipynb")
-            with path.open("x", encoding="utf-8") as file:
-                nbformat.write(_notebook(assignment, learner), file)
-            paths.append(path)
+        for learner, path in zip(assignment.learners, paths, strict=True):
+            storage.replace(path, nbformat.writes(_notebook(assignment, learner)) + "\n")
     except OSError as error:
-        raise ExerciseError(
-            f"cannot write {error.filename}: {error.strerror}; name a new folder"
-        ) from None
+        for path in paths:
+            path.unlink(missing_ok=True)
+        raise ExerciseError(f"cannot write to {folder}: {error}; name a new folder") from None
     return paths
 
 

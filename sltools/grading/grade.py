@@ -20,7 +20,7 @@ from typing import Protocol
 
 import torch
 
-from sltools import exercises, lessons
+from sltools import exercises, lessons, storage
 from sltools.errors import ExerciseError
 from sltools.exercises import judging
 from sltools.exercises.task import Task
@@ -183,15 +183,17 @@ def grade(
 
     `jobs` processes work at the same time, by default one for each core. What took too long, was
     killed, or failed by a fault of the grader, is tried once more, alone. Raises ExerciseError if
-    the sandbox does not work here, for a folder without submissions, and if `out` lies in it.
+    the sandbox does not work here, for a folder without submissions, if `out` lies in it, and if
+    `out` cannot be written: what was graded until then is kept, and not graded again.
     """
-    if out.expanduser().resolve().is_relative_to(folder.expanduser().resolve()):
+    folder, out = folder.expanduser(), out.expanduser()
+    if out.resolve().is_relative_to(folder.resolve()):
         raise ExerciseError(
             f"{out} lies in the folder of submissions and would be taken for one the next time; "
             "name an --out elsewhere"
         )
     found = submissions.discover(folder)
-    private = tuple(str(path.expanduser().resolve()) for path in (folder, out))
+    private = tuple(str(path.resolve()) for path in (folder, out))
     sandbox = replace(sandbox, hidden=(*sandbox.hidden, *private))
     clean()
     if reason := refusal(sandbox):
@@ -201,9 +203,24 @@ def grade(
             "--no-isolation"
         )
     kept = _Kept(out / CACHE, plan, sandbox)
+    try:
+        graded = _grade(found, kept, plan, sandbox, jobs or os.cpu_count() or 1)
+        report.write(out, plan.title, graded)
+    except OSError as error:
+        raise ExerciseError(
+            f"the grading had to stop: {error}. What was graded is kept in {out}; put that right "
+            "and run the same again"
+        ) from error
+    return graded
+
+
+def _grade(
+    found: Sequence[Submission], kept: "_Kept", plan: Plan, sandbox: Sandbox, jobs: int
+) -> list[Result]:
+    """Grade what is not `kept` yet."""
     results = {sub.name: _at_once(plan, sub) or kept.read(sub) for sub in found}
     todo = [sub for sub in found if results[sub.name] is None]
-    for sub, result in _examine_all(plan, todo, sandbox, jobs or os.cpu_count() or 1, "grading"):
+    for sub, result in _examine_all(plan, todo, sandbox, jobs, "grading"):
         results[sub.name] = result
         if not _in_doubt(result):
             kept.write(sub, result)
@@ -213,9 +230,7 @@ def grade(
         if result.status != FAULT:
             kept.write(sub, result)
     noticed = _compare(plan, found)
-    graded = _with_flags([result for result in results.values() if result], noticed)
-    report.write(out, plan.title, graded)
-    return graded
+    return _with_flags([result for result in results.values() if result], noticed)
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -405,15 +420,9 @@ class _Kept:
     """Results of an earlier run, in a folder; their names tell nothing of the salt."""
 
     def __init__(self, folder: Path, plan: Plan, sandbox: Sandbox) -> None:
-        self._folder = folder
+        self._folder = storage.writable_folder(folder)
         self._plan = plan
         self._conditions = [asdict(sandbox.limits), sandbox.isolate, _release()]
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise ExerciseError(
-                f"cannot write to {folder.parent} ({error.strerror}); name another --out"
-            ) from None
 
     def read(self, submission: Submission) -> Result | None:
         try:
@@ -425,10 +434,7 @@ class _Kept:
             return None
 
     def write(self, submission: Submission, result: Result) -> None:
-        path = self._path(submission)
-        part = path.with_suffix(".part")
-        part.write_text(json.dumps(asdict(result), indent=1) + "\n", encoding="utf-8")
-        part.replace(path)
+        storage.replace(self._path(submission), json.dumps(asdict(result), indent=1) + "\n")
 
     def _path(self, submission: Submission) -> Path:
         keys = [task.key for task in self._plan.tasks(submission)]

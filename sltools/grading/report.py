@@ -12,6 +12,7 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sltools import storage
 from sltools.exercises.judging import MARKS
 
 if TYPE_CHECKING:
@@ -87,9 +88,7 @@ def safe_cell(value: Any) -> Any:
 
 
 def _write(path: Path, text: str) -> None:
-    part = path.with_name(f"{path.name}.part")
-    part.write_text(text, encoding="utf-8", errors="replace", newline="")
-    part.replace(path)
+    storage.replace(path, text.encode(errors="replace"))
 
 
 def _csv(results: Sequence["Result"]) -> str:

@@ -40,10 +40,14 @@ def make(path: Path) -> bytes:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(salt)
+        except OSError:
+            path.unlink()
+            raise
     except OSError as error:
         raise ExerciseError(f"cannot write the salt {path}: {error.strerror}") from None
-    with open(descriptor, "wb") as file:
-        file.write(salt)
     return salt
 
 

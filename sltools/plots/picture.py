@@ -15,7 +15,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from sltools import progress
+from sltools import progress, storage
 from sltools.errors import DataError
 
 Numbers = Tensor | np.ndarray | Sequence[float]
@@ -61,8 +61,8 @@ class Picture:
 
     def save(self, path: str | Path) -> Path:
         """Write the PNG to `path`, replacing what was there, and return the path."""
-        path = Path(path)
-        path.write_bytes(self.png)
+        path = Path(path).expanduser()
+        storage.replace(path, self.png)
         return path
 
     def html(self) -> str:

@@ -1,0 +1,51 @@
+"""Networks in files: layers, weights, buffers and modes, or the reason why they are not there.
+
+Only networks that can be described in `torch.nn` layers are written, for to open any other would
+run code. What else is in the file does not depend on that.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from sltools import storage
+from sltools.errors import ModelError
+from sltools.models import Architecture
+
+
+@dataclass(frozen=True)
+class Unsaved:
+    """Stands where there was a network that could not be written, and says why."""
+
+    reason: str
+
+    def __str__(self) -> str:
+        return self.reason
+
+
+Network = nn.Sequential | Unsaved
+
+
+def pack(name: str, network: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split a network into tensors, called `name`/..., and JSON-able facts, for a file."""
+    if isinstance(network, Unsaved):
+        return {}, {"unsaved": network.reason}
+    try:
+        layers = Architecture.of(network).layers
+    except ModelError as error:
+        return {}, {"unsaved": str(error)}
+    tensors = {f"{name}/{key}": value for key, value in network.state_dict().items()}
+    parts = network.named_modules(remove_duplicate=False)
+    return tensors, {"layers": layers, "training": [key for key, part in parts if part.training]}
+
+
+def unpack(name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Network:
+    """Undo `pack`; a file of an earlier release, without modes, gives evaluation mode.
+
+    Raises LookupError, RuntimeError or ModelError for damaged facts or tensors.
+    """
+    if "unsaved" in facts:
+        return Unsaved(facts["unsaved"])
+    state = storage.under(f"{name}/", tensors)
+    return Architecture(facts["layers"]).restore(state, facts.get("training", ()))
