@@ -51,6 +51,7 @@ class Setting(StrEnum):
 
 
 Salt = Annotated[Path, typer.Option(help="File of the course's secret; keep it to yourself.")]
+LESSON = "A lesson's number or name, for example 04, or the path of a notebook."
 Seed = Annotated[int, typer.Option(help="Changes victims, clones and data order together.")]
 Device = Annotated[str, typer.Option(help="cpu or cuda")]
 Victims = Annotated[int, typer.Option(min=1, help="Victims to attack, of different seeds.")]
@@ -107,7 +108,7 @@ def doctor() -> None:
 
 @app.command()
 def run(
-    lesson: Annotated[str, typer.Argument(help="A lesson's number or name, for example 04.")],
+    lesson: Annotated[str, typer.Argument(help=LESSON)],
     parameters: Annotated[
         list[str] | None, typer.Option("-p", "--parameter", help="NAME=VALUE, as often as needed.")
     ] = None,
@@ -129,7 +130,7 @@ def run(
 
 @app.command()
 def sweep(
-    lesson: Annotated[str, typer.Argument(help="A lesson's number or name, for example 04.")],
+    lesson: Annotated[str, typer.Argument(help=LESSON)],
     parameters: Annotated[
         list[str], typer.Option("-p", "--parameter", help="NAME=VALUE,VALUE, as often as needed.")
     ],

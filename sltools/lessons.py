@@ -126,17 +126,40 @@ def lessons(folder: Path | None = None) -> list[Lesson]:
 
 
 def find(key: str, folder: Path | None = None) -> Lesson:
-    """Return the lesson called `key`: its number ("4", "04"), its name, or its file's name.
+    """Return the lesson called `key`: its number ("4", "04"), its name, or the path of a notebook.
 
-    Raises LessonError, naming the known lessons, if there is no such lesson.
+    What has a folder before it or ends in .ipynb is a path, and means the file there and no other:
+    a learner's edited copy bears the name of a lesson of the course. Raises LessonError, naming the
+    known lessons, if there is no such lesson, and for a path without a lesson.
     """
+    wanted = key.strip()
+    path = Path(wanted).expanduser()
+    if path.suffix == ".ipynb" or path.name != wanted:
+        return _at(path, folder)
     known = lessons(folder)
-    wanted = Path(key.strip()).name.removesuffix(".ipynb")
     for lesson in known:
         if wanted == lesson.name or (wanted.isdecimal() and int(wanted) == lesson.number):
             return lesson
-    names = ", ".join(lesson.name for lesson in known) or "none"
-    raise LessonError(f"there is no lesson {key!r}; the lessons are: {names}")
+    raise LessonError(f"there is no lesson {key!r}; the lessons are: {_names(known)}")
+
+
+def _at(path: Path, folder: Path | None) -> Lesson:
+    """Read the lesson in the file at `path`; raise LessonError if there is none."""
+    if not path.is_file():
+        raise LessonError(
+            f"there is no file {path}. A lesson of the course is asked for by its number or name "
+            f"alone, without folder and ending: {_names(lessons(folder))}"
+        )
+    if path.suffix != ".ipynb" or not re.match("[0-9]{2}_", path.name):
+        raise LessonError(
+            f"{path} is no lesson: one is a notebook called by two digits and a name, such as "
+            "04_mine.ipynb"
+        )
+    return read(path)
+
+
+def _names(known: Sequence[Lesson]) -> str:
+    return ", ".join(lesson.name for lesson in known) or "none"
 
 
 def read(path: Path) -> Lesson:

@@ -90,10 +90,17 @@ def cut(net: nn.Sequential, at: str | Sequence[str]) -> tuple[nn.Sequential, ...
     `at="pool1"` gives (client part, server part). `at=("pool1", "fc2")` gives the U-shape
     (client's front, server's middle, client's head). Any `nn.Sequential` can be cut; one without
     names has the stages "0", "1", ... Raises ModelError for an unknown stage, for stages out of
-    order and for a cut that leaves a part empty or two parts with the same weights.
+    order, for a cut that leaves a part empty or two parts with the same weights, and for a network
+    that does more than call its stages in order, which its parts would not do.
     """
     if not isinstance(net, nn.Sequential):
         raise ModelError(f"only an nn.Sequential can be cut, not a {type(net).__name__}")
+    if not in_order(net):
+        raise ModelError(
+            f"this {type(net).__name__} cannot be cut: it has a `forward` or hooks of its own, so "
+            "it is more than its stages in order, and the parts would make another function. Put "
+            "what it does besides into a stage, and remove hooks from the network as a whole"
+        )
     known = stages(net)
     names: list[Any] = list(at) if isinstance(at, (list, tuple)) and at else [at]
     for name in names:
@@ -115,6 +122,15 @@ def cut(net: nn.Sequential, at: str | Sequence[str]) -> tuple[nn.Sequential, ...
             "network uses a layer twice; cut where all uses of it are on one side"
         )
     return parts
+
+
+def in_order(net: nn.Module) -> bool:
+    """Say whether calling `net` is calling its stages in order, and nothing else."""
+    plain = isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward
+    return plain and "forward" not in vars(net) and not any(getattr(net, name) for name in _HOOKS)
+
+
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 @dataclass(frozen=True)

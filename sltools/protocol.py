@@ -81,6 +81,7 @@ class Client:
         self._check_defenses()
         parts = nn.ModuleList([front] if head is None else [front, head])
         self.optimizer = optimizer(_weights(parts))
+        self.input_shape: tuple[int, ...] | None = None  # (C, H, W) of the images met last
         self.prediction: Tensor | None = None
         self.loss: Tensor | None = None
         self.learning = True
@@ -111,6 +112,7 @@ class Client:
         `images` (B, C, H, W); `labels` (B,), or None for an inference.
         """
         self.optimizer.zero_grad()
+        self.input_shape = tuple(images.shape[1:])
         self._labels = labels
         self._smashed = self.prediction = self.loss = None
         if labels is None:
@@ -381,10 +383,12 @@ def recut(session: Session, at: str | Sequence[str]) -> Session:
 
     It shows what another cut would have sent, without training again: the parts share their weights
     with those of `session`. Its record is empty and hooks stay behind. Raises ModelError for an
-    unknown stage, and if two stages of the parts have one name, so that they cannot be joined.
+    unknown stage, and if the parts cannot be joined: two of their stages have one name, or a part
+    does more than call its stages in order, so that the joined network gives another output.
     """
-    parts = (session.client.front, session.server.model, session.client.head)
-    layers = [layer for part in parts if part is not None for layer in part._modules.items()]
+    candidates = (session.client.front, session.server.model, session.client.head)
+    parts = [part for part in candidates if part is not None]
+    layers = [layer for part in parts for layer in part._modules.items()]
     net = nn.Sequential(OrderedDict(layers))
     if len(net) < len(layers):
         names = [name for name, _ in layers]
@@ -392,8 +396,28 @@ def recut(session: Session, at: str | Sequence[str]) -> Session:
             f"the parts cannot be joined: two of their stages have one name ({', '.join(names)}); "
             "name the stages of the network before you cut it"
         )
+    if not all(map(models.in_order, parts)) and not _same(parts, net, session.client.input_shape):
+        raise ModelError(
+            "the parts cannot be joined: one of them does more than call its stages in order (a "
+            "`forward` or hooks of its own: a shortcut, a function between layers), and the joined "
+            "network gives another output. Put what it does besides into a stage, and train again"
+        )
     front, middle, *head = models.cut(net, at)
     return Session(Client(front, *head), Server(middle, label_private=bool(head)), Transcript())
+
+
+def _same(parts: list[nn.Sequential], net: nn.Sequential, shape: Sequence[int] | None) -> bool:
+    """Say whether `net` gives what `parts` give one after another, for images of `shape`."""
+    if shape is None:
+        return False  # the client has met no image, so nothing can be compared
+    stream = seeds.generator(0, "recut")
+    images = torch.rand(2, *shape, generator=stream).to(devices.of(parts[0]))
+    try:
+        with torch.no_grad():
+            wanted = nn.Sequential(*parts).eval()(images)
+            return torch.allclose(net.eval()(images), wanted)
+    except Exception:  # what a layer raises at another's output is its own affair
+        return False
 
 
 def _step(

@@ -84,6 +84,8 @@ def test_without_json_the_outcome_is_readable(
     ("arguments", "wrong", "advice"),
     [
         (("run", "99"), "99", "00"),
+        (("run", "nowhere/04_inversion_and_stealing.ipynb"), "no file", "04_inversion"),
+        (("sweep", "04_mine.ipynb", "-p", "seed=1", "--out", "out"), "no file", "04_inversion"),
         (("run", "04", "-p", "colour=red"), "colour", "dataset"),
         (("run", "04", "-p", "budget=huge"), "huge", "quick"),
         (("run", "04", "-p", "budget"), "budget", "NAME=VALUE"),

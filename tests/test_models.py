@@ -132,6 +132,41 @@ def test_only_a_sequential_network_can_be_cut():
         models.cut(nn.Linear(2, 2), "0")
 
 
+class Residual(nn.Sequential):
+    def forward(self, x):
+        return x + super().forward(x)
+
+
+def hooked():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
+    net.register_forward_hook(lambda module, inputs, output: -output)
+    return net
+
+
+def patched():
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 4))
+    net.forward = lambda x: x
+    return net
+
+
+@pytest.mark.parametrize(
+    "make", [lambda: Residual(nn.Linear(4, 4), nn.Linear(4, 4)), hooked, patched]
+)
+def test_a_network_that_does_more_than_its_stages_is_not_cut_to_another_function(make):
+    with pytest.raises(ModelError, match="more than its stages in order"):
+        models.cut(make(), "0")
+
+
+def test_a_sequential_class_of_its_own_without_a_forward_can_be_cut():
+    class Block(nn.Sequential):
+        pass
+
+    net = Block(nn.Linear(4, 3), Residual(nn.Linear(3, 3)), nn.Linear(3, 2))
+    front, back = models.cut(net, "1")
+    images = torch.rand(5, 4)
+    assert torch.equal(back(front(images)), net(images))
+
+
 def test_a_network_without_names_is_cut_by_numbers():
     front, server = models.cut(nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), "1")
     assert (models.stages(front), models.stages(server)) == (["0", "1"], ["2"])
