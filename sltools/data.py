@@ -5,6 +5,7 @@ Files are parsed byte by byte and never unpickled: a bad file can fail, but not 
 """
 
 import gzip
+import hashlib
 import math
 import os
 import re
@@ -82,11 +83,14 @@ def load(name: str) -> Dataset:
     64 true unknowns, an easier target than an MNIST image.
 
     The files of the others are taken from `$SLTOOLS_DATA_DIR/<name>/` if they are there (official
-    names, raw or .gz; for CIFAR-10 the binary format, any number of batches), else downloaded
-    once into the user's cache and checked against their SHA-256.
+    names, raw or .gz; for CIFAR-10 the binary format, any number of batches), or from where
+    torchvision (`MNIST/raw/`, `FashionMNIST/raw/`) and the publishers (`cifar-10-batches-bin/`, or
+    the archive itself) leave them, there or in `$SLTOOLS_DATA_DIR`. If nothing of the kind is
+    there they are downloaded once into the user's cache and checked against their SHA-256.
 
     Images are 1x28x28, those of cifar10 3x32x32.
-    Raises DataError if the name is unknown, or the files are incomplete, damaged or out of reach.
+    Raises DataError if the name is unknown, the files are incomplete, damaged or out of reach, or
+    others are there in their place, such as pickled batches.
     """
     _require(name in NAMES, f"There is no data set {name!r}: choose one of {', '.join(NAMES)}.")
     if name == "digits":
@@ -229,10 +233,16 @@ def _split(images: list[np.ndarray], labels: list[np.ndarray], files: list[_File
 
 
 class _Source(NamedTuple):
-    """How a data set is published: its files, and each download with its SHA-256."""
+    """How a data set is published: its files, and each download with its SHA-256.
+
+    `left` is what torchvision or the publisher leave in a folder of data: a folder of these files
+    or the archive of them. `lookalikes` is a pattern of names that are nearly right.
+    """
 
     classes: str
     files: tuple[str, ...]
+    left: tuple[str, ...]
+    lookalikes: str
     mirrors: tuple[str, ...]
     downloads: dict[str, str]
     megabytes: int
@@ -248,10 +258,16 @@ _IDX_FILES = (
     *("t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"),
 )
 _CIFAR_FILES = ("data_batch_*.bin", "test_batch.bin")  # * stands for a number
+_ARCHIVE = "cifar-10-binary.tar.gz"
+_UNPACKED = "cifar-10-batches-bin"  # the folder inside it
+_IDX_LOOKALIKES = r"(train|t10k)[\W_]?(images|labels).*idx.*"
+_PICKLED = r"cifar-10-(batches-py|python.*)|(data_batch_\d+|test_batch)(\.gz)?|.*\.(pkl|pt)\b.*"
 _SOURCES = {
     "mnist": _Source(
         "0, 1, 2, 3, 4, 5, 6, 7, 8, 9",
         _IDX_FILES,
+        ("MNIST/raw",),
+        r"mnist(\W.*)?|" + _IDX_LOOKALIKES,
         (
             "https://ossci-datasets.s3.amazonaws.com/mnist/",
             "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -267,6 +283,8 @@ _SOURCES = {
     "fashion_mnist": _Source(
         "T-shirt/top, Trouser, Pullover, Dress, Coat, Sandal, Shirt, Sneaker, Bag, Ankle boot",
         _IDX_FILES,
+        ("FashionMNIST/raw",),
+        r"fashion.?mnist(\W.*)?|" + _IDX_LOOKALIKES,
         (
             "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
             "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
@@ -282,6 +300,8 @@ _SOURCES = {
     "cifar10": _Source(
         "airplane, automobile, bird, cat, deer, dog, frog, horse, ship, truck",
         _CIFAR_FILES,
+        (_UNPACKED, _ARCHIVE),
+        r"cifar.?10(\W.*)?|(data_batch_|test_batch).*",
         ("https://www.cs.toronto.edu/~kriz/",),
         _sha256("""
         c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd cifar-10-binary.tar.gz
@@ -295,18 +315,22 @@ SHAPES = {name: (3, 32, 32) if name == "cifar10" else (1, 28, 28) for name in NA
 
 def _files(name: str) -> dict[str, list[_File]]:
     """Read the user's files of a data set, else the published ones, by `_Source.files`."""
-    if own := _own_paths(name):
-        return {file: [_read(path) for path in paths] for file, paths in own.items()}
-    paths = [_download(name, file) for file in _SOURCES[name].downloads]
-    return _untar(paths[0]) if name == "cifar10" else {path.stem: [_read(path)] for path in paths}
+    source = _SOURCES[name]
+    place = _own_place(name)
+    if place is None:
+        paths = [_download(name, file) for file in source.downloads]
+        return _untar(*paths) if name == "cifar10" else {path.stem: [_read(path)] for path in paths}
+    if place.is_file():
+        return _untar(_published(place, source.downloads[place.name]))
+    return {file: [_read(path) for path in _numbered(place, file)] for file in source.files}
 
 
 def _place(name: str) -> str:
     """Tell where the files of a data set are, or why there are none."""
     source = _SOURCES[name]
     try:
-        if own := _own_paths(name):
-            return str(own[source.files[0]][0].parent)
+        if own := _own_place(name):
+            return str(own)
         cache = _cache(name)
     except DataError as error:
         return f"not usable: {error}"
@@ -315,20 +339,55 @@ def _place(name: str) -> str:
     return f"not found: would be downloaded ({source.megabytes} MB)"
 
 
-def _own_paths(name: str) -> dict[str, list[Path]]:
-    """Find the user's files of a data set by their names in `_Source.files`; {} if none."""
+def _own_place(name: str) -> Path | None:
+    """Find the user's files of a data set: their folder, or their archive; None if there are none.
+
+    Raises DataError if they are incomplete, or only nearly what they should be.
+    """
     root = os.environ.get("SLTOOLS_DATA_DIR")
     if not root:
-        return {}
-    folder = Path(root).expanduser() / name
+        return None
+    base, source = Path(root).expanduser(), _SOURCES[name]
     advice = "correct or unset this variable"
-    _require(folder.parent.is_dir(), f"SLTOOLS_DATA_DIR={root} is not a folder: {advice}.")
-    own = {file: _numbered(folder, file) for file in _SOURCES[name].files}
-    missing = ", ".join(file for file, paths in own.items() if not paths)
+    _require(base.is_dir(), f"SLTOOLS_DATA_DIR={root} is not a folder: {advice}.")
+    places = [base / name]
+    places += [folder / left for folder in (base / name, base) for left in source.left]
+    for place in places:
+        archive = place.is_file() and place.name in source.downloads
+        if archive or _complete(place, source.files):
+            return place
+    for folder, pattern in [*((place, ".*") for place in places), (base, source.lookalikes)]:
+        if found := _listed(folder, pattern, besides=name):
+            raise _nearly_right(name, base, folder, found)
+    return None
+
+
+def _complete(folder: Path, files: tuple[str, ...]) -> bool:
+    """Say whether all of `files` are in `folder`, or none; raise DataError if some are."""
+    missing = [file for file in files if not _numbered(folder, file)]
+    found = f"{folder} lacks {', '.join(missing)} (raw or .gz) and holds {_listed(folder)}"
     advice = "add what is missing, or remove the folder to use a download"
-    whole = not missing or not any(own.values())
-    _require(whole, f"{folder} lacks {missing} (raw or .gz): {advice}.")
-    return {} if missing else own
+    _require(len(missing) in (0, len(files)), f"{found}: {advice}.")
+    return not missing
+
+
+def _nearly_right(name: str, base: Path, folder: Path, found: str) -> DataError:
+    """Say that a `folder` holds what is no data set: no download may begin beside it unasked."""
+    source = _SOURCES[name]
+    expected = f"{', '.join(source.files)} (raw or .gz) in {base / name}"
+    other = f"{' or '.join(source.left)} in {base}"
+    pickled = " (pickled, and never read: that can run code)" if _listed(folder, _PICKLED) else ""
+    return DataError(
+        f"{folder} holds {found}{pickled}; expected are {expected}, or {other}: rename or replace "
+        "what is there, or move it away to use a download."
+    )
+
+
+def _listed(folder: Path, pattern: str = ".*", besides: str = "") -> str:
+    """Name some of what is in `folder`, as far as it has names of that pattern."""
+    names = sorted(path.name for path in folder.glob("[!.]*") if path.name != besides)
+    found = [name for name in names if re.fullmatch(pattern, name, re.IGNORECASE)]
+    return ", ".join(found[:4]) + (", ..." if found[4:] else "")
 
 
 def _numbered(folder: Path, file: str) -> list[Path]:
@@ -347,6 +406,18 @@ def _read(path: Path) -> _File:
         return _File(str(path), gzip.decompress(content) if path.suffix == ".gz" else content)
     except (OSError, EOFError, zlib.error) as error:
         raise DataError(f"{path} cannot be read ({error}): get it again.") from None
+
+
+def _published(archive: Path, known: str) -> Path:
+    """Return the user's own `archive`; raise DataError if it is not the published one."""
+    try:
+        with archive.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise DataError(f"{archive} cannot be read ({error}): get it again.") from None
+    fault = f"is damaged or not the published archive (SHA-256 {found[:8]}..., not {known[:8]}...)"
+    _require(found == known, f"{archive} {fault}: get it again, or unpack it.")
+    return archive
 
 
 def _untar(archive: Path) -> dict[str, list[_File]]:

@@ -485,6 +485,102 @@ def test_a_data_folder_that_is_not_there(tmp_path, monkeypatch):
     assert len(data.load("digits").test) == 360
 
 
+# What torchvision and the publishers leave, and what is nearly right
+
+
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("mnist", "MNIST/raw"),
+        ("mnist", "mnist/MNIST/raw"),
+        ("fashion_mnist", "FashionMNIST/raw"),
+        ("fashion_mnist", "fashion_mnist/FashionMNIST/raw"),
+    ],
+)
+def test_what_torchvision_leaves_is_read(root, name, folder):
+    content = idx_content()
+    twice = content | {f"{file}.gz": part for file, part in content.items()}  # as it does
+    write(root / folder, twice)
+    assert data.load(name).train.labels.tolist() == [*range(10), 0, 1]
+    assert data.available()[name] == str(root / folder)
+    other = {"mnist": "fashion_mnist", "fashion_mnist": "mnist"}[name]
+    assert data.available()[other].startswith("not found")
+
+
+def test_a_folder_of_torchvision_must_be_complete(root):
+    content = idx_content()
+    del content[TEST_LABELS]
+    write(root / "MNIST" / "raw", content)
+    with pytest.raises(DataError, match=f"raw lacks {TEST_LABELS}") as error:
+        data.load("mnist")
+    one_sentence(error)
+
+
+@pytest.mark.parametrize("inside", ["", "cifar10"])
+def test_cifar_as_published_is_read(root, monkeypatch, inside):
+    folder = root / inside / "cifar-10-batches-bin"
+    members = {Path(name).name: content for name, content in cifar_members().items()}
+    write(folder, members | {"batches.meta.txt": b"airplane", "readme.html": b""})
+    unpacked = data.load("cifar10")
+    assert (len(unpacked.train), len(unpacked.test)) == (50, 10)
+    assert data.available()["cifar10"] == str(folder)
+    folder.rename(root / "elsewhere")
+    archive = cifar_archive(cifar_members())
+    publish(monkeypatch, "cifar10", archive)
+    path = root / inside / "cifar-10-binary.tar.gz"
+    path.write_bytes(archive[path.name])
+    assert torch.equal(data.load("cifar10").train.images, unpacked.train.images)
+    assert data.available()["cifar10"] == str(path)
+
+
+def test_an_archive_that_is_not_the_published_one_is_named(root):
+    path = root / "cifar-10-binary.tar.gz"
+    path.write_bytes(cifar_archive(cifar_members())[path.name][:-100])
+    with pytest.raises(DataError, match="is damaged or not the published archive") as error:
+        data.load("cifar10")
+    assert str(path) in one_sentence(error)
+
+
+NEARLY_RIGHT = {
+    "dots": ("mnist", "mnist", ["train-images.idx3-ubyte", "t10k-labels.idx1-ubyte"], TRAIN_IMAGES),
+    "dots, of torchvision": ("mnist", "MNIST/raw", ["train-images.idx3-ubyte"], TRAIN_IMAGES),
+    "beside the folder": ("fashion_mnist", "", [TRAIN_IMAGES], "fashion_mnist"),
+    "other capitals": ("mnist", "Mnist", [TRAIN_IMAGES], TRAIN_IMAGES),
+    "of keras": ("mnist", "", ["mnist.npz"], TRAIN_IMAGES),
+    "as torchvision left it once": ("mnist", "MNIST/processed", ["training.pt"], TRAIN_IMAGES),
+    "pickled": ("cifar10", "cifar-10-batches-py", ["data_batch_1", "test_batch"], "pickled"),
+    "pickled, inside": ("cifar10", "cifar10", ["data_batch_1", "test_batch"], "pickled"),
+    "pickled archive": ("cifar10", "", ["cifar-10-python.tar.gz"], "pickled"),
+    "pickled folder": ("cifar10", "cifar10/cifar-10-batches-py", ["data_batch_1"], "pickled"),
+    "unzipped archive": ("cifar10", "", ["cifar-10-binary.tar"], "cifar-10-binary.tar.gz"),
+    "batches beside": ("cifar10", "", ["data_batch_1.bin", "test_batch.bin"], "data_batch_*.bin"),
+}
+
+
+@pytest.mark.parametrize("case", NEARLY_RIGHT)
+def test_what_is_nearly_right_is_named_and_no_download_begins(root, web, case):
+    name, folder, files, wanted = NEARLY_RIGHT[case]
+    name, folder, files, wanted = NEARLY_RIGHT[case]
+    write(root / folder, dict.fromkeys(files, b"unread"))
+    with pytest.raises(DataError, match="holds .*; expected are .*download") as error:
+        data.load(name)
+    message = one_sentence(error)
+    found = (
+        files[0] if (root / folder).name.lower() == "raw" or not folder else Path(folder).parts[0]
+    )
+    assert found in message and wanted in message and str(root / name) in message
+    assert data.available()[name].startswith("not usable: ")
+    assert web.asked == []
+
+
+def test_other_data_and_an_empty_folder_do_not_stand_in_the_way_of_a_download(root):
+    for folder in ("mnist", "cifar-100-python", "imagenet", "raw", "train_images"):
+        (root / folder).mkdir()
+    write(root, {"README.md": b"", ".DS_Store": b"", "emnist-letters.npz": b""})
+    write(root / "mnist", {".DS_Store": b""})
+    assert [text[:9] for text in data.available().values()][1:] == ["not found"] * 3
+
+
 # Downloads
 
 
