@@ -196,7 +196,7 @@ def test_l_bfgs_explains_the_smashed_data_better(view: View) -> None:
 def sent() -> ablations.Target:
     """A victim of one epoch."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "training", lambda *_: (1, 192))
+        patch.setattr(experiments.victims, "training", lambda *_: (1, 192))
         return ablations.target.__wrapped__("digits", "pool1", 3)
 
 
@@ -234,7 +234,7 @@ def test_further_images_are_of_the_weights_of_their_time(sent: ablations.Target)
 
 
 def test_settings_are_chosen_by_other_images(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(experiments, "training", lambda *_: (1, 192))
+    monkeypatch.setattr(experiments.victims, "training", lambda *_: (1, 192))
     chosen_by = ablations.target.__wrapped__("digits", "pool1", ablations.CHOOSING).images
     reported = experiments.first_targets(data.load("digits"), 30).images
     assert len(chosen_by) == 10

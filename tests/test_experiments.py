@@ -24,7 +24,7 @@ def _short_ceiling() -> Iterator[None]:
         return KnownWeightsInversion(steps=CEILING_STEPS)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "KnownWeightsInversion", short)
+        patch.setattr(experiments.inversion, "KnownWeightsInversion", short)
         yield
 
 

@@ -1,0 +1,19 @@
+"""Experiments of standard size: what the command line and the lessons run.
+
+A budget says how much to spend: "tiny" for tests, "quick" for a lesson on a laptop, "full" for the
+paper's scale; "published" is the paper's own schedule, hours of it. Results are medians over
+several victims and clones, with the worst beside them. Nothing below this module knows of it.
+"""
+
+from sltools.experiments.inversion import InversionSettings, run_inversion
+from sltools.experiments.labels import LabelSettings, run_labels
+from sltools.experiments.outcome import Outcome
+from sltools.experiments.presets import BUDGETS, PRIORS, STEPS, priors, training, unsplit
+from sltools.experiments.targets import first_targets, public_rows, usual_targets
+from sltools.experiments.victims import MakeClient, parties, train_victim
+
+__all__ = [
+    "BUDGETS", "PRIORS", "STEPS", "InversionSettings", "LabelSettings", "MakeClient", "Outcome",
+    "first_targets", "parties", "priors", "public_rows", "run_inversion", "run_labels",
+    "train_victim", "training", "unsplit", "usual_targets",
+]  # fmt: skip
