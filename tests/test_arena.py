@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from sltools import arena, cli, data, defenses, experiments, metrics, models, plots, protocol
-from sltools.arena import Row, Settings
+from sltools.arena import Row, Settings, attacks
 from sltools.attacks import DecoderInversion, HijackingServer
 from sltools.detectors import LabelGap
 from sltools.errors import SltoolsError
@@ -90,7 +90,7 @@ def test_strong_noise_costs_the_attacker_and_the_user(folder: Path) -> None:
 @pytest.mark.slow
 def test_what_is_done_is_not_done_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (folder / arena.CSV).read_bytes()
-    monkeypatch.setattr(arena._Trial, "rows", lambda self: pytest.fail("ran again"))
+    monkeypatch.setattr(attacks, "rows", lambda trial: pytest.fail("ran again"))
     arena.run(TINY, folder)
     assert (folder / arena.CSV).read_bytes() == before
     assert (folder / arena.FIGURE).stat().st_size > 1000
@@ -106,14 +106,14 @@ def test_an_interruption_keeps_whole_trials(
         if len(seen) == 2:
             raise KeyboardInterrupt
         if trial.malicious:
-            return [trial._row("hijacking", "seen", 1.0, 0.0)]
+            return [trial.row("hijacking", "seen", 1.0, 0.0)]
         return [
-            trial._row("service", "accuracy", 0.9, 0.1),
-            trial._row("UnSplit", "aligned_mse", 0.1, 0.2, clone=0),
-            trial._row("decoder", "aligned_mse", 0.3, 0.2),
+            trial.row("service", "accuracy", 0.9, 0.1),
+            trial.row("UnSplit", "aligned_mse", 0.1, 0.2, clone=0),
+            trial.row("decoder", "aligned_mse", 0.3, 0.2),
         ]
 
-    monkeypatch.setattr(arena._Trial, "rows", rows)
+    monkeypatch.setattr(attacks, "rows", rows)
     settings = Settings(budget="tiny", victims=3)
     found = arena.run(settings, tmp_path, ["none"])
     assert found.interrupted and {row.victim for row in found.rows} == {0}
@@ -128,9 +128,7 @@ def test_an_interruption_keeps_whole_trials(
 def test_a_folder_has_one_setting(
     other: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(
-        arena._Trial, "rows", lambda trial: [trial._row("service", "accuracy", 0.9, 0.1)]
-    )
+    monkeypatch.setattr(attacks, "rows", lambda trial: [trial.row("service", "accuracy", 0.9, 0.1)])
     monkeypatch.setattr(data, "load", lambda name: None)
     settings = Settings(budget="tiny", victims=1)
     monkeypatch.setattr(arena, "frontier", lambda rows: Figure())
@@ -153,7 +151,7 @@ def test_a_folder_without_rows_takes_any_settings(
     def stop(trial: Any) -> list[Row]:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(arena._Trial, "rows", stop)
+    monkeypatch.setattr(attacks, "rows", stop)
     assert arena.run(TINY, tmp_path, ["none"]) == arena.Outcome([], interrupted=True)
     arena.run(replace(TINY, clones=2), tmp_path, ["none"])
     command = ["arena", str(tmp_path), "--budget", "tiny", "--defense", "none"]
@@ -183,8 +181,8 @@ def test_every_defence_makes_a_client(defense: arena.Defense) -> None:
     pytest.importorskip("opacus")
     digits = data.load("digits")
     for strength in defense.strengths:
-        trial = arena._Trial(TINY, digits, defense, strength, 0)
-        session = trial._watch(64, batch_size=32)
+        trial = arena.Trial(TINY, digits, defense, strength, 0)
+        session = trial.recorded(64, batch_size=32)
         assert session.accuracy(digits.test[:20]) >= 0
     assert (session.client.head is not None) == defense.label_private
 
@@ -239,7 +237,7 @@ def test_the_command_line_tells_the_table(folder: Path) -> None:
 
 def a_trial(defense: str = "none", strength: float = 0.0, victim: int = 0) -> Any:
     known = {each.name: each for each in EVERY}
-    return arena._Trial(TINY, data.load("digits"), known[defense], strength, victim)
+    return arena.Trial(TINY, data.load("digits"), known[defense], strength, victim)
 
 
 def by_measure(rows: list[Row]) -> dict[str, float]:
@@ -248,10 +246,10 @@ def by_measure(rows: list[Row]) -> dict[str, float]:
 
 def test_image_scores_are_medians_and_best_is_the_least() -> None:
     trial = a_trial()
-    truth = trial._targets()
+    truth = trial.targets
     guess = truth * torch.linspace(0, 1, len(truth)).view(-1, 1, 1, 1)
     each = metrics.mse(guess, truth)
-    found = by_measure(trial._images("any", guess, truth))
+    found = by_measure(attacks._images(trial, "any", guess))
     assert found["raw_mse"] == pytest.approx(each.median().item())
     assert found["best_mse"] == each.min().item() < found["raw_mse"]
     assert found["aligned_mse"] < 1e-6, "a gain is allowed"
@@ -263,18 +261,18 @@ def test_seen_is_of_the_hijacker_and_the_baseline_of_the_honest(
 ) -> None:
     trial = a_trial(victim=1)
     monkeypatch.setattr(LabelGap, "raised_at", property(lambda gap: gap.alarm))
-    watched = arena._Trial._watched
+    watched = attacks.watched
     nets = []
 
-    def ours(self: Any, server: Any) -> Any:
-        session = watched(self, server)
+    def ours(trial: Any, server: Any) -> Any:
+        session = watched(trial, server)
         malicious = isinstance(session.server, HijackingServer)
         session.client.detector.alarm = 7 if malicious else None
         nets.append(session)
         return session
 
-    monkeypatch.setattr(arena._Trial, "_watched", ours)
-    (row,) = (row for row in trial._hijacking() if row.measure == "seen")
+    monkeypatch.setattr(attacks, "watched", ours)
+    (row,) = (row for row in attacks.hijacking(trial) if row.measure == "seen")
     assert (row.value, row.baseline) == (1.0, 0.0)
     assert len(nets) == 2 and all(isinstance(run.client.detector, LabelGap) for run in nets)
 
@@ -294,8 +292,8 @@ def test_each_victim_has_weights_and_noise_of_its_own(monkeypatch: pytest.Monkey
         trial = a_trial("Gaussian noise", 0.5, victim)
         client = trial.client(*models.cut(models.mnist_net(0), "pool1")[:1])
         sent.append(client.outgoing("smashed", z))
-        trial._watched(protocol.Server)
-        trial._watch(64, 64)
+        attacks.watched(trial, protocol.Server)
+        trial.recorded(64, 64)
         assert seeds_used[-2:] == [victim, victim]
     assert not torch.equal(*sent)
 
@@ -304,7 +302,7 @@ def test_the_decoder_knows_the_defence_and_not_its_random_numbers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     trial = a_trial("Gaussian noise", 0.5)
-    session = trial._watch(64, 64)
+    session = trial.recorded(64, 64)
     z = torch.zeros(2, 8, 12, 12)
     told = []
     attack = DecoderInversion.__call__
@@ -314,7 +312,7 @@ def test_the_decoder_knows_the_defence_and_not_its_random_numbers(
         return attack(self, view, public, defense=defense)
 
     monkeypatch.setattr(DecoderInversion, "__call__", watched)
-    trial._decoder(session)
+    attacks.decoder(trial, session)
     theirs = trial.client(*models.cut(models.mnist_net(0), "pool1")[:1]).outgoing
     assert all(noise.std().item() == pytest.approx(0.5, rel=0.1) for noise in told)
     noises = [*told, theirs("smashed", z)]
@@ -325,22 +323,22 @@ def test_the_decoder_knows_the_defence_and_not_its_random_numbers(
 def test_randomised_response_answers_once_for_all_epochs() -> None:
     pytest.importorskip("opacus")
     trial = a_trial("randomised response", 1.0)
-    truth, answers = trial.dataset.train.labels, trial._train.labels
+    truth, answers = trial.dataset.train.labels, trial.train.labels
     assert 0.15 < (answers == truth).double().mean().item() < 0.35  # e / (e + 9) = 0.23
-    (read,) = trial._labels()
+    (read,) = attacks.labels(trial, trial.recorded(64, 64))
     assert 0.1 < read.value < 0.4
-    session = trial._watch(64, 64)
+    session = trial.recorded(64, 64)
     assert torch.equal(session.transcript.view().labels.sort()[0], answers[:64].sort()[0])
     again = a_trial("randomised response", 1.0)
-    assert torch.equal(again._train.labels, answers)
+    assert torch.equal(again.train.labels, answers)
     other = a_trial("randomised response", 1.0, victim=1)
-    assert not torch.equal(other._train.labels, answers)
+    assert not torch.equal(other.train.labels, answers)
 
 
 def test_labels_are_scored_in_the_order_that_they_were_sent() -> None:
     trial = a_trial("none, vanilla", victim=1)
-    sent = trial._watch(128, 64).transcript.view().labels
-    assert trial._score(128, sent).label_accuracy == 1
+    sent = trial.recorded(128, 64).transcript.view().labels
+    assert attacks._score(trial, 128, sent).label_accuracy == 1
 
 
 def rows_of(defense: str, attack: str, measure: str, *values: float) -> list[Row]:

@@ -1,0 +1,88 @@
+"""The arena: attacks against defences, what each attack gains and what each defence costs.
+
+    sltools arena my-arena --budget quick
+
+A row of the CSV is one measure of one trial: `value`, and as `baseline` what somebody reaches who
+attacks nobody. A trial that is in the file already is not run again.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sltools import data, storage
+from sltools.arena import attacks
+from sltools.arena.attacks import DECODER_STEPS, WATCHED
+from sltools.arena.defenses import DEFENSES, NONE, Defense
+from sltools.arena.report import (
+    CSV,
+    FIGURE,
+    SETTINGS,
+    add_time,
+    append,
+    check_settings,
+    frontier,
+    medians,
+    read,
+    room_for,
+    table,
+)  # fmt: skip
+from sltools.arena.trial import Row, Settings, Trial
+from sltools.errors import SltoolsError
+from sltools.progress import bar
+
+__all__ = [
+    "CSV", "DECODER_STEPS", "DEFENSES", "FIGURE", "NONE", "SETTINGS", "Defense", "Outcome", "Row",
+    "Settings", "Trial", "frontier", "medians", "read", "run", "table",
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The rows that a folder has now; `interrupted` says that Ctrl-C left trials undone."""
+
+    rows: list[Row]
+    interrupted: bool = False
+
+
+def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> Outcome:
+    """Run the trials that `folder`/arena.csv lacks; return its rows and draw the figure.
+
+    `only` names the defences to try (default: all). Ctrl-C keeps all finished trials, and so does a
+    full disk: the same call goes on with the rest. Raises SltoolsError for an unknown defence or
+    budget, for a folder of other settings (only `victims` may be more than before), and for one
+    that cannot be written: the rows of a trial that it had no room for are in the message.
+    """
+    known = {defense.name: defense for defense in DEFENSES}
+    if unknown := [name for name in only if name not in known]:
+        raise SltoolsError(f"no defence is called {unknown[0]!r}; there are {', '.join(known)}")
+    if settings.budget not in WATCHED:
+        raise SltoolsError(f"a budget is one of {', '.join(WATCHED)}, not {settings.budget!r}")
+    dataset = data.load(settings.dataset)
+    folder = storage.writable_folder(folder)
+    done = {row.key for row in read(folder / CSV)}
+    with room_for([], folder):
+        check_settings(settings, folder)
+    trials = [
+        Trial(settings, dataset, known[name], strength, victim, malicious)
+        for malicious in (False, True)
+        for victim in range(settings.victims)
+        for name in only or known
+        for strength in known[name].strengths
+    ]
+    interrupted = False
+    try:
+        for trial in bar([trial for trial in trials if trial.key not in done], "arena"):
+            start = time.process_time()
+            found = attacks.rows(trial)
+            with room_for(found, folder):
+                append(folder / CSV, found)
+                add_time(folder, time.process_time() - start)
+    except KeyboardInterrupt:
+        interrupted = True
+    kept = read(folder / CSV)
+    if any(row.attack == "service" for row in kept):
+        with room_for([], folder):
+            frontier(kept).save(folder / FIGURE)
+    return Outcome(kept, interrupted)

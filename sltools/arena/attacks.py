@@ -1,0 +1,188 @@
+"""What is measured in a trial: a function for each attack, and a new attacker is one more of them.
+
+Each takes the trial and a trained session and returns rows.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from sltools import defenses, experiments, metrics, models, protocol, seeds
+from sltools.arena.trial import HIJACKING, Row, Trial, whole
+from sltools.attacks import DecoderInversion, Hijacking, HijackingServer, LabelInference, UnSplit
+from sltools.detectors import LabelGap
+from sltools.models import Architecture
+
+WATCHED = {"tiny": 128, "quick": 640, "full": 3840}  # first samples of a training, for their labels
+SINGLES = {"tiny": 64, "quick": 320, "full": 1000}  # of those in batches of one
+DECODER_STEPS = {"tiny": 30, "quick": 300, "full": 3000}
+HIJACKED = {"tiny": 256, "quick": 14_000, "full": 120_000}  # samples that a hijacker is sent
+PAIRED = 100  # images whose distances are compared
+GUESS = 1000  # between the seed of a defence and that of an attacker who imitates it
+
+
+def rows(trial: Trial) -> list[Row]:
+    """Train the victim and attack it in every way; all of it or nothing."""
+    if trial.malicious:
+        return hijacking(trial)
+    start = time.process_time()
+    session = trial.session()
+    seconds = trial.row("service", "cpu_seconds", time.process_time() - start, float("nan"))
+    return [seconds, *(row for measure in CURIOUS for row in measure(trial, session))]
+
+
+def service(trial: Trial, session: protocol.Session) -> list[Row]:
+    """What the user gets: accuracy, and bytes of an image on the wire."""
+    test = trial.dataset.test
+    most = test.labels.bincount().max().item() / len(test)
+    plain = session.client.front(trial.targets).detach()
+    sent = getattr(session.client.outgoing, "nbytes", lambda tensor: tensor.nbytes)
+    return [
+        trial.row("service", "accuracy", session.accuracy(test), most),
+        trial.row("service", "bytes", sent(plain) / len(plain), plain.nbytes / len(plain)),
+    ]
+
+
+def dependence(trial: Trial, session: protocol.Session) -> list[Row]:
+    """Distance correlation of images and their messages; the baseline, with those of others."""
+    images = trial.dataset.test.images[:PAIRED].to(trial.settings.device)
+    sent = session.observe(images).smashed
+    value, floor = (
+        defenses.distance_correlation(images, other).item() for other in (sent, sent.roll(1, 0))
+    )
+    return [trial.row("wire", "distance_correlation", value, floor)]
+
+
+def unsplit(trial: Trial, session: protocol.Session) -> list[Row]:
+    """Images and a copy of the client, from smashed data alone."""
+    steps = experiments.STEPS[trial.settings.budget]
+    attack = UnSplit(steps=steps, restarts=trial.settings.clones, seed=trial.victim)
+    found = []
+    for number, run in enumerate(map(whole, attack.runs(session.observe(trial.targets)))):
+        found += _images(trial, "UnSplit", run.inputs, number)
+        found += _theft(trial, session, run.clone, number)
+    return found
+
+
+def decoder(trial: Trial, session: protocol.Session) -> list[Row]:
+    """An inverse network, trained on public images that went through the same defence."""
+    view = session.observe(trial.targets, grants=["client_model"])
+    found = []
+    for number, seed in trial.attackers:
+        steps = DECODER_STEPS[trial.settings.budget]
+        attack = DecoderInversion(steps=steps, batch=32, seed=seed)
+        # The attacker knows the defence and not its random numbers.
+        options = trial.defense.options(trial.strength, session.client.front, GUESS + seed)
+        run = whole(attack(view, trial.public, defense=options.get("outgoing")))
+        found += _images(trial, "decoder", run.inputs, number)
+    return found
+
+
+def labels(trial: Trial, session: protocol.Session) -> list[Row]:
+    """The labels of a fresh client's first samples: read, or clustered and matched."""
+    watched, singles = WATCHED[trial.settings.budget], SINGLES[trial.settings.budget]
+    first = trial.recorded(watched, batch_size=64).transcript.view()
+    if not trial.defense.label_private:
+        read = _score(trial, watched, first.labels.cpu())
+        return [trial.row("labels read", "label_accuracy", *_right(read))]
+    second = trial.recorded(singles, batch_size=1)
+    view = second.transcript.view("server", ["head_weight_gradients"])
+    found = []
+    for number, seed in trial.attackers:
+        clusters = LabelInference("wire", seed=seed)(first).clusters
+        wire = _score(trial, watched, clusters=clusters)
+        assert wire.cluster_accuracy is not None and wire.random_partition is not None
+        pair = (wire.cluster_accuracy, wire.random_partition)
+        found.append(trial.row("labels, wire", "cluster_accuracy", *pair, number))
+        match = LabelInference("published", seed=seed, device=trial.settings.device)
+        matched = _score(trial, singles, match(view).labels)
+        found.append(trial.row("labels, published", "label_accuracy", *_right(matched), number))
+    return found
+
+
+CURIOUS: tuple[Callable[[Trial, protocol.Session], list[Row]], ...] = (
+    service, dependence, unsplit, decoder, labels,
+)  # fmt: skip
+
+
+def hijacking(trial: Trial) -> list[Row]:
+    """Feature-space hijacking, and whether the gap between labels gives it away.
+
+    The baseline of "seen" is the same detector's alarm in an honest training as long.
+    """
+
+    def hijacker(model: nn.Sequential, **options: Any) -> HijackingServer:
+        return HijackingServer(model, trial.public, Hijacking(seed=trial.victim), **options)
+
+    honest, hijacked = watched(trial, protocol.Server), watched(trial, hijacker)
+    found = hijacked.server.invert(hijacked.observe(trial.targets))
+    seen, falsely = (float(run.client.detector.raised_at is not None) for run in (hijacked, honest))
+    return [
+        *_images(trial, HIJACKING, found.inputs),
+        trial.row(HIJACKING, "seen", seen, falsely),
+    ]
+
+
+def watched(trial: Trial, server: Callable[..., protocol.Server]) -> Any:
+    """Train with a detector, before a server made by `server(model, label_private=...)`."""
+    samples, train = HIJACKED[trial.settings.budget], trial.train
+    front, middle, *head = models.cut(trial.network(), trial.cut)
+    client = trial.client(front, *head)
+    client.detector = LabelGap()
+    return whole(
+        protocol.train(
+            client,
+            server(middle, label_private=bool(head)),
+            train[: min(samples, len(train))],
+            epochs=max(1, samples // len(train)),
+            seed=trial.victim,
+            device=trial.settings.device,
+        )
+    )
+
+
+def _images(trial: Trial, attack: str, inputs: Tensor, clone: int = -1) -> list[Row]:
+    truth = trial.targets
+    mean = trial.dataset.train.images.mean(0).to(truth.device).expand_as(truth)
+    found, floor = metrics.score_images(inputs, truth), metrics.score_images(mean, truth)
+    measures: dict[str, Callable[[metrics.ImageScores], Tensor]] = {
+        "raw_mse": lambda scores: scores.mse.median(),
+        "aligned_mse": lambda scores: scores.aligned_mse.median(),
+        "best_mse": lambda scores: scores.mse.min(),
+        "ssim": lambda scores: scores.ssim.median(),
+    }
+    return [
+        trial.row(attack, name, measure(found).item(), measure(floor).item(), clone)
+        for name, measure in measures.items()
+    ]
+
+
+def _theft(trial: Trial, session: protocol.Session, clone: nn.Sequential, number: int) -> list[Row]:
+    front, head = session.client.front, session.client.head
+    parts = [session.server.model] if head is None else [session.server.model, head]
+    shape = trial.dataset.train.images.shape[1:]
+    random = Architecture.of(front, shape).build(trial.victim, f"random clone {number}")
+    random = random.to(trial.settings.device)
+    report = metrics.score_clone(clone, front, nn.Sequential(*parts), trial.dataset.test, random)
+    pairs = {
+        "clone_accuracy": (report.clone_accuracy, report.random_accuracy),
+        "agreement": (report.clone_agreement, report.random_agreement),
+    }
+    return [trial.row("UnSplit", name, *pair, number) for name, pair in pairs.items()]
+
+
+def _score(
+    trial: Trial, count: int, found: Tensor | None = None, **clusters: Any
+) -> metrics.LabelReport:
+    """Score what was found of the first `count` samples, in the order that they were sent."""
+    order = torch.randperm(count, generator=seeds.generator(trial.victim, "order"))
+    truth = trial.dataset.train.labels[:count][order]
+    return metrics.score_labels(truth, len(trial.dataset.classes), found, **clusters)
+
+
+def _right(found: metrics.LabelReport) -> tuple[float, float]:
+    assert found.label_accuracy is not None
+    return found.label_accuracy, found.majority

@@ -1,0 +1,168 @@
+"""The rows of an arena: their file, written a whole trial at a time, their table and figure."""
+
+import csv
+import io
+import json
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from sltools import devices, plots, storage
+from sltools.arena.trial import HIJACKING, Row, Settings
+from sltools.errors import SltoolsError
+
+CSV, FIGURE, SETTINGS = "arena.csv", "arena.png", "arena.json"
+
+
+def read(path: Path) -> list[Row]:
+    """Read the rows of an arena's CSV file, none if there is no file; SltoolsError if damaged."""
+    if not path.exists():
+        return []
+    kinds: dict[Any, Callable[[str], Any]] = {str: str, int: int, float: float}
+    try:
+        text = path.read_text(encoding="utf-8")
+        return [
+            Row(**{field.name: kinds[field.type](line[field.name]) for field in fields(Row)})
+            for line in csv.DictReader(io.StringIO(text))
+        ]
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise SltoolsError(
+            f"{path} is no file of an arena ({error!r}); name another folder"
+        ) from None
+
+
+def check_settings(settings: Settings, folder: Path) -> None:
+    """Keep the settings beside the rows; raise SltoolsError if there are rows of others."""
+    wanted = {name: value for name, value in asdict(settings).items() if name != "victims"}
+    if not (folder / CSV).exists():
+        facts = {"settings": wanted, "versions": devices.versions(), "cpu_seconds": 0.0}
+        _write_facts(folder, facts)
+    elif (found := _facts(folder).get("settings")) != wanted:
+        raise SltoolsError(
+            f"{folder} holds an arena with the settings {found}, and these are {wanted}; name "
+            "another folder"
+        )
+
+
+def add_time(folder: Path, seconds: float) -> None:
+    """Add the time of a trial."""
+    facts = _facts(folder)
+    _write_facts(folder, facts | {"cpu_seconds": round(facts["cpu_seconds"] + seconds, 1)})
+
+
+def _facts(folder: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads((folder / SETTINGS).read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}
+
+
+def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
+    storage.replace(folder / SETTINGS, json.dumps(facts, indent=1) + "\n")
+
+
+def append(path: Path, rows: list[Row]) -> None:
+    """Add the rows of one trial in one step, so that whatever ends it leaves whole trials."""
+    before = path.read_bytes() if path.exists() else b""
+    storage.replace(path, before + _lines(rows, header=not before).encode())
+
+
+def _lines(rows: Sequence[Row], header: bool = False) -> str:
+    """The rows as lines of the file."""
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, [field.name for field in fields(Row)])
+    if header:
+        writer.writeheader()
+    for row in rows:
+        values = asdict(row)
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in values.items()})
+    return file.getvalue()
+
+
+@contextmanager
+def room_for(rows: Sequence[Row], folder: Path) -> Iterator[None]:
+    """Say what a full disk means, with the `rows` that found no room: they took long."""
+    try:
+        yield
+    except OSError as error:
+        unkept = f". Its last trial, if it is not there:\n{_lines(rows)}" if rows else ""
+        raise SltoolsError(
+            f"the arena had to stop: {error}. The rows of all trials that ended are in "
+            f"{folder / CSV}; put that right and run the same again{unkept}"
+        ) from None
+
+
+def medians(
+    rows: Iterable[Row], attack: str, measure: str, field: str = "value"
+) -> dict[tuple[str, float], list[float]]:
+    """The values (or baselines) of a measure, all victims and clones, by defence and strength."""
+    found: dict[tuple[str, float], list[float]] = {}
+    for row in rows:
+        if (row.attack, row.measure) == (attack, measure):
+            found.setdefault((row.defense, row.strength), []).append(getattr(row, field))
+    return found
+
+
+COLUMNS: dict[str, tuple[str, ...]] = {
+    "accuracy": ("service", "accuracy"),
+    "bytes": ("service", "bytes"),
+    "seconds": ("service", "cpu_seconds"),
+    "dCor": ("wire", "distance_correlation"),
+    "UnSplit": ("UnSplit", "aligned_mse"),
+    "decoder": ("decoder", "aligned_mse"),
+    "clone": ("UnSplit", "clone_accuracy"),
+    "clusters": ("labels, wire", "cluster_accuracy"),
+    "published": ("labels, published", "label_accuracy"),
+    "read": ("labels read", "label_accuracy"),
+    "hijacking": (HIJACKING, "aligned_mse"),
+    "seen": (HIJACKING, "seen"),
+    "falsely": (HIJACKING, "seen", "baseline"),
+}
+
+
+def table(rows: Iterable[Row]) -> str:
+    """The Markdown table of the medians: what the user keeps, what each attack gains.
+
+    "seen" and "falsely": does a hijacker raise an alarm in LabelGap (1) or not (0), does an honest
+    server?
+    """
+    rows = list(rows)
+    columns = {name: medians(rows, *measure) for name, measure in COLUMNS.items()}
+    lines = [f"| defence | {' | '.join(columns)} |", "|---" * (1 + len(columns)) + "|"]
+    for defense, strength in columns["accuracy"]:
+        cells = [f"{defense} {strength:g}" if strength else defense]
+        for found in columns.values():
+            values = found.get((defense, strength))
+            cells.append(_brief(statistics.median(values)) if values else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _brief(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def frontier(
+    rows: Iterable[Row],
+    attacks: Sequence[str] = ("UnSplit", "decoder"),
+    measure: str = "aligned_mse",
+) -> plots.Picture:
+    """Draw privacy against utility: the least image error of `attacks` over the accuracy kept.
+
+    Medians over victims and attackers, from the least to the greatest; strengths of one defence are
+    joined. Up and right is better for the user.
+    """
+    rows = list(rows)
+    accuracy = medians(rows, "service", "accuracy")
+    errors = [medians(rows, attack, measure) for attack in attacks]
+    series: dict[str, list[tuple[float, float, float, float]]] = {}
+    for key, values in accuracy.items():
+        better = min((error[key] for error in errors), key=statistics.median)
+        point = (statistics.median(values), statistics.median(better), min(better), max(better))
+        series.setdefault(key[0], []).append(point)
+    floor = statistics.median(row.baseline for row in rows if row.measure == measure)
+    ylabel = f"{measure.replace('_mse', '')} image error, {' or '.join(attacks)}"
+    return plots.frontier(series, "accuracy of the service", ylabel, {"mean image": floor})
