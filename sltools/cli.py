@@ -2,6 +2,7 @@
 
 import json
 import sys
+from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -327,7 +328,9 @@ def _read_or_make(salt: Path) -> bytes:
 def _prepare(save: Path | None) -> None:
     """Refuse a folder that cannot be used now, not after the work; leave nothing if that fails."""
     if save is not None:
-        storage.new_folder(save).rmdir()
+        folder = storage.new_folder(save)
+        with suppress(OSError):  # it may be where a disk is mounted, or hold what a kill left
+            folder.rmdir()
 
 
 def _report(outcome: Any, as_json: bool, save: Path | None) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from sltools import storage
 from sltools.errors import LessonError, ModelError, SltoolsError
 
+LONGEST_TIMEOUT = 1e6  # seconds, eleven days: what waits for a kernel takes no more
 CELL_TIMEOUT = 3600.0  # seconds; a headless run always has a limit, for a widget can hang for ever
 START = "course/00_start_here.ipynb"
 
@@ -254,12 +255,13 @@ def run(
 
     `output` is that file or the folder it goes to, by default the current one; the kernel works in
     that folder. `timeout` is in seconds and holds for each cell. Raises LessonError if a parameter
-    is refused, the output would overwrite a file or cannot be written, or the lesson fails; the
-    notebook is then kept as far as it got.
+    or the timeout is refused, the output would overwrite a file or cannot be written, or the lesson
+    fails; the notebook is then kept as far as it got.
     """
     import papermill
     from nbclient.exceptions import CellTimeoutError, DeadKernelError
 
+    check_timeout(timeout)
     values = dict(parameters or {})
     _check_device(lesson.settings(values).get("device", "cpu"))  # before the output is there
     output = _reserve(output or Path.cwd(), lesson)
@@ -291,6 +293,15 @@ def run(
     else:
         return output
     raise LessonError(f"lesson {lesson.name} stopped {reason}; see what it did so far in {output}")
+
+
+def check_timeout(seconds: float) -> None:
+    """Raise LessonError unless a cell can be given so many `seconds`."""
+    if not 0 < seconds <= LONGEST_TIMEOUT:
+        raise LessonError(
+            f"the timeout of a cell is above 0 and at most {LONGEST_TIMEOUT:,.0f} seconds, not "
+            f"{seconds}"
+        )
 
 
 def _write_whole(output: Path) -> None:

@@ -66,12 +66,13 @@ def sweep(
     Whatever ends a sweep, the rows of all runs that ended are kept, if they can be written. Ctrl-C
     ends those at work, too, but for Dask's: a worker ends the run that it has begun.
 
-    Raises LessonError for a parameter or value that the lesson does not take, a folder of something
+    Raises LessonError for a parameter, value or timeout that cannot be, a folder of something
     else or at work, a worker that died, a run that could not be begun or written, and a scheduler
     that cannot be reached.
     """
     if jobs < 1:
         raise LessonError(f"a sweep needs at least 1 process, not jobs={jobs}")
+    lessons.check_timeout(timeout)
     settings = [lesson.settings(values) for values in _combinations(lesson, grid)]
     losses = _losses(scheduler)
     table = _Table(folder.expanduser().absolute(), lesson)
@@ -174,8 +175,9 @@ def _with_probe(lesson: Lesson, folder: Path) -> Lesson:
     """Copy the lesson to `folder`, with a last cell that prints what the sweep wants to know."""
     notebook = nbformat.read(lesson.path, as_version=4)
     notebook.cells.append(nbformat.v4.new_code_cell(PROBE))
-    nbformat.write(notebook, folder / lesson.path.name)
-    return replace(lesson, path=folder / lesson.path.name)
+    path = folder / lesson.path.name
+    storage.replace(path, nbformat.writes(notebook))
+    return replace(lesson, path=path)
 
 
 def _run(lesson: Lesson, values: dict[str, Any], folder: Path, name: str, timeout: float) -> Row:

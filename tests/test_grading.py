@@ -699,8 +699,11 @@ def test_homework_is_each_learners_own_and_always_the_same(tmp_path: Path) -> No
     other = homework.Assignment(SALT[::-1], ("ann",))
     assert other.code("ann") != plan.code("ann") and other.constants("ann") != plan.constants("ann")
     assert len({plan.constants(str(number)) for number in range(30)}) > 20
-    with pytest.raises(ExerciseError, match="name a new folder"):
+    assert homework.write(plan, tmp_path / "1") == one
+    one[1].write_text("edited")
+    with pytest.raises(ExerciseError, match="stays as it is; name a new folder"):
         homework.write(plan, tmp_path / "1")
+    assert [path.read_text(encoding="utf-8") for path in one] == [texts[0], "edited"]
     mine, other_data = plan.data("ann"), plan.data("=bob")
     assert not torch.equal(mine.images, other_data.images)
     assert mine.images.dtype == torch.float32 and mine.images.unique().numel() == 48

@@ -121,23 +121,24 @@ def read_roster(path: Path) -> tuple[str, ...]:
 
 
 def write(assignment: Assignment, folder: Path) -> list[Path]:
-    """Write a notebook for each learner into `folder`, all or none, and return their paths.
+    """Write a notebook for each learner into `folder` and return their paths.
 
-    Raises ExerciseError if one is there already, and SltoolsError if they cannot be written.
+    One that is there already stays, and so the same call goes on where it was stopped. Raises
+    ExerciseError if one is there that is not the learner's, and SltoolsError if they cannot be
+    written.
     """
     folder = storage.writable_folder(folder)
-    paths = [
-        folder / report.page_name(learner).replace(".html", ".ipynb")
-        for learner in assignment.learners
-    ]
-    if taken := [path for path in paths if path.exists()]:
-        raise ExerciseError(f"{taken[0]} is there already and stays as it is; name a new folder")
+    paths = []
     try:
-        for learner, path in zip(assignment.learners, paths, strict=True):
-            storage.replace(path, nbformat.writes(_notebook(assignment, learner)) + "\n")
+        for learner in assignment.learners:
+            path = folder / report.page_name(learner).replace(".html", ".ipynb")
+            content = (nbformat.writes(_notebook(assignment, learner)) + "\n").encode()
+            if not path.exists():
+                storage.replace(path, content)
+            elif path.read_bytes() != content:
+                raise ExerciseError(f"{path} is another and stays as it is; name a new folder")
+            paths.append(path)
     except OSError as error:
-        for path in paths:
-            path.unlink(missing_ok=True)
         raise ExerciseError(f"cannot write to {folder}: {error}; name a new folder") from None
     return paths
 
