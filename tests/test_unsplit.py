@@ -614,3 +614,48 @@ def test_chunks_change_nothing_but_the_memory(
         apart = (found.inputs - expected.inputs).abs()
         assert apart.median() < 1e-5 and apart.max() < 0.1
         assert found.objective == pytest.approx(expected.objective, rel=1e-3)
+
+
+UNWEIGHTED = {
+    "batch norm": lambda: nn.BatchNorm2d(4, affine=False),
+    "instance norm": lambda: nn.InstanceNorm2d(4, track_running_stats=True),
+    "batch norm of rows": lambda: nn.Sequential(nn.Flatten(2), nn.BatchNorm1d(4, affine=False)),
+}
+
+
+def _normalised(layer: nn.Module) -> nn.Sequential:
+    """A client without any bias whose normalisation has the statistics of a training."""
+    front = nn.Sequential(nn.Conv2d(1, 4, 5, bias=False), layer, nn.ReLU())
+    with torch.no_grad():
+        for _ in range(50):
+            front(torch.rand(20, 1, 12, 12))
+    return front.eval()
+
+
+@pytest.mark.parametrize("kind", UNWEIGHTED)
+def test_an_ensemble_normalises_as_its_members_do(kind: str) -> None:
+    fronts = [_normalised(UNWEIGHTED[kind]()) for _ in range(2)]
+    clones, images = Ensemble(fronts), torch.rand(2, 3, 1, 12, 12)
+    for number, front in enumerate(fronts):
+        torch.testing.assert_close(clones(images)[number], front(images[number]))
+        torch.testing.assert_close(clones.member(number).state_dict(), front.state_dict())
+
+
+@pytest.mark.parametrize("kind", UNWEIGHTED)
+def test_a_mean_that_no_weight_can_stand_in_for_is_searched_for(
+    kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = _view(_normalised(UNWEIGHTED[kind]()), _images(6)[..., ::2, ::2])
+    attack = UnSplit(steps=200, clone_lr=1e-2)
+    found = attack(view)
+    means = [value for name, value in found.clone.state_dict().items() if "running_mean" in name]
+    assert means[0].abs().max() > 0.1
+    others = property(lambda self: [w for n, w in self._weights.items() if "mean" not in n])
+    monkeypatch.setattr(Ensemble, "weights", others)
+    assert found.feature_loss < 0.85 * attack(view).feature_loss
+
+
+def test_normalisation_with_weights_of_its_own_keeps_its_statistics() -> None:
+    front = _normalised(nn.BatchNorm2d(4))
+    clone = SHORT(_view(front, torch.rand(2, 1, 12, 12))).clone
+    assert clone[1].running_mean.abs().max() == 0 and clone[1].weight.std() > 0

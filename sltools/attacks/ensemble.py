@@ -13,13 +13,21 @@ class Ensemble:
     Called with (E, N, ...) inputs, one batch for each network, it returns (E, N, ...). On a CPU
     thread, six of these small networks and their gradients take about half of the time of six
     separate calls.
+
+    All are in evaluation mode. The running mean of a normalisation without weights of its own is
+    among the `weights`: a clone begins with 0, and where the layer before it has no bias nothing
+    else could take its place. (Its variance any layer with weights can make up for.)
     """
 
     def __init__(self, networks: Sequence[nn.Sequential]) -> None:
         self.size = len(networks)
         self._skeleton = copy.deepcopy(networks[0]).eval()
-        self._running = _with_leaks(copy.deepcopy(self._skeleton))
+        self._running = _searchable(copy.deepcopy(self._skeleton))
         stacked, self._buffers = stack_module_state([network.eval() for network in networks])
+        for name, layer in self._running.named_modules():
+            if isinstance(layer, _Centred):
+                mean = f"{name}.running_mean"
+                stacked[mean] = self._buffers.pop(mean)
         self._weights = {name: weight.detach().requires_grad_() for name, weight in stacked.items()}
 
     @property
@@ -66,9 +74,28 @@ class _Leak(nn.LeakyReLU):
     """Stands where a network has a ReLU. With slope 0 it is one."""
 
 
-def _with_leaks(network: nn.Sequential) -> nn.Sequential:
+class _Centred(nn.Module):
+    """Stands where a network has a normalisation without weights; its mean can be searched for."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.eps = layer.eps
+        for name, buffer in layer.named_buffers():
+            self.register_buffer(name, buffer)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Normalise inputs (N, C, ...) as the layer does in evaluation mode."""
+        mean, deviation = self.running_mean, (self.running_var + self.eps).sqrt()
+        along = (1, -1, *[1] * (inputs.ndim - 2))
+        return (inputs - mean.view(along)) / deviation.view(along)
+
+
+def _searchable(network: nn.Sequential) -> nn.Sequential:
+    """Replace, in place, the layers that would hold a search up."""
     for parent in list(network.modules()):
         for name, layer in parent.named_children():
             if type(layer) is nn.ReLU:
                 setattr(parent, name, _Leak(0.0))
+            if getattr(layer, "running_mean", None) is not None and layer.weight is None:
+                setattr(parent, name, _Centred(layer))
     return network
