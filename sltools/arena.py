@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -360,8 +360,9 @@ class _Trial:
             "raw_mse": lambda scores: scores.mse.median(),
             "aligned_mse": lambda scores: scores.aligned_mse.median(),
             "best_mse": lambda scores: scores.mse.min(),
-            "ssim": lambda scores: scores.ssim.median(),
         }
+        if found.ssim is not None:
+            measures["ssim"] = lambda scores: cast(Tensor, scores.ssim).median()
         return [
             self._row(attack, name, measure(found).item(), measure(floor).item(), clone)
             for name, measure in measures.items()

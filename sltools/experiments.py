@@ -67,6 +67,7 @@ def train_victim(
     Raises SltoolsError for an unknown budget or cut.
     """
     _check_budget(budget)
+    dataset = data.expect(data.Dataset, dataset)
     epochs, count = training(dataset.name, budget)
     net = models.for_images(dataset.train.images.shape, seed)
     ours, server = parties(net, at, client)
@@ -261,6 +262,7 @@ def usual_targets(dataset: str) -> int:
 
 def first_targets(dataset: data.Dataset, count: int) -> data.Split:
     """The first test image of each class, then the second of each, up to `count`."""
+    dataset = data.expect(data.Dataset, dataset)
     if not 1 <= count <= len(dataset.test):
         raise SltoolsError(
             f"{count} targets cannot be attacked: give 1 to {len(dataset.test)}, the number of "
@@ -323,6 +325,8 @@ def _image_metrics(scores: Sequence[metrics.ImageScores]) -> dict[str, dict[str,
     """Median and worst over all images of all runs, and the median of the runs' means."""
     found = {}
     for name, worst in {"mse": max, "aligned_mse": max, "ssim": min}.items():
+        if any(getattr(score, name) is None for score in scores):  # the images are too small
+            continue
         runs = [getattr(score, name).tolist() for score in scores]
         values = [value for run in runs for value in run]
         found["raw_mse" if name == "mse" else name] = {
