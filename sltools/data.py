@@ -14,7 +14,7 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -26,10 +26,24 @@ from sltools.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Images (N, C, H, W), float32 in [0, 1], and their labels (N,), int64, on one device."""
+    """Images (N, C, H, W), float32 in [0, 1], and their labels (N,), int64, on one device.
+
+    Raises DataError for anything but tensors of one length; `from_tensors` looks closer.
+    """
 
     images: Tensor
     labels: Tensor
+
+    def __post_init__(self) -> None:
+        for what in (self.images, self.labels):
+            _require(
+                isinstance(what, Tensor) and what.ndim > 0,
+                f"A split is made of a tensor of images and one of labels, not {_kind(what)}: use "
+                "torch.as_tensor.",
+            )
+        counts = f"{len(self.images)} images and {len(self.labels)} labels"
+        same = len(self.images) == len(self.labels)
+        _require(same, f"A split has a label for each image, not {counts}.")
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -73,6 +87,26 @@ class Dataset:
     train: Split
     test: Split
     classes: tuple[str, ...]
+
+
+Kind = TypeVar("Kind", Split, Dataset)
+
+
+def expect(kind: type[Kind], value: Any) -> Kind:
+    """Return `value`; raise DataError, which says what to do, unless it is a `kind`."""
+    if isinstance(value, kind):
+        return value
+    advice = "from_tensors(...) makes a data set of your tensors, with the splits .train and .test"
+    if isinstance(value, Dataset):
+        advice = "take its .train or its .test"
+    raise DataError(f"Expected a {kind.__name__} of sltools.data, not {_kind(value)}: {advice}.")
+
+
+def _kind(value: Any) -> str:
+    """Name the kind of a value that is no good."""
+    kind = type(value)
+    shape = f" of shape {tuple(value.shape)}" if hasattr(value, "shape") else ""
+    return f"{kind.__module__}.{kind.__qualname__}".removeprefix("builtins.") + shape
 
 
 def load(name: str) -> Dataset:

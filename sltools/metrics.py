@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from sltools import seeds
-from sltools.data import Split
+from sltools.data import Split, expect
 from sltools.errors import DataError
 
 Model = Callable[[Tensor], Tensor]
@@ -116,6 +116,8 @@ def affine_align(x: Tensor, truth: Tensor) -> AffineFit:
 
 def _comparable(x: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     """Return both as float32 on x's device, or say why they cannot be compared."""
+    for images in (x, truth):
+        _tensor(images, "images to score")
     if x.ndim != 4 or x.shape != truth.shape:
         raise DataError(
             f"expected two equal batches of images (N, C, H, W), got {tuple(x.shape)} "
@@ -137,6 +139,15 @@ def _comparable(x: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     return x, truth
 
 
+def _tensor(value: Tensor, what: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise DataError(
+            f"{what} must be a tensor (N, C, H, W), not a {type(value).__name__}: use "
+            "torch.as_tensor, and of a split its `.images`."
+        )
+    return value
+
+
 # --- Models ---------------------------------------------------------------------------------------
 
 
@@ -146,6 +157,7 @@ def accuracy(model: Model, split: Split, batch_size: int = 512) -> float:
     The model is evaluated on its own device, in evaluation mode and without gradients, and is left
     in the mode it was in. Raises DataError if the split is empty.
     """
+    split = expect(Split, split)
     return _share(_predict(model, split.images, batch_size), split.labels)
 
 
@@ -160,7 +172,7 @@ def agreement(model: Model, other: Model, images: Tensor) -> float:
 
 def _predict(model: Model, images: Tensor, batch_size: int = 512) -> Tensor:
     """Return the class (N,) of the largest logit of each image, on the CPU."""
-    if len(images) == 0:
+    if len(_tensor(images, "images to classify")) == 0:
         raise DataError("there is no image to classify in an empty batch; pass at least one.")
     weights = model.parameters() if isinstance(model, nn.Module) else iter(())
     device = next((weight.device for weight in weights), images.device)
@@ -227,7 +239,7 @@ def leak_auc(scores: Tensor, positive: Tensor) -> float:
     """
     from sklearn.metrics import roc_auc_score
 
-    positive, scores = torch.as_tensor(positive).cpu().bool(), torch.as_tensor(scores).cpu()
+    positive, scores = _labels(positive).bool(), _labels(scores)
     if not scores.isfinite().all():
         raise DataError("a score is NaN or infinite; an order of such scores means nothing")
     if scores.ndim != 1 or scores.shape != positive.shape or positive.all() or not positive.any():
@@ -240,7 +252,7 @@ def leak_auc(scores: Tensor, positive: Tensor) -> float:
 
 def _paired(guess: Labels, truth: Labels) -> tuple[Tensor, Tensor]:
     """Return both as (N,) tensors on the CPU, or say why they cannot be compared."""
-    guess, truth = torch.as_tensor(guess).cpu(), torch.as_tensor(truth).cpu()
+    guess, truth = _labels(guess), _labels(truth)
     if guess.ndim != 1 or guess.shape != truth.shape or len(guess) == 0:
         raise DataError(
             f"expected two equally long lists of labels (N,), got {tuple(guess.shape)} and "
@@ -249,16 +261,29 @@ def _paired(guess: Labels, truth: Labels) -> tuple[Tensor, Tensor]:
     return guess, truth
 
 
+def _labels(labels: Labels) -> Tensor:
+    try:
+        return torch.as_tensor(labels).cpu()
+    except (TypeError, ValueError, RuntimeError):
+        raise DataError(
+            f"labels must be a tensor or a list of numbers (N,), not a {type(labels).__name__}: of "
+            "a split take its `.labels`."
+        ) from None
+
+
 # --- Reports --------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, eq=False)
 class ImageScores:
-    """All scores of one batch of reconstructions, each (N,)."""
+    """All scores of one batch of reconstructions, each (N,).
+
+    `ssim` is None for images smaller than its window; `summary` leaves it out then.
+    """
 
     mse: Tensor
     psnr: Tensor
-    ssim: Tensor
+    ssim: Tensor | None
     aligned_mse: Tensor
     gain: Tensor
 
@@ -266,6 +291,8 @@ class ImageScores:
         """Median and worst of each score, and the share of negative images (gain < 0)."""
         result = {}
         for field in fields(self):
+            if getattr(self, field.name) is None:
+                continue
             values = getattr(self, field.name).tolist()
             worst = max if field.name in ("mse", "aligned_mse") else min
             result[f"{field.name}_median"] = statistics.median(values)
@@ -281,7 +308,8 @@ def for_json(numbers: Mapping[str, float]) -> dict[str, float | None]:
 def score_images(x: Tensor, truth: Tensor) -> ImageScores:
     """Score reconstructions x against the truth, both (N, C, H, W), by every measure."""
     fit = affine_align(x, truth)
-    return ImageScores(mse(x, truth), psnr(x, truth), ssim(x, truth), fit.mse, fit.gain)
+    similar = ssim(x, truth) if min(x.shape[-2:]) >= SSIM_WINDOW else None
+    return ImageScores(mse(x, truth), psnr(x, truth), similar, fit.mse, fit.gain)
 
 
 @dataclass(frozen=True, eq=False)
@@ -301,7 +329,7 @@ class InversionReport:
             lines.append([
                 name, f"{s['mse_median']:.2g}", f"{s['mse_worst']:.2g}",
                 f"{s['aligned_mse_median']:.2g}", f"{s['psnr_median']:.1f} dB",
-                f"{s['ssim_median']:.3f}", f"{s['negatives']:.0%}",
+                f"{s['ssim_median']:.3f}" if "ssim_median" in s else "-", f"{s['negatives']:.0%}",
             ])  # fmt: skip
         return _table(lines)
 
@@ -315,6 +343,13 @@ def score_inversion(
     data; `known_weights` (N, C, H, W), if given, is what inversion reaches when the client's
     weights are known: what the same search reaches when nothing has to be stolen.
     """
+    for images in (inputs, truth, mean_image):
+        _tensor(images, "inputs, truth and mean image")
+    if mean_image.shape[-3:] != truth.shape[-3:]:
+        raise DataError(
+            f"the mean image has the shape of an image, {tuple(truth.shape[1:])}, not "
+            f"{tuple(mean_image.shape)}: of training images it is `.mean(0)`."
+        )
     candidates = {
         "attack": inputs,
         "blank image": torch.zeros_like(truth),
@@ -357,6 +392,7 @@ def score_clone(
     to the rest. (The published code scored the victim's front before an untrained clone of the
     rest, which says nothing about the stolen part.)
     """
+    test = expect(Split, test)
     candidates = {"clone": clone, "victim": front, "random": random_clone}
     guess = {name: _predict(nn.Sequential(c, rest), test.images) for name, c in candidates.items()}
     return CloneReport(
@@ -410,7 +446,7 @@ def score_labels(
     naming clusters with the truth at hand helps them too. Raises DataError if there is nothing to
     score or the truth holds a label outside 0 … classes - 1.
     """
-    truth = torch.as_tensor(truth).cpu()
+    truth = _labels(truth)
     if guess is None and clusters is None:
         raise DataError("there is nothing to score; pass guess, clusters or both.")
     if len(truth) == 0 or truth.min() < 0 or truth.max() >= classes:
@@ -435,7 +471,7 @@ def _guessed(guess: Labels, truth: Tensor, given: Tensor | None) -> float:
 
 def _random_partition(clusters: Labels, truth: Tensor) -> float:
     generator = seeds.generator(0, "random partition")
-    clusters = torch.as_tensor(clusters).cpu()
+    clusters = _labels(clusters)
     orders = (torch.randperm(len(truth), generator=generator) for _ in range(SHUFFLES))
     return statistics.median(cluster_accuracy(clusters[order], truth) for order in orders)
 

@@ -18,7 +18,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Adam, Optimizer
 
 from sltools import devices, models, seeds
-from sltools.data import Split
+from sltools.data import Split, expect
 from sltools.errors import ModelError, ProtocolError
 from sltools.messages import Message
 from sltools.models import Architecture
@@ -319,6 +319,7 @@ class Session:
 
     def accuracy(self, split: Split) -> float:
         """Share of `split` that the two parties classify correctly, 0 to 1."""
+        split = expect(Split, split)
         guess = self.predict(split.images).argmax(1).cpu()
         return (guess == split.labels.cpu()).double().mean().item()
 
@@ -356,6 +357,7 @@ def train(
     """
     client = client if isinstance(client, Client) else Client(client)
     server = server if isinstance(server, Server) else Server(server)
+    split = expect(Split, split)
     _check_parties(client, server, split, epochs, batch_size)
     _move(client, server, devices.find(device))
     session = Session.of(client, server, split.images)

@@ -54,6 +54,8 @@ ABSENT = {
 class View:
     """What `party` may look at, made by `Transcript.view` or `View.open`.
 
+    Raises NotObservable for a party that there is not.
+
     `knowledge` names what was read so far, `granted` what was granted beyond the wire. Only what is
     read through the properties is noted; names with an underscore are not for attacks.
     """
@@ -67,6 +69,8 @@ class View:
         own_model: Network | None = None,
         grants: dict[str, Any] | None = None,
     ) -> None:
+        if party not in PARTIES:
+            raise NotObservable(f"the parties are 'server' and 'client', not {party!r}")
         self.party = party
         self._messages = tuple(messages)
         self._client = client
@@ -78,8 +82,6 @@ class View:
     @classmethod
     def of(cls, transcript: "Transcript", party: str, grants: tuple[str, ...]) -> "View":
         """Make the view of `party`; see `Transcript.view`."""
-        if party not in PARTIES:
-            raise NotObservable(f"the parties are 'server' and 'client', not {party!r}")
         for name in grants:
             if name not in GRANTS:
                 raise NotObservable(f"no grant is called {name!r}; there are {', '.join(GRANTS)}")

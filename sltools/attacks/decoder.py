@@ -13,7 +13,13 @@ from torch.optim import Adam
 
 from sltools import devices, seeds
 from sltools.attacks import networks
-from sltools.attacks.inversion import RECORDS, InversionResult, check_amount, check_count
+from sltools.attacks.inversion import (
+    RECORDS,
+    InversionResult,
+    check_amount,
+    check_count,
+    explainable,
+)
 from sltools.errors import AttackError
 from sltools.progress import bar
 from sltools.view import View, fresh
@@ -67,8 +73,7 @@ class DecoderInversion:
         view = fresh(view)
         smashed = view.smashed
         networks.check_smashed(smashed)
-        if not bool(smashed.isfinite().all()):
-            raise AttackError("the smashed data contain NaN or infinite values: nothing to decode")
+        smashed = explainable(smashed)
         device = devices.find(self.device or smashed.device)
         extra = ["public images"]
         if front is not None:
@@ -76,7 +81,7 @@ class DecoderInversion:
         if defense is not None:
             extra.append("defence")
         front = view.client_model if front is None else copy.deepcopy(front)
-        front = front.to(device).eval()
+        front = front.to(device, torch.float32).eval()
         decoder = networks.decoder(smashed.shape[1:], public_images.shape[1:], seed=self.seed)
         course = _Course(decoder.to(device), smashed.to(device))
         interrupted = False
@@ -137,7 +142,7 @@ class _Sender:
         try:
             with torch.no_grad():
                 made: Tensor = self._front(images)
-                made = made if self._defense is None else self._defense("smashed", made)
+                made = made if self._defense is None else self._defense("smashed", made).float()
         except RuntimeError as error:
             raise AttackError(f"the public images do not fit the client: {error}") from None
         if made.shape[1:] != shape:

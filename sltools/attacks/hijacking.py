@@ -111,12 +111,12 @@ class HijackingServer(Server):
     def reconstruct(self, smashed: Tensor) -> Tensor:
         """Decode smashed data (N, ...) to images (N, C, H, W), on the attack's device."""
         networks.check_smashed(smashed, self._hijacked().shape)
-        return self._in_chunks(self._hijacked().decoder, smashed)
+        return self._in_chunks(self._hijacked().decoder, smashed.float())
 
     def invert(self, view: View) -> InversionResult:
         """Decode the smashed data of `view`; the result's `clone` is the pilot."""
         start, view = time.perf_counter(), fresh(view)
-        smashed, hijacker = view.smashed, self._hijacked()
+        smashed, hijacker = view.smashed.float(), self._hijacked()
         inputs = self.reconstruct(smashed)
         explained = self._in_chunks(hijacker.pilot, inputs)
         wanted = smashed.to(inputs.device)
@@ -141,7 +141,7 @@ class HijackingServer(Server):
 
     def _steer(self, smashed: Tensor) -> Tensor:
         """Learn from the client's `smashed` data and return the gradient for it."""
-        start = time.perf_counter()
+        start, sent, smashed = time.perf_counter(), smashed, smashed.float()
         if self._hijacker is None:
             networks.check_smashed(smashed)
             self._hijacker = _Hijacker(self.attack, self.public_images, smashed)
@@ -159,7 +159,7 @@ class HijackingServer(Server):
         gradient = self._hijacker.lure(smashed)
         self.steps += 1
         self.seconds += time.perf_counter() - start
-        return gradient
+        return gradient.to(sent.dtype)
 
     def _hijacked(self) -> "_Hijacker":
         if self._hijacker is None:

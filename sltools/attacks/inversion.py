@@ -349,11 +349,12 @@ def input_shape(view: View) -> tuple[int, ...]:
 
 
 def explainable(smashed: Tensor) -> Tensor:
-    """Return `smashed` (N, ...); raise AttackError if it is empty, no float32 or not finite."""
+    """Return `smashed` (N, ...) as float32; AttackError if empty, of integers or not finite."""
     if len(smashed) == 0:
         raise AttackError("there are no targets: observe at least one image")
-    if smashed.dtype != torch.float32:
-        raise AttackError(f"smashed data must be float32, not {smashed.dtype}: convert them first")
+    if not smashed.is_floating_point():
+        raise AttackError(f"smashed data must be numbers like float32, not {smashed.dtype}")
+    smashed = smashed.float()  # a client may compute in half or in double precision
     if not smashed.isfinite().all():
         raise AttackError(
             "the smashed data contain NaN or infinite values, which no input explains; look at the "

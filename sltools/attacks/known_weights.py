@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import torch
+
 from sltools import devices
 from sltools.attacks.ensemble import Ensemble
 from sltools.attacks.inversion import InputSearch, InversionResult
@@ -24,5 +26,6 @@ class KnownWeightsInversion(InputSearch):
     def __call__(self, view: View) -> InversionResult:
         """Attack what `view` shows. Ctrl-C returns the partial result, marked `interrupted`."""
         view = fresh(view)
-        client = view.client_model.to(devices.find(self.device or view.smashed.device))
+        device = devices.find(self.device or view.smashed.device)
+        client = view.client_model.to(device, torch.float32)
         return self.search(view, Ensemble([client]))[0]

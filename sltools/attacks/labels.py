@@ -150,12 +150,13 @@ class LabelInference:
         scores = torch.full((len(pairs), _last(head).out_features), torch.nan)
         interrupted = False
         try:
-            for step, (u, gradient) in enumerate(bar(pairs, "label inference")):
-                scores[step] = matching_distances(head, u.to(device), gradient.to(device))
+            for step, pair in enumerate(bar(pairs, "label inference")):
+                u, gradient = (tensor.to(device, torch.float32) for tensor in pair)
+                scores[step] = matching_distances(head, u, gradient)
                 guess = labels[step : step + 1] = _least(scores[step : step + 1])
                 if self.clone == "co-trained" and guess >= 0:
                     optimizer.zero_grad()
-                    cross_entropy(head(u.to(device)), guess.to(device)).backward()
+                    cross_entropy(head(u), guess.to(device)).backward()
                     optimizer.step()
         except KeyboardInterrupt:
             interrupted = True

@@ -98,9 +98,10 @@ def check_images(images: Tensor) -> None:
 
 def check_smashed(smashed: Tensor, shape: Shape | None = None) -> None:
     """Raise AttackError unless `smashed` is (B, C, H, W) or (B, D), of samples of `shape`."""
-    if smashed.ndim not in (2, 4) or smashed.numel() == 0:
+    if not isinstance(smashed, Tensor) or smashed.ndim not in (2, 4) or smashed.numel() == 0:
+        what = tuple(smashed.shape) if isinstance(smashed, Tensor) else type(smashed).__name__
         raise AttackError(
-            f"smashed data must be maps (B, C, H, W) or vectors (B, D), not {tuple(smashed.shape)}"
+            f"smashed data must be a tensor of maps (B, C, H, W) or vectors (B, D), not {what}"
         )
     if shape is not None and smashed.shape[1:] != torch.Size(shape):
         raise AttackError(

@@ -15,8 +15,8 @@ def distance_correlation(x: Tensor, z: Tensor) -> Tensor:
     which the theorem does not speak (Székely et al. 2007). Raises DefenseError for fewer than two
     samples or batches of different length.
     """
-    if not (x.ndim and z.ndim and x.is_floating_point() and z.is_floating_point()):
-        raise DefenseError("distance correlation compares two batches (B, ...) of floats")
+    if not all(isinstance(v, Tensor) and v.ndim and v.is_floating_point() for v in (x, z)):
+        raise DefenseError("distance correlation compares two tensors (B, ...) of floats")
     if len(x) != len(z) or len(x) < 2:
         raise DefenseError(
             f"distance correlation compares two batches of one length of at least 2, not {len(x)} "
@@ -31,6 +31,7 @@ def distance_correlation(x: Tensor, z: Tensor) -> Tensor:
 def _centred(values: Tensor) -> Tensor:
     """The distances between all samples, less their row and column means, plus the mean."""
     flat = values.flatten(1)
+    flat = flat if flat.dtype == torch.float64 else flat.float()  # cdist knows no half precision
     # Not by products of norms: that is inexact for neighbours.
     distances = torch.cdist(flat, flat, compute_mode="donot_use_mm_for_euclid_dist")
     return distances - distances.mean(0) - distances.mean(1, keepdim=True) + distances.mean()

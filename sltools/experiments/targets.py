@@ -16,6 +16,7 @@ def usual_targets(dataset: str) -> int:
 
 def first_targets(dataset: data.Dataset, count: int) -> data.Split:
     """The first test image of each class, then the second of each, up to `count`."""
+    dataset = data.expect(data.Dataset, dataset)
     if not 1 <= count <= len(dataset.test):
         raise SltoolsError(
             f"{count} targets cannot be attacked: give 1 to {len(dataset.test)}, the number of "

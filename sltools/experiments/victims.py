@@ -29,6 +29,7 @@ def train_victim(
     Raises SltoolsError for an unknown budget or cut.
     """
     check_budget(budget)
+    dataset = data.expect(data.Dataset, dataset)
     epochs, count = training(dataset.name, budget)
     net = models.for_images(dataset.train.images.shape, seed)
     ours, server = parties(net, at, client)
