@@ -610,8 +610,8 @@ claim("with g frozen it stays within a point, or gains", min(frozen) > untouched
 #   not. The network itself comes close as well, from two hundred and with time enough to learn
 #   them. (Two points are seven of the 360 test images.)
 # * **For the server they are far fewer.** Much of the worth is in its own layers, which nobody had
-#   to steal: before them, twenty labels bring a fresh front within a few points. That is what the
-#   theft saved this thief.
+#   to steal: before them, twenty labels bring a fresh front within a few points of the clone. (More
+#   labels, with so short a training, bring it no further.) That is what the theft saved this thief.
 # * **Fine-tuning does harm if all layers move.** Twenty images can be fitted in many ways, and the
 #   clone forgets, even at this learning rate. With $g$ frozen, what the victim learned there
 #   stays, and no harm is done; nor is there much to gain. (A poor clone has less to forget: at
