@@ -1,5 +1,6 @@
 """Every check is proven: right answers pass, wrong ones are told why, a stub is not attempted."""
 
+import re
 from functools import cache
 from pathlib import Path
 from types import FunctionType
@@ -223,6 +224,17 @@ def test_an_answer_may_write_on_its_arguments() -> None:
         return value
 
     assert exercises.check("04.tv", total_variation)
+
+
+def test_a_disguised_copy_is_compared_beside_a_network_that_nobody_stole() -> None:
+    """Weight by weight the copy is as far away as a stranger; matched by channels it is found."""
+    task = exercises.find("06.disguise")
+    for seed in range(20):
+        verdict = judging.judge(task, LocalAnswer(PROOFS[task.key].right[0]), [seed])
+        told = [float(number) for number in re.findall(r"\d+(?:\.\d+)?", verdict.message)]
+        copy_apart, stranger_apart, copy_like, most, stranger_like = told
+        assert copy_apart > 0.9 * stranger_apart, verdict.message
+        assert copy_like == most == 1 and stranger_like < 0.8, verdict.message
 
 
 def test_a_verdict_is_shown_by_more_than_colour() -> None:

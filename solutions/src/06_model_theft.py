@@ -3,7 +3,7 @@
 #
 # For [lesson 06](../course/06_model_theft.ipynb). You tell a copy from a network that is merely as
 # good, take a step that fools the stolen network, repair a figure about fooling the victim,
-# disguise a clone so that no comparison of weights finds it, and foretell what a few labels can
+# disguise a clone from whoever compares weights one by one, and foretell what a few labels can
 # move. At the end five poor clones must fool a victim together. About two hours; each task stands
 # alone, so skip what does not draw you.
 #
@@ -24,10 +24,10 @@ from sltools.exercises import check, hint, progress, quiz
 #
 # {{task 06.agreement}}
 #
-# Two networks agree on a share $a$ of the images. How much of that would two **independent**
-# networks have that are just as good? Within the images of one true class $y$, let the victim call
-# a share $v_{yc}$ of them $c$, and the other network a share $w_{yc}$. If neither knew of the
-# other, they would agree on
+# Two networks agree on a share $a$ of the images. How much of that do they owe to being good?
+# Within the images of one true class $y$, let the victim call a share $v_{yc}$ of them $c$, and the
+# other network a share $w_{yc}$. If the mistakes of each fell on any images of the class, whatever
+# the other does, they would agree on
 #
 # $$e = \frac1N \sum_y n_y \sum_c v_{yc}\, w_{yc}$$
 #
@@ -144,6 +144,9 @@ check("06.fair_transfer", fair_transfer)
 # Can a stolen network be recognised by its weights? Put its hidden channels into another order,
 # multiply each by a positive number, and let the next layer undo both: since
 # $\operatorname{relu}(s\,a) = s \operatorname{relu}(a)$ for $s > 0$, every answer stays as it was.
+# When yours is right, the check compares the weights with the old ones in two ways, one by one and
+# channel by channel, in whatever order and length, and does the same for a network that nobody
+# stole. Which way finds the thief?
 #
 # `front` is `nn.Sequential(nn.Conv2d(1, C, 3), nn.ReLU(), nn.Conv2d(C, C, 3))`, `order` a
 # permutation and `scale` positive numbers, both $(C,)$. Hidden channel $j$ of the disguised network
@@ -173,8 +176,8 @@ check("06.disguise", disguise)
 # %% [markdown]
 # {{task 06.moves}}
 #
-# A careful thief with a few labelled images leaves the stolen layers as they are, **frozen**, and
-# trains only the last one. How much of it do the images reach in one step of gradient descent,
+# A thief with a few labelled images may leave the stolen layers as they are, **frozen**, and
+# train only the last one. How much of it do the images reach in one step of gradient descent,
 # $w \leftarrow w - \mathrm{lr} \cdot \partial \ell / \partial w$, with the mean cross-entropy
 # $\ell$ over all of them?
 #

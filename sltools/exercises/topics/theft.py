@@ -31,11 +31,11 @@ VICTIMS, CLONES, IMAGES, CONTROLS = 4, 5, 40, 20  # of the challenge; images are
         "For one true class y: what share of its images does the victim call c, what share does "
         "the other network? Multiply the two, and add up over c.",
         "Then the mean over the images: a class counts by the number of its images.",
-        "(agreement - expected) / (1 - expected): 0 is what two independent networks would have, 1 "
-        "is a perfect copy.",
+        "(agreement - expected) / (1 - expected): 0 is what two networks would have whose mistakes "
+        "fall anywhere within a class, 1 is a perfect copy.",
     ),
-    meaning="Two good networks owe most of their agreement to being good. What is left when that "
-    "is taken out can tell a copy.",
+    meaning="Two good networks owe most of their agreement to being good. What is left is no proof "
+    "of a copy yet: the same images are hard for all networks, so measure it for honest ones too.",
 )
 def _beyond_chance(answer: Answer, seed: int) -> str:
     said = _said(seed)
@@ -48,8 +48,8 @@ def _beyond_chance(answer: Answer, seed: int) -> str:
         "the corrected agreement",
     )
     return (
-        f"They agree on {values['bare']:.0%}, and networks as good as these, but independent, "
-        f"would on {values['expected']:.0%}."
+        f"They agree on {values['bare']:.0%}; networks as good as these, whose mistakes fall "
+        f"anywhere within a class, would on {values['expected']:.0%}."
     )
 
 
@@ -205,7 +205,7 @@ def _adversarial(answer: Answer, seed: int) -> None:
         "The baseline: `(images + epsilon * signs).clamp(0, 1)`, on the same images.",
     ),
     meaning="Ask of every share of images that fooled a network: of which images, changed how far, "
-    "and how many does noise fool?",
+    "and how many does noise fool, or a network that nobody stole?",
 )
 def _fair_transfer(answer: Answer, seed: int) -> str:
     arguments = _attacked(seed)
@@ -316,20 +316,20 @@ def _attacked(seed: int) -> tuple[nn.Sequential, Tensor, Tensor, Tensor, Tensor,
     minutes=15,
     difficulty=3,
     points=3,
-    purpose="see why comparing weights proves neither theft nor innocence",
+    purpose="hide a copy from whoever compares weights one by one, and see what still finds it",
     hints=(
         "The new first layer: `scale[:, None, None, None] * weight[order]`, and its bias likewise.",
         "ReLU lets a positive factor through: relu(s a) = s relu(a).",
         "The second layer reads the hidden channels along axis 1 of its weight: take them in the "
         "same order, and divide by the same factors. Its bias stays.",
     ),
-    meaning="The weights are others, the answers are the same. Who compares weights will miss this "
-    "thief; compare what the networks say.",
+    meaning="Who compares weights one by one misses this thief; who matches the channels, and "
+    "forgets their lengths, does not. Equal answers alone would prove nothing: an honest front "
+    "before the same layers of a server answers much alike.",
 )
 def _disguise(answer: Answer, seed: int) -> str:
     width = 6 + seed % 3
-    with seeds.scope(seed, "front"):
-        front = nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.Conv2d(width, width, 3))
+    front, stranger = (_two_layers(width, seed, purpose) for purpose in ("front", "stranger"))
     generator = seeds.generator(seed, "order")
     order = torch.arange(width)
     while torch.equal(order[order], torch.arange(width)):  # it is its own inverse
@@ -395,11 +395,36 @@ def _disguise(answer: Answer, seed: int) -> str:
         {reason: _joined(weights) for reason, weights in mistakes.items()},
         "the tensor of all weights together",
     )
-    apart = (_joined(got) - _joined(own)).norm() / _joined(own).norm()
-    return f"The weights are {apart:.0%} of their length away from the old ones, the answers none."
+    others = [weight.detach() for weight in stranger.parameters()]
+    apart, unrelated = (
+        (_joined(weights) - _joined(own)).norm() / _joined(own).norm() for weights in (got, others)
+    )
+    return (
+        f"One by one, the weights are {apart:.0%} of their length away from the old ones, those of "
+        f"a network that nobody stole {unrelated:.0%}. Each channel beside the one most like it, "
+        f"in whatever order and length: a likeness of {_likeness(own, got):.2f}, of at most 1, and "
+        f"{_likeness(own, others):.2f}."
+    )
 
 
 NTH = ("first", "second")
+
+
+def _two_layers(width: int, seed: int, purpose: str) -> nn.Sequential:
+    with seeds.scope(seed, purpose):
+        return nn.Sequential(nn.Conv2d(1, width, 3), nn.ReLU(), nn.Conv2d(width, width, 3))
+
+
+def _likeness(own: Sequence[Tensor], other: Sequence[Tensor]) -> Tensor:
+    """Mean over the hidden channels of `own` of the cosine with the most like one of `other`.
+
+    A channel is its weight and bias in the first layer; neither order nor length counts.
+    """
+    one, two = (
+        normalize(torch.cat([weight.flatten(1), bias[:, None]], 1))
+        for weight, bias, *_ in (own, other)
+    )
+    return (one @ two.T).amax(1).mean()
 
 
 def _joined(weights: Sequence[Tensor]) -> Tensor:
@@ -621,9 +646,15 @@ QUIZ = Quiz(
         (
             ("Its accuracy is also 98%", False, "Then the two agree because both are good."),
             (
-                "Networks known to be independent agree with yours far less, away from the data",
+                "Its front sends nearly what yours sends; honest fronts before the same layers "
+                "send something else",
                 True,
-                "Where being good does not make networks agree, a copy still does.",
+                "These had every advantage but the theft, and still differ.",
+            ),
+            (
+                "It agrees with yours away from the data, where an independent network does not",
+                False,
+                "It may have the same layers of the server: so agrees a fresh front before these.",
             ),
             (
                 "Its weights are different from yours",
@@ -633,8 +664,8 @@ QUIZ = Quiz(
         ),
     ),
     Question(
-        "Images prepared on a clone fool the victim in 80% of the cases, those prepared on an "
-        "independent network in 70%, noise in 2%. The theft is worth",
+        "Images prepared on a clone fool the victim in 80% of the cases, those prepared on a fresh "
+        "front before the same layers in 70%, noise in 2%. The theft is worth",
         (
             ("80%", False, "Most of that is to be had without stealing anything."),
             (
@@ -643,7 +674,7 @@ QUIZ = Quiz(
                 "Noise says only whether the victim is brittle.",
             ),
             (
-                "10 points, and the labelled data that the independent network took",
+                "10 points, and the labelled data that the fresh front took",
                 True,
                 "The thief got there without one labelled image.",
             ),
@@ -656,7 +687,8 @@ QUIZ = Quiz(
             (
                 "may make it worse",
                 True,
-                "Twenty images can be fitted in many ways, and most of them forget something.",
+                "Twenty images can be fitted in many ways, and most of them forget something. "
+                "With the server's layers frozen there is less to forget.",
             ),
             (
                 "changes nothing, since the clone is right already",
