@@ -16,6 +16,7 @@ from sltools import arena, lessons, metrics
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PROSE = " ".join(README.split())
+LABELS = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
 
 
 def test_the_lesson_table_is_true() -> None:
@@ -78,6 +79,41 @@ def _shares(budget: str, stage: str, victims: Collection[int] = range(3)) -> lis
     rows = reproduce.read(lessons.course() / "results" / reproduce.FILES[budget])
     kept = [r for r in rows if (r.dataset, r.stage, r.chosen) == ("cifar10", stage, True)]
     return [row.clone_accuracy / row.victim_accuracy for row in kept if row.victim in victims]
+
+
+QUOTED = {  # accuracy of clone and victim that PCAT, Table 5, gives for the paper
+    ("MNIST", "one", "pool1"): "93.75% of 98.00%",
+    ("MNIST", "two", "pool2"): "63.30% of 98.00%",
+    ("CIFAR-10", "one", "relu1"): "43.69% of 71.00%",
+    ("CIFAR-10", "two", "pool1"): "22.12% of 71.00%",
+}
+
+
+def _stolen(pairs: list[tuple[float, float]]) -> str:
+    """Say how accurate clones are, the worst in brackets, and their victims."""
+    clones, victims = zip(*pairs, strict=True)
+    middle = statistics.median
+    return f"{middle(clones):.1%} [{min(clones):.1%}] of {middle(victims):.1%}"
+
+
+def test_beside_the_paper_stands_what_is_recorded() -> None:
+    results = lessons.course() / "results"
+    published: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for path in results.glob("published_*.json"):
+        facts = json.loads(path.read_text(encoding="utf-8"))
+        for run in facts["runs"]:
+            pair = run["clone_accuracy"], run["victim_accuracy"]
+            place = LABELS[facts["settings"]["dataset"]], facts["settings"]["cut"]
+            published.setdefault(place, []).append(pair)
+    study: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for row in reproduce.read(results / "depth.csv"):
+        if row.chosen:
+            pair = row.clone_accuracy, row.victim_accuracy
+            study.setdefault((LABELS[row.dataset], row.stage), []).append(pair)
+    for (name, layers, cut), quoted in {("digits", "one", "pool1"): "not quoted", **QUOTED}.items():
+        ran = _stolen(published[name, cut]) if (name, cut) in published else "not run"
+        ours = _stolen(study[name, cut])
+        assert f"| {name}, {layers} ({cut}) | {quoted} | {ran} | {ours} |" in README
 
 
 def test_what_is_said_of_the_clones_on_photographs_follows_from_the_record() -> None:
@@ -220,9 +256,6 @@ def test_what_is_said_of_algebra_is_recorded() -> None:
     assert f"raw MSE: {', '.join(said)}." in PROSE
     behind = f"digits ({raw['digits', 'relu1']}) and more on MNIST ({raw['mnist', 'relu1']}, where"
     assert behind in PROSE
-
-
-LABELS = {"digits": "digits", "mnist": "MNIST", "cifar10": "CIFAR-10"}
 
 
 def test_the_throughput_is_the_recorded_one() -> None:

@@ -136,7 +136,7 @@ plots.smashed(covered.cpu(), view.smashed.cpu())
 
 # %% [markdown]
 # With an early cut you probably recognised some of them, for a convolution leaves things where
-# they are. ([Lesson 03](03_smashed_data.ipynb) asks how much the eye can see, and at which cut.)
+# they are. ([Lesson 03](03_smashed_data.ipynb) measures how much shows, and at which cut.)
 # Now for the images themselves.
 
 # %% [markdown]
@@ -194,7 +194,12 @@ plots.over_time(result.snapshots, steps, originals)
 # * a **blank image**: all black;
 # * the **mean image**: the average of the training images, the same guess for each of the ten.
 #
-# An attack that is not clearly better than these has learnt nothing from the smashed data.
+# An attack that is clearly better than these has learnt something. The reverse does not hold:
+# pictures that are too pale or too noisy can have the larger error, and show plainly what is in
+# them (lessons 04 and 05 meet such). But a guess is the same for all ten, so nobody can tell by it
+# which is which. Hence our condition, in all lessons: an attack **has learnt nothing** only if its
+# error is no smaller than the mean image's *and* its pictures cannot be matched with the true
+# images more often than by chance.
 
 # %%
 mean_image = source.train.images.mean(0)
@@ -254,7 +259,7 @@ for item in result.knowledge:
 # * [01 Split learning](01_split_learning.ipynb): how it works, by hand and by library, and what
 #   crosses the wire.
 # * [02 Threat model](02_threat_model.ipynb): who sees what, and what an attacker may be granted.
-# * [03 Smashed data](03_smashed_data.ipynb): how much of an image can be seen, at which cut.
+# * [03 Smashed data](03_smashed_data.ipynb): how much of an image is left in them, at which cut.
 # * [04 Inversion and stealing](04_inversion_and_stealing.ipynb): attack 1, for the private images
 #   and a copy of the client.
 # * [05 How deep?](05_how_deep.ipynb): what a deeper cut protects, and from whom.
@@ -269,8 +274,8 @@ for item in result.knowledge:
 # 02 and 04.
 #
 # Each attack lesson is built the same way: a **threat card** that says who attacks and with what,
-# the idea, the mathematics, the code, the experiment, numbers beside baselines, **frank notes** on
-# where it fails, things to try, and **review questions** whose answers are folded.
+# the idea, the mathematics, the code, the experiment, numbers beside baselines, **limitations**,
+# things to try, and **review questions** whose answers are folded.
 #
 # ## Further reading
 #

@@ -44,10 +44,8 @@
 # | **answered by** | a deeper cut, as long as the weights stay secret: that is our question |
 #
 # Beside it stands a second attacker, who has got hold of the weights. It is **granted** them by
-# name, and serves as the **ceiling**: the same kind of search without the secret, so what the first
-# can hope for at best. (An error is better the lower it is: in a figure of errors the ceiling lies
-# at the bottom. And it is a ceiling of that kind of search. Where it fails, too, a better prior may
-# not.)
+# name, and serves as the **known-weights bound** of all lessons: the same kind of search without
+# the secret. (It is a bound for that kind of search. Where it fails, too, a better prior may not.)
 
 # %% [markdown]
 # ## The idea in one figure
@@ -317,10 +315,11 @@ print(textwrap.fill(facts["remark"], 88))
 # Raw MSE of the reconstructions (the median of the targets), by cut. A marker is the median of the
 # attacks; its bar runs from the best attack to the worst. The grey lines are the baselines. The
 # **mean image** of the training set needs no smashed data: an attack above it is, in this measure,
-# further from the truth than a guess. (This measure is not all that there is to see: "without tv",
-# below, is above it, and can be read.) The mean image **of the class**, of the training images with
+# further from the truth than a guess. (Which is half of
+# [lesson 00](00_start_here.ipynb)'s condition for "has learnt nothing".) The mean image **of the
+# class**, of the training images with
 # the target's label, is the stricter floor: who knows the label (lesson 07 finds labels) has that
-# much without an inversion. **Known weights** is the ceiling from the threat card: the best of
+# much without an inversion. **Known weights** is the bound from the threat card: the best of
 # several searches, as we see from the truth, with weak priors and with those of the attack.
 
 # %%
@@ -498,18 +497,18 @@ widgets.show(draw, data_set=list(study), quantity=list(QUANTITIES))
 #    accident: images and clone are found *together*, and a wrong clone explains wrong images.
 # 3. **It was the secret that stopped it, not the loss.** Look at known weights at the same stage:
 #    the images are still in the smashed data. Whoever learns the weights (a second client, an app
-#    that is unpacked, a leaked checkpoint) reads them, less well the deeper the cut. (At the last
+#    that is unpacked, a stolen checkpoint) reads them, less well the deeper the cut. (At the last
 #    two stages that is not shown: there the search finds less than the mean image of the class,
 #    which takes only the label.) And that is still a word about a search: one of the exercises gets
 #    as far in a fraction of the steps, with public images for a prior.
 #
-# A warning from our own kitchen. The ceiling of this study was once one search with weak priors and
+# A warning from our own kitchen. The bound of this study was once one search with weak priors and
 # half the steps. Behind the dense layers of MNIST it ended above the mean image, and this page
 # said that there was nothing left to find, even with the weights. A reader gave it the attack's own
-# priors, and it found the images. **A ceiling is only as high as whoever built it climbed.**
+# priors, and it found the images. **Such a bound is no better than the best search tried.**
 #
 # The photographs say a fourth thing: see where their curves turn. What stops the attack there is
-# not a dense layer. Behind the first **pooling** the ceiling stays far below, but with these steps
+# not a dense layer. Behind the first **pooling** the bound stays far below, but with these steps
 # the median attack is by raw MSE no nearer than the mean image, and further than that of the class.
 # Aligned MSE and SSIM, printed above, see some structure there. The clone is a poor one.
 
@@ -911,11 +910,20 @@ for name in changes:
     print(f"{name}: aligned {verdict(base, priors[name], 'aligned')}")
     print(f"{name}: mistakes of the clone {verdict(base, priors[name], 'mistakes')}")
 
+
 # %%
+def matched(found, truth):
+    """How many of the images found (N, C, H, W) correlate most with their own."""
+    likeness = torch.cat([found, truth]).flatten(1).corrcoef()[: len(found), len(found) :]
+    return int((likeness.argmax(1).cpu() == torch.arange(len(found))).sum())
+
+
 without = priors["without tv"]
 claim("without tv the raw MSE is more than three times as high from every start",
       all(a > 3 * b for a, b in zip(without["raw"], base["raw"], strict=True)))  # fmt: skip
 claim("which in the median is above the mean image", np.median(without["raw"]) > blind)
+every = all(matched(run.inputs, images) == len(images) for run in without["runs"])
+claim("and yet each picture correlates most with its own image", every)
 claim("and yet every clone is right on more than 70%", min(without["accuracy"]) > 0.7)
 more_wrong, further = (np.median(without[f]) / np.median(base[f]) for f in ("mistakes", "raw"))
 claim(
@@ -934,7 +942,7 @@ claim("and so it is with three times the steps", all(a > b for a, b in pairs))
 # make some more mistakes, and are useful copies still. **Images and network are not protected by
 # the same thing**: a layer that leaves many images open may still be pinned down well enough to be
 # copied. And compare the number with the picture: without `tv` the error is above the mean image's,
-# as if nothing had been learnt, and yet one can read the digits.
+# and yet every picture matches its image, so much has been learnt.
 #
 # Fading harms the images here, with few steps and with three times as many. A likely reason: these
 # digits were enlarged, so they *are* smooth, and there is little to take back. The strokes of MNIST
@@ -1060,15 +1068,13 @@ claim("without exposure the images are the same, to the last digit",
       all(torch.equal(one.inputs, other.inputs) for one, other in pairs))  # fmt: skip
 
 # %% [markdown]
-# A remedy helps against a disease that one has. Exposure works against fading, which takes many
-# steps. Here, with the settings as shown, it never had anything to do: enough pixels stayed white
-# by themselves, so that both runs are the same to the last digit. The leak works
-# against dead units, which strike some starts and not others, and it bends every unit of the clone
-# for the first half of the search. Over a short run and three starts either can show nothing, or
-# cost something: the verdicts above say which it was here. That does not contradict lesson 04,
-# where both were tried where they matter: the fading after many steps, the dead units on the
-# *worst* of six starts. It does say that a default is a bet on many cuts, and not the best setting
-# for each.
+# Exposure works against fading, which takes many steps. Here, with the settings as shown, it never
+# had anything to do: enough pixels stayed white by themselves, so that both runs are the same to
+# the last digit. The leak works against dead units, which strike some starts and not others, and it
+# bends every unit of the clone for the first half of the search. Over a short run and three starts
+# either can show nothing, or cost something: the verdicts above say which it was here. That does
+# not contradict lesson 04, where both were tried where they matter: the fading after many steps,
+# the dead units on the *worst* of six starts.
 
 # %% [markdown]
 # ### What else was tried
@@ -1079,7 +1085,8 @@ claim("without exposure the images are the same, to the last digit",
 #
 # * **fading tv**: as above.
 # * **absolute tv**, **isotropic tv**: total variation of absolute differences, or of the length of
-#   the gradient. Both let an edge be sharp where squares spread it.
+#   the gradient (Rudin, Osher and Fatemi's). Both let an edge be sharp where the squares of the
+#   reference code, which is our `tv`, spread it.
 # * **sigmoid pixels**: pixels are sigmoids of what is searched, and so stay between 0 and 1 by
 #   themselves. (The attack clips them after each step.)
 # * **deep image prior**: the images are what a small untrained network makes of random numbers, and
@@ -1330,7 +1337,7 @@ claim(
 # and three starts. Two things can be said. A measurement at one age of the client does not hold for
 # another. And the untrained state is no defence. It ends with the first steps of the training, the
 # attacker may choose its moment, and look at the pictures: an error near the mean image's does not
-# keep a person from reading what is in them.
+# say that nothing can be read in them.
 
 # %% [markdown]
 # ## Before the first pooling: no search at all
@@ -1340,12 +1347,12 @@ claim(
 #
 # Take a small window of the smashed data, 3 × 3 places. In the network for digits it holds
 # $8 \cdot 9 = 72$ numbers, and below it lie $7 \cdot 7 = 49$ pixels. There are more numbers than
-# pixels, so unless the filters are special, each pixel $k$ is a linear function of the window,
-# $x_k = m_k^\top y$, and **the same** function wherever the window lies, in every image. The
-# attacker does not know the $m_k$. But two windows $y$ and $y'$ that lie side by side see the same
+# pixels, so unless the filters are special, each pixel $k$ is a linear function of the window $v$,
+# $x_k = m_k^\top v$, and **the same** function wherever the window lies, in every image. The
+# attacker does not know the $m_k$. But two windows $v$ and $v'$ that lie side by side see the same
 # pixels, as number $k$ and as number $k'$, and must agree on them:
 #
-# $$\min_m \sum_{\text{neighbours}} \big(m_k^\top y - m_{k'}^\top y'\big)^2$$
+# $$\min_m \sum_{\text{neighbours}} \big(m_k^\top v - m_{k'}^\top v'\big)^2$$
 #
 # over $m$ of a fixed length. That is an eigenvalue problem: no start has to be drawn, no step size
 # chosen, no smoothness assumed. Engineers know it as **blind deconvolution**: what a telescope saw
@@ -1441,15 +1448,14 @@ assert below and on_digits[2] < on_digits[0] / 2 and on_mnist[1] > 2 * on_mnist[
 collected = {"raw_mse": np.median(base["raw"]), "clone_accuracy": np.median(base["accuracy"])}
 
 # %% [markdown]
-# ## Frank notes
+# ## Limitations
 #
 # * **An attack that fails proves nothing.** We know where *this* search ends. A server with images
 #   of its own learns a better prior, and a malicious one makes the client's layers easy to invert.
 #   Published attacks of both kinds reach deeper cuts (see below).
 # * **The digits are easy**: enlarged from 8 by 8 pixels, and so they suit a smoothness prior. What
 #   holds for them at a cut need not hold for other images. The study says what else it holds.
-# * **The study may be unfinished.** The cell that describes it prints how many attacks there are at
-#   each stage. Ranges over few attacks are too narrow, and rank correlations over few are noise.
+# * **The study may be unfinished.** The cell that describes it prints how many attacks there are.
 # * **Its attacks on one victim share that victim**, and its ten targets are the same for all. Three
 #   victims are not many.
 # * **The trained and the untrained client** are one network each, at one cut.
@@ -1475,7 +1481,7 @@ collected = {"raw_mse": np.median(base["raw"]), "clone_accuracy": np.median(base
 # <details><summary>Answer</summary>
 #
 # The attack failed because the weights were unknown. With known weights the images come back from
-# the same smashed data, as the ceiling in the study shows. The data contain the images; the secrecy
+# the same smashed data, as the study shows. The data contain the images; the secrecy
 # of the weights hides them, and nothing in split learning guarantees that secrecy.
 #
 # </details>
@@ -1516,6 +1522,12 @@ collected = {"raw_mse": np.median(base["raw"]), "clone_accuracy": np.median(base
 #   IEEE Transactions on Signal Processing 43 (1995); D. Gesbert, P. Duhamel, S. Mayrargue: *On-Line
 #   Blind Multichannel Equalization Based on Mutually Referenced Filters*, the same 45 (1997). Blind
 #   deconvolution, and what neighbours must agree on.
+# * G. Harikumar, Y. Bresler: *Perfect Blind Restoration of Images Blurred by Multiple Filters*,
+#   IEEE Transactions on Image Processing 8 (1999); G. B. Giannakis, R. W. Heath: *Blind
+#   Identification of Multichannel FIR Blurs and Perfect Image Restoration*, the same 9 (2000). For
+#   images.
+# * L. I. Rudin, S. Osher, E. Fatemi: *Nonlinear Total Variation Based Noise Removal Algorithms*,
+#   Physica D 60 (1992). Total variation, not squared.
 # * D. Ulyanov, A. Vedaldi, V. Lempitsky: *Deep Image Prior*, CVPR 2018.
 #   [arXiv 1711.10925](https://arxiv.org/abs/1711.10925). Why an untrained network prefers images.
 # * X. Zhu et al.: *Passive Inference Attacks on Split Learning via Adversarial Regularization*
