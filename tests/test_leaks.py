@@ -1,6 +1,7 @@
 """Leaks of a rare class through dL/du, and the defences against them."""
 
 import math
+import statistics
 from typing import Any
 
 import pytest
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 
 from sltools import data, defenses, metrics, models, protocol, seeds
 from sltools.attacks import GradientLeak
+from sltools.attacks.leaks import whitened_line
 from sltools.data import Split
 from sltools.defenses.gradients import plan_noise
 from sltools.errors import AttackError, DataError, DefenseError, NotObservable
@@ -99,6 +101,35 @@ def test_leak_auc_on_examples() -> None:
         metrics.leak_auc(torch.full((4,), math.nan), positive)
 
 
+def test_the_whitened_line_is_fishers_discriminant() -> None:
+    """Two normal classes 2 apart along the first axis, in noise that is shared with the second."""
+    classes = torch.arange(2).repeat(500)
+    noise = draw(1000, 3)
+    noise[:, 0] += 4 * noise[:, 1]  # along the line of the means: 4.1 times the gap
+    gradients = noise + 2 * classes[:, None] * torch.tensor([1.0, 0, 0])
+    line = torch.tensor([1.0, 0, 0])
+    best = torch.distributions.Normal(0, 1).cdf(torch.tensor(2 / math.sqrt(2))).item()  # 0.92
+    positive = classes == 1
+    plain = metrics.leak_auc(gradients @ line, positive)
+    white = metrics.leak_auc(whitened_line(gradients, line), positive)
+    assert plain < 0.7 < 0.9 < white < best + 0.02
+
+
+def test_the_whitened_line_takes_odd_batches_and_refuses_broken_ones() -> None:
+    for g in (
+        draw(1, 3),
+        draw(2, 3),
+        draw(3, 1),
+        torch.ones(4, 3),
+        torch.zeros(4, 3),
+        draw(5, 2, 2),
+    ):
+        scores = whitened_line(g, draw(g[0].numel(), seed=1))
+        assert scores.shape == g.shape[:1] and scores.isfinite().all()
+    with pytest.raises(AttackError, match="diverged"):
+        whitened_line(torch.tensor([[math.nan], [1.0]]), torch.ones(1))
+
+
 # ---- MaxNorm -------------------------------------------------------------------------------------
 
 
@@ -114,6 +145,46 @@ def test_max_norm_makes_all_norms_equal_on_average_and_keeps_the_line() -> None:
     lines = torch.cosine_similarity(sent[:, :3], g[:3].expand(4000, -1, -1), dim=2).abs()
     assert (lines > 0.999).all()
     assert torch.allclose(sent.mean(0)[:3], g[:3], atol=0.3)  # unbiased
+
+
+def max_norm_leaks(outputs: int, seed: int) -> dict[str, float]:
+    """Mean leak AUCs of the second epoch, under max-norm, of a head with so many outputs."""
+    digits = data.load("digits").train[:640]
+    split = Split(digits.images, (digits.labels == 0).long())
+    net = models.mnist_net(seed)
+    with seeds.scope(seed, "head"):
+        net.fc3 = nn.Linear(84, outputs)
+    front, middle, head = models.cut(net, ("pool1", "relu4"))
+    lines = []
+
+    def returning(gradient: Tensor, labels: Tensor) -> Tensor:
+        lines.append(gradient[labels == 1].mean(0) - gradient[labels == 0].mean(0))
+        return gradient
+
+    client = protocol.Client(front, head, returning=returning, outgoing=defenses.MaxNorm(seed))
+    server = protocol.Server(middle, label_private=True)
+    transcript = protocol.train(client, server, split, epochs=2, seed=seed, record=True).transcript
+    truths = [page["labels"] == 1 for page in transcript.diary.values()]
+    view = transcript.view("server", ["anchor_labels"])
+    sent = view.payloads("feature_gradient")
+    scores = {
+        "cosine": GradientLeak("cosine")(view).scores.split(64),
+        "line": [g @ line for g, line in zip(sent, lines, strict=True)],
+        "whitened": [whitened_line(g, line) for g, line in zip(sent, lines, strict=True)],
+    }
+    late = [i for i in range(len(sent) // 2, len(sent)) if 0 < truths[i].sum() < len(truths[i])]
+    return {
+        name: statistics.fmean(metrics.leak_auc(found[i], truths[i]) for i in late)
+        for name, found in scores.items()
+    }
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_max_norm_hides_a_class_of_ten_outputs_from_no_attacker_who_whitens(seed: int) -> None:
+    ten, two = (max_norm_leaks(outputs, seed) for outputs in (10, 2))
+    assert ten["line"] < 0.95
+    assert min(ten["whitened"], ten["cosine"]) > 0.99
+    assert two["whitened"] == pytest.approx(two["line"], abs=0.01) and two["line"] < 0.9  # one line
 
 
 # ---- Marvell -------------------------------------------------------------------------------------

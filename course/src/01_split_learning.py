@@ -658,6 +658,9 @@ check("01.bytes", wire_bytes)
 #
 # ## Further reading
 #
+# * O. Gupta, R. Raskar: *Distributed learning of deep neural network over multiple agents*, Journal
+#   of Network and Computer Applications 116, 2018.
+#   [arXiv 1810.06060](https://arxiv.org/abs/1810.06060). Where split learning begins.
 # * P. Vepakomma, O. Gupta, T. Swedish, R. Raskar: *Split learning for health: Distributed deep
 #   learning without sharing raw patient data*, 2018. [arXiv
 #   1812.00564](https://arxiv.org/abs/1812.00564). Describes both forms used here.

@@ -625,8 +625,8 @@ except AttackError as refusal:
 # ## Frank notes
 #
 # * **The leak is an assumption.** A U-shaped client does not send this gradient. The result says
-#   what *one* careless tensor would cost, not that label-private split learning leaks this way.
-#   What its real messages leak is the subject of [lesson 07](07_label_inference.ipynb).
+#   what *one* careless tensor would cost, not that label-private split learning hands it over.
+#   What its real messages tell is the subject of [lesson 07](07_label_inference.ipynb).
 # * **One layer.** The algebra needs a head of a single linear layer, since the server must know
 #   what goes into the leaked layer. With two layers it knows what goes into the first only.
 # * **Small batches, mean loss.** Rank $B$ and a loss averaged over the batch. A client that adds a
@@ -703,5 +703,11 @@ except AttackError as refusal:
 #   [arXiv 2203.05222](https://arxiv.org/abs/2203.05222).
 # * B. Zhao, K. R. Mopuri, H. Bilen: *iDLG: Improved Deep Leakage from Gradients*, 2020.
 #   [arXiv 2001.02610](https://arxiv.org/abs/2001.02610). The sign rule for a single sample.
+# * T. Dang and others: *Revealing and Protecting Labels in Distributed Training*, NeurIPS 2021.
+#   [arXiv 2111.00556](https://arxiv.org/abs/2111.00556). *RLG*: which labels are in a batch, from
+#   this gradient alone, without the features that our server knows.
+# * *Instance-wise Batch Label Restoration via Gradients in Federated Learning*,
+#   ICLR 2023. [OpenReview](https://openreview.net/forum?id=FIrQfNSOoTr). *iLRG*: how many there are
+#   of each, by a pseudo-inverse.
 #
 # **Next:** [lesson 03](03_smashed_data.ipynb), on what one can see in smashed data with bare eyes.

@@ -30,7 +30,8 @@
 # ## Threat card
 #
 # There are two attackers in this lesson, and they are granted very different things. Keep them
-# apart: the first one breaks a protocol that sends more than ours does.
+# apart: the first one breaks a protocol that sends more than ours does. What is sent too much we
+# call the **leak**; of what our wire carries we say that it *gives away* or *tells*.
 #
 # | | label inference by matching, as published in *UnSplit* |
 # |---|---|
@@ -191,7 +192,7 @@ check("07.bias", label_from_bias)
 # ## The wire, and one thing that is not on it
 #
 # `record` trains a label-private network for one epoch over some samples and keeps every message.
-# A head of $n$ layers means: the client holds the last $n$ layers with weights, and what stands
+# A head of two layers means: the client holds the last two layers with weights, and what stands
 # between them. The labels come from the client's diary, which no view shows; they are for scoring.
 
 
@@ -526,16 +527,17 @@ print(f"{'always the majority':24}{blind.majority:8.1%}\n{'chance':24}{blind.cha
 # $$\lVert v\rVert^2\lVert h\rVert^2 + \lVert w\rVert^2\lVert\tilde h\rVert^2
 # - 2\,(v\cdot w)\,(h\cdot\tilde h) .$$
 #
-# Write $N = \lVert\tilde h\rVert^2$ and $s = h\cdot\tilde h$.
+# Write $s = h\cdot\tilde h$.
 #
 # **3.** With $v = p - e_y$ and $w = q - e_c$, keep only what depends on the candidate $c$:
 # $\lVert q - e_c\rVert^2$ gives $-2q_c$, and $v \cdot w$ gives $-p_c$, and $+1$ if $c = y$. So the
 # distance of candidate $c$ is, up to a constant,
 #
-# $$-2 N q_c + 2 s\,p_c - 2 s\,[c = y] .$$
+# $$-2 \lVert\tilde h\rVert^2 q_c + 2 s\,p_c - 2 s\,[c = y] .$$
 #
-# **4.** $y$ is nearer than $c$ if and only if $-N q_y + s\,p_y - s < -N q_c + s\,p_c$. With
-# $r = s/N$: **the attack is right if and only if, for every $c \ne y$,**
+# **4.** $y$ is nearer than $c$ if and only if
+# $-\lVert\tilde h\rVert^2 q_y + s\,p_y - s < -\lVert\tilde h\rVert^2 q_c + s\,p_c$. Divide by
+# $\lVert\tilde h\rVert^2$: **the attack is right if and only if, for every $c \ne y$,**
 #
 # $$\boxed{\,r\,(1 + p_c - p_y) \;>\; q_c - q_y\,}
 # \qquad r = \frac{h\cdot\tilde h}{\lVert\tilde h\rVert^2} .$$
@@ -545,7 +547,7 @@ print(f"{'always the majority':24}{blind.majority:8.1%}\n{'chance':24}{blind.cha
 # **What it says.** Early, the right side is a difference of two small probabilities, and the left
 # about $r$. After a ReLU no entry of $h$ or $\tilde h$ is negative, so $r$ cannot be either: as a
 # rule it is well above 0, although the clone's weights are random. So an early two-layer head
-# should leak **just as well**. We check: right or wrong for every sample, and $r$.
+# should tell **just as much**. We check: right or wrong for every sample, and $r$.
 
 
 # %%
@@ -993,7 +995,7 @@ plots.bars({name: round(share, 3) for name, share in scored.items()}, "share of 
 
 # %% [markdown]
 # Nothing beyond the wire was used for the clusters, and one label per class for the names. This is
-# what label-private split learning leaks in its first epoch, with a head of one layer.
+# what label-private split learning tells in its first epoch, with a head of one layer.
 
 # %% [markdown]
 # ## How it fades
@@ -1292,6 +1294,9 @@ collected = {
 #   and Marvell.
 # * S. Kariyappa, M. K. Qureshi: *ExPLoit: Extracting Private Labels in Split Learning*, SaTML 2023.
 #   [arXiv 2112.01299](https://arxiv.org/abs/2112.01299). Learning the head and the labels together.
+# * C. Fu and others: *Label Inference Attacks Against Vertical Federated Learning*, USENIX Security
+#   2022. The nearest relative, for parties that hold features and no labels: from a few labelled
+#   samples, with a malicious optimiser, or directly from the gradients of the logits.
 # * X. Gao, L. Zhang: *PCAT: Functionality and Data Stealing from Split Learning by Pseudo-Client
 #   Attack*, USENIX Security 2023. Labels from a few labelled samples, and the comparison quoted.
 # * B. Zhao, K. R. Mopuri, H. Bilen: *iDLG: Improved Deep Leakage from Gradients*, 2020.

@@ -43,8 +43,8 @@ class NoPeek:
     (Vepakomma et al. 2020, who weight the two terms α and 1 - α; `weight` is their quotient.)
     """
 
-    promises = "a small distance correlation on the training images"
-    leaves = "what little variation remains: it can still be enough to recover the image"
+    promises = "a lower distance correlation on the training images; how low, it does not say"
+    leaves = "the variation that remains: it can still be enough to recover the image"
 
     def __init__(self, weight: float) -> None:
         self.weight = positive("weight", weight)

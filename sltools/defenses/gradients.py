@@ -25,7 +25,7 @@ class MaxNorm(Outgoing):
 
     kind: ClassVar[str] = "feature_gradient"
     promises = "the squared norms of all gradients of a batch are equal on average"
-    leaves = "the line that each gradient lies on, and one by one the norms still differ"
+    leaves = "the line that each gradient lies on, which can tell the class; some norms are longer"
 
     def change(self, tensor: Tensor) -> Tensor:
         """Return the gradients `tensor` (B, D), stretched; zeros stay zeros."""

@@ -16,7 +16,7 @@ class GaussianNoise(Outgoing):
     (The extension that UnSplit, section 5, is tested against.)
     """
 
-    promises = "nothing that can be stated: activations have no bound, so no noise hides them all"
+    promises = "nothing that is stated: no bound on the activations is set to measure the noise by"
     leaves = "the same image sent n times: the mean of n messages has noise of scale / sqrt(n)"
 
     def __init__(self, scale: float, seed: int = 0) -> None:

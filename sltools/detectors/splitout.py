@@ -26,10 +26,11 @@ class SplitOut(Detector):
     and 0 for others; more than half of the last `window` gradients are an alarm. (Erdoğan, Tekşen,
     Çeliktenyıldız, Küpçü, Çiçek, CANS 2024, arXiv 2302.08618.)
 
-    As published, `share` is 0.01, `epochs` 1 and `window` 1 or 10. That makes five to ten gradients
-    of a small data set, all from before the network learns anything: then honest gradients are
-    outliers too. Take as many epochs as make fifty. Ours: `epochs`, and that probes are passed
-    over. What it notices first is the size of the gradients, which a client with Adam ignores.
+    As published, `share` is 0.01, `epochs` 1 and `window` 1 or 10. That makes ten gradients of all
+    of MNIST, and fewer of a smaller set, all from before the network learns anything: then honest
+    gradients are outliers too. Take as many epochs as make fifty. `gradients` says how many there
+    are. Ours: `epochs`, and that probes are passed over. What it notices first is the size of the
+    gradients, which a client with Adam ignores.
 
     The choice and order of the images come from the stream (`seed`, "SplitOut"). Raises
     DefenseError if there are fewer than two batches, or if a front's first layer is not that of
