@@ -5,6 +5,7 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from sltools.attacks.inversion import (
     check_count,
     explainable,
 )
+from sltools.attacks.pixels import POOR, InputRange, warn_of_range
 from sltools.errors import AttackError
 from sltools.progress import bar
 from sltools.view import View, fresh
@@ -34,8 +36,9 @@ class DecoderInversion:
     (He et al., ACSAC 2019, the black-box attack: their pairs come from asking the client's model,
     ours from a copy of it.) `steps` of Adam at `lr`, falling to zero along a cosine, on `batch`
     images each. About `snapshots` copies of the reconstructions are kept on the way. Pixels are
-    bounded to [0, 1] by the decoder's last layer. Weights come from the stream (`seed`, "decoder"),
-    the order of the public images from (`seed`, "public order").
+    bounded to [0, 1], or to the client's `input_range`, by the decoder's last layer. Weights come
+    from the stream (`seed`, "decoder"), the order of the public images from (`seed`, "public
+    order").
     """
 
     steps: int = 1000
@@ -57,19 +60,23 @@ class DecoderInversion:
         *,
         front: nn.Sequential | None = None,
         defense: Callable[[str, Tensor], Tensor] | None = None,
+        input_range: Any = (0.0, 1.0),
     ) -> InversionResult:
-        """Attack what `view` shows, knowing `public_images` (N, C, H, W), in [0, 1].
+        """Attack what `view` shows, knowing `public_images` (N, C, H, W).
+
+        These are as the client's network gets its own: in [0, 1] or, if they are standardised
+        there, in the `input_range` (black, white). So are the reconstructions.
 
         `front` makes smashed data of public images: a stolen copy of the client (a clone of
         UnSplit), or by default the client's own model, which the view must grant ("client_model").
         `defense` is what the client does to its messages, with the signature of its `outgoing`: an
         attacker who knows of it trains on defended data. The result's `feature_loss` is that of the
-        front alone, without it. Ctrl-C returns the partial result, marked
-        `interrupted`. Raises NotObservable without a grant and AttackError for data that do not fit
-        each other.
+        front alone, without it. Ctrl-C returns the partial result, marked `interrupted`. It warns
+        if inputs outside the range would explain the smashed data far better. Raises NotObservable
+        without a grant and AttackError for data that do not fit each other.
         """
         start = time.perf_counter()
-        networks.check_images(public_images)
+        span = networks.check_images(public_images, input_range)
         view = fresh(view)
         smashed = view.smashed
         networks.check_smashed(smashed)
@@ -80,27 +87,33 @@ class DecoderInversion:
             extra.append("stolen client")
         if defense is not None:
             extra.append("defence")
+        told = {} if span.usual else {"input_range": span.bounds}
+        extra += ["input range" for _ in told]
         front = view.client_model if front is None else copy.deepcopy(front)
         front = front.to(device, torch.float32).eval()
         decoder = networks.decoder(smashed.shape[1:], public_images.shape[1:], seed=self.seed)
         course = _Course(decoder.to(device), smashed.to(device))
         interrupted = False
         try:
-            self._train(course, _Sender(front, defense), public_images.to(device))
+            pixels = span.pixels(public_images.to(device)).clamp(0, 1)
+            self._train(course, _Sender(front, defense, span), pixels)
         except KeyboardInterrupt:
             interrupted = True
         course.snapshot()
-        inputs = course.snapshots[-1]
+        snapshots = span.inputs(torch.stack(course.snapshots))
+        inputs = snapshots[-1].clone()
         loss = _explained(front, inputs, course.smashed)
+        if loss > POOR and defense is None and not interrupted:
+            warn_of_range(front, course.smashed, inputs.shape[1:], span)
         return InversionResult(
             inputs,
             front,
             {"decoder": torch.stack(course.losses).cpu()} if course.losses else {},
             torch.tensor(course.loss_steps),
-            torch.stack(course.snapshots).cpu(),
+            snapshots.cpu(),
             torch.tensor(course.snapshot_steps),
             attack=type(self).__name__,
-            settings=asdict(self),
+            settings=asdict(self) | told,
             knowledge=(*view.knowledge, *extra),
             seed=self.seed,
             device=str(device),
@@ -132,16 +145,20 @@ class _Sender:
     """What the attacker believes the client sends for images."""
 
     def __init__(
-        self, front: nn.Sequential, defense: Callable[[str, Tensor], Tensor] | None
+        self,
+        front: nn.Sequential,
+        defense: Callable[[str, Tensor], Tensor] | None,
+        span: InputRange,
     ) -> None:
         self._front = front
+        self._span = span
         self._defense = defense
 
     def __call__(self, images: Tensor, shape: torch.Size) -> Tensor:
-        """Return the smashed data of `images`; AttackError unless each has `shape`."""
+        """Return the smashed data of `images`, in [0, 1]; AttackError unless each has `shape`."""
         try:
             with torch.no_grad():
-                made: Tensor = self._front(images)
+                made: Tensor = self._front(self._span.inputs(images))
                 made = made if self._defense is None else self._defense("smashed", made).float()
         except RuntimeError as error:
             raise AttackError(f"the public images do not fit the client: {error}") from None

@@ -2,6 +2,7 @@
 
 import math
 import time
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
@@ -24,6 +25,7 @@ LARGEST = 3000  # unknowns, whose eigenvectors take some seconds
 ROUNDING = 1e-13  # of the greatest second moment: what single precision leaves where nothing is
 ALIKE = 1e-10  # disagreement that may be rounding
 DOUBT = 0.5  # a right solution disagrees less than this times as much as the next best, a wrong one
+DARKER = 0.15  # of the step from black to white, below black: more than noise and rounding leave
 FAINT = 0.05  # of the range of values: a contrast below it is noise, or the black that most are
 UNTOLD = (
     "these smashed data do not tell the images: wrong solutions agree as well as right ones. The "
@@ -79,6 +81,7 @@ class BlindDeconvolution:
             mixed = mixed + bias @ sums / (sums @ sums)
         matrix, offset = self._unmix(mixed, weight, anchored=padded or layer.bias is None)
         inputs = torch.einsum("dc,nchw->ndhw", matrix, mixed) + offset
+        self._warn_of_range(inputs)
         weight, bias = _fit(inputs, smashed, layer, layer.bias is not None, rectified)
         clone = view.architecture.build(seed=0).to(inputs)
         state = {"weight": weight} | ({} if layer.bias is None else {"bias": bias})
@@ -123,6 +126,18 @@ class BlindDeconvolution:
             high, low = low, high
         contrast = _contrast(high - low, mixed)
         return (1 / contrast).view(1, 1), -low / contrast
+
+    def _warn_of_range(self, inputs: Tensor) -> None:
+        """Warn if black, where it is known to be 0, does not lie at the end of the values."""
+        low = -self._high(-inputs)
+        if low < -DARKER:
+            warnings.warn(
+                f"the images found go from {low:.2g} to 1, and this attack takes them for pixels "
+                "in [0, 1], on black: what is darker is cut off, and light and dark may be "
+                "exchanged. Was the client trained on standardised images? Then use UnSplit, with "
+                "their input_range",
+                stacklevel=3,
+            )
 
     def _high(self, images: Tensor) -> Tensor:
         """The value that the share `exposure` of all is below."""

@@ -13,6 +13,7 @@ from torch.optim import Adam
 
 from sltools import devices, saved, storage
 from sltools.attacks.ensemble import Ensemble
+from sltools.attacks.pixels import InputRange
 from sltools.errors import AttackError
 from sltools.progress import bar
 from sltools.saved import Unsaved
@@ -53,7 +54,8 @@ def brightness(images: Tensor) -> Tensor:
 class InversionResult:
     """What an inversion attack found, and how.
 
-    `inputs` (N, C, H, W) are the reconstructions, `clone` the copy of the client's network.
+    `inputs` (N, C, H, W) are the reconstructions, as the client's network was given them (see
+    `pixels.InputRange.pixels` if that was not in [0, 1]), `clone` the copy of the client's network.
     `losses` maps a name to values (R,) at `loss_steps` (R,); `snapshots` (S, N, C, H, W) are the
     reconstructions at `snapshot_steps` (S,). `knowledge` names all that was read from the view.
     `feature_loss` says how well the clone and the inputs, as returned, explain all smashed data:
@@ -129,6 +131,10 @@ class InputSearch:
     ends early once the feature loss has not improved by 1% for `patience` steps (None:
     never). About `snapshots` copies of the reconstructions are kept on the way.
 
+    Images are sought as pixels: black is 0 and white is 1, for the start (0.5), the bounds, the
+    priors and `input_lr`. The networks meet, and the result holds, what that is in the client's
+    `input_range`, by default the same: see `pixels.InputRange`.
+
     The same `seed` gives the same bits on one CPU with as many threads; elsewhere, and on CUDA from
     run to run, rounding differs, and Adam turns the sign of a tiny gradient into a step.
     """
@@ -188,13 +194,15 @@ class InputSearch:
             inputs.clamp_(0, 1)
         networks.leak(0.0)
         trace.snapshot(inputs)
+        span = networks.input_range
+        told = {} if span.usual else {"input_range": span.bounds}
         explained = self._differentiate(
             inputs, targets, self._scale(targets), networks, self._smoothness(self.steps), []
         )
         common: dict[str, Any] = {
             "attack": type(self).__name__,
-            "settings": asdict(self),
-            "knowledge": view.knowledge,
+            "settings": asdict(self) | told,
+            "knowledge": (*view.knowledge, *("input range" for _ in told)),
             "seed": self.seed,
             "device": str(targets.device),
             "seconds": time.perf_counter() - start,
@@ -207,9 +215,9 @@ class InputSearch:
             )
         return [
             InversionResult(
-                inputs[i].clone(),
+                span.inputs(inputs[i]).clone(),
                 networks.member(i),
-                **trace.of(i),
+                **trace.of(i, span),
                 **common,
                 feature_loss=explained["feature"][i].item(),
                 objective=explained["total"][i].item(),
@@ -444,15 +452,16 @@ class _Trace:
                 place.clamp_(0, 1)
         self._snapshot_steps.append(self.step)
 
-    def of(self, member: int) -> dict[str, Any]:
+    def of(self, member: int, span: InputRange) -> dict[str, Any]:
         """The trace of one network of the ensemble, as fields of an InversionResult."""
         names = self._losses[0] if self._losses else ()
+        kept = self._snapshots[member][: len(self._snapshot_steps)]
         return {
             "losses": {
                 name: torch.stack([losses[name][member] for losses in self._losses]).cpu()
                 for name in names
             },
             "loss_steps": torch.tensor(self._loss_steps),
-            "snapshots": self._snapshots[member][: len(self._snapshot_steps)].cpu(),
+            "snapshots": span.inputs(kept).cpu(),
             "snapshot_steps": torch.tensor(self._snapshot_steps),
         }

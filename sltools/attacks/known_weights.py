@@ -1,12 +1,14 @@
 """Inversion with the client's weights granted: the ceiling that UnSplit is measured against."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
 from sltools import devices
 from sltools.attacks.ensemble import Ensemble
-from sltools.attacks.inversion import InputSearch, InversionResult
+from sltools.attacks.inversion import InputSearch, InversionResult, input_shape
+from sltools.attacks.pixels import POOR, InputRange, warn_of_range
 from sltools.view import View, fresh
 
 
@@ -23,9 +25,19 @@ class KnownWeightsInversion(InputSearch):
     l1: float = 0.0
     input_lr: float = 0.1
 
-    def __call__(self, view: View) -> InversionResult:
-        """Attack what `view` shows. Ctrl-C returns the partial result, marked `interrupted`."""
+    def __call__(self, view: View, *, input_range: Any = (0.0, 1.0)) -> InversionResult:
+        """Attack what `view` shows. Ctrl-C returns the partial result, marked `interrupted`.
+
+        `input_range` says what the client's network is given for black and for white. It warns if
+        inputs outside, which `bounded` forbids, would explain the smashed data far better.
+        """
         view = fresh(view)
         device = devices.find(self.device or view.smashed.device)
         client = view.client_model.to(device, torch.float32)
-        return self.search(view, Ensemble([client]))[0]
+        shape = input_shape(view)
+        span = InputRange(input_range, shape[0])
+        [result] = self.search(view, Ensemble([client], span))
+        poor = result.feature_loss > POOR or not self.scaled
+        if poor and self.bounded and not result.interrupted:
+            warn_of_range(client, view.smashed.to(result.inputs.device), shape, span)
+        return result

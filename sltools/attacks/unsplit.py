@@ -19,6 +19,7 @@ from sltools.attacks.inversion import (
     check_share,
     input_shape,
 )
+from sltools.attacks.pixels import InputRange
 from sltools.errors import AttackError
 from sltools.view import View, fresh
 
@@ -115,14 +116,24 @@ class UnSplit(InputSearch):
             device=device,
         )
 
-    def __call__(self, view: View) -> InversionResult:
-        """Attack what `view` shows. Ctrl-C returns the partial result, marked `interrupted`."""
-        return min(self.runs(view), key=_objective)
+    def __call__(self, view: View, *, input_range: Any = (0.0, 1.0)) -> InversionResult:
+        """Attack what `view` shows. Ctrl-C returns the partial result, marked `interrupted`.
 
-    def runs(self, view: View) -> list[InversionResult]:
+        `input_range` says what the client's network is given for black and for white, if the server
+        knows that the client standardises its images.
+        """
+        return min(self.runs(view, input_range=input_range), key=_objective)
+
+    def runs(self, view: View, *, input_range: Any = (0.0, 1.0)) -> list[InversionResult]:
         """Attack what `view` shows and return the result of every restart."""
         view = fresh(view)
         shape = input_shape(view)
+        span = InputRange(input_range, shape[0])
+        if self.photographs and not span.usual:
+            raise AttackError(
+                "photographs=True tells colours by pixels in [0, 1], where black is 0: leave it "
+                "out with an input_range"
+            )
         if self.photographs and (shape[0] != 3 or min(shape[1:]) < SMALLEST):
             raise AttackError(
                 "photographs=True is for photographs, with three channels (red, green, blue) of "
@@ -139,7 +150,7 @@ class UnSplit(InputSearch):
             view.architecture.build(self.seed, f"clone {number}").to(device)
             for number in range(self.restarts)
         ]
-        return self.search(view, Ensemble(clones))
+        return self.search(view, Ensemble(clones, span))
 
     def _turn(self, step: int) -> tuple[bool, ...]:
         if self.alternate is None:
@@ -172,7 +183,8 @@ def _objective(result: InversionResult) -> float:
 def _expose(inputs: Tensor, networks: Ensemble, share: float) -> None:
     """Rescale each channel of the images (E, N, C, H, W) to use [0, 1], and the weights to match.
 
-    What the first layer computes stays the same. A channel that is all but black, as that of a
+    What the first layer computes stays the same, so it is scaled about what the network takes for
+    0: black, unless it has another input range. A channel that is all but black, as that of a
     negative may be, is left alone: there is no contrast to restore.
     """
     first = networks.first_layer()
@@ -180,10 +192,11 @@ def _expose(inputs: Tensor, networks: Ensemble, share: float) -> None:
         return
     weights = first.detach()
     size, _, channels, *area = inputs.shape
-    ordered = inputs.transpose(1, 2).flatten(2).sort(dim=2).values  # torch.quantile takes too few
-    high = ordered[..., int(share * (ordered.shape[2] - 1))]
+    span = networks.input_range
+    seen = span.inputs(inputs)
+    high = span.reach(seen, share)
     high = high.masked_fill(high < DARK, 1.0)
-    inputs.div_(high.view(size, 1, channels, 1, 1))
+    inputs.copy_(span.pixels(seen / high.view(size, 1, channels, 1, 1)))
     if weights.ndim == 3:  # of a Linear layer, which meets each pixel
         weights *= high.repeat_interleave(math.prod(area), dim=1).unsqueeze(1)
     else:
