@@ -128,7 +128,7 @@ plain = session.client.outgoing
 #
 # Each defence of `sltools.defenses` is one argument of `protocol.Client`. Each says what it
 # promises, and what it leaves open. Read both columns before you buy. (*Epsilon* and *delta* are
-# the numbers of differential privacy: the smaller, the stronger the promise. More below.)
+# the numbers of differential privacy, explained below: the smaller, the stronger the promise.)
 
 # %%
 offered = [
@@ -339,9 +339,8 @@ for name, (correlation, floor_here, wrong, accuracy) in found.items():
 # different images go to different places, however near.
 # *A measure that the defence trains against is the last one to judge it by.*
 #
-# Can dCor be brought all the way down to its floor? A crude trick does it without any training.
-# Drown one of the channels in noise: the distances are then those of the noise. All other channels
-# are as they were.
+# Can dCor be brought down to its floor? A crude trick does it without training. Drown one of the
+# channels in noise: the distances are then those of the noise. All other channels are as they were.
 
 
 # %%
@@ -482,9 +481,8 @@ print(f"noise {drowning:g}: decoder {error(trained):.4f}, posterior mean {error(
 # noise of standard deviation $m \cdot 2C$. Whatever two images go in, what comes out is nearly as
 # likely for one as for the other: by a factor of at most $e^\varepsilon$, up to a small failure
 # probability $\delta$. No attack needs to be tried. It holds against attacks that are not yet
-# invented. (Pixels lie between 0 and 1, so layers whose weights stay the same bound the smashed
-# data even without clipping, and noise alone has an $\varepsilon$ too. But nobody states that
-# bound, and it moves when the client learns. Clipping sets one.)
+# invented. (Pixels lie between 0 and 1, so fixed weights bound the smashed data without clipping,
+# and noise alone has an $\varepsilon$ too. But that bound moves when the client learns.)
 #
 # It holds for the messages of **one** image, from layers that **have not learnt from it**: those of
 # somebody who queries a trained service. An image of the training set comes in every epoch, so its
@@ -556,8 +554,8 @@ claim(
 #
 # * the **length**, for which nothing is granted;
 # * the **cosine** to the gradient of one rare sample, whose label is granted;
-# * the **line**: for each batch the attacker is handed the direction in which the means of the two
-#   classes differ before the defence. Nobody outside of the client knows it: an oracle;
+# * the **line**: the attacker is handed, for each batch, the direction in which the class means
+#   differ before the defence. Nobody outside of the client knows it: an oracle;
 # * the **whitened line**: the same oracle, multiplied by the inverse $\Sigma^{-1}$ of the
 #   covariance of the gradients that arrived. That turns it away from the directions in which they
 #   scatter, and so from noise. (Fisher's linear discriminant: were both classes normal with one
@@ -672,15 +670,14 @@ claim("Marvell brings the medians of all attacks below 0.7", max(behind("Marvell
 claim("and keeps the bound that it states", max(behind("Marvell 4")) < statistics.median(bounds))
 
 # %% [markdown]
-# The verdict on **max-norm**: it hides the lengths, and the lengths only. Each gradient stays on
-# its line, stretched and sometimes turned round. Our head has ten outputs (eight of them are never
-# right), so the lines of the two classes differ, and an attacker who looks past the stretching, or
-# compares angles with one sample that it knows, is as sure as without a defence. With two outputs,
-# for which it was made, $p - e_y$ is $\pm(1 - p_y)(1, -1)$: all gradients lie on one line, and
-# whitening has nothing to turn. What is left to see there is still far from a guess. Marvell's
-# noise leaves the line, and its bound stands against all four.
+# The verdict on **max-norm**: it hides lengths only. Each gradient stays on its line, stretched and
+# sometimes turned round. Our head has ten outputs (eight are never right), so the lines of the two
+# classes differ, and whoever looks past the stretching, or compares angles with one known sample,
+# is as sure as ever. With two outputs, for which it was made, $p - e_y$ is
+# $\pm(1 - p_y)(1, -1)$: all gradients lie on one line, and whitening has nothing to turn. What is
+# left is still far from a guess. Marvell's bound stands against all four.
 #
-# What of ten classes, and of an attacker who is granted more?
+# What of ten classes, and of more that is granted?
 
 # %%
 wire = {d: middle(d, s, "labels, wire", "cluster_accuracy")
