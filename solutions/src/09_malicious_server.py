@@ -25,10 +25,11 @@ from sltools.exercises import check, hint, progress, quiz
 #
 # {{task 09.penalty}}
 #
-# The critic $D$ is to score the client's $z$ high and the pilot's low. It minimises
+# The critic is to score the client's $z$ high and the pilot's low. It minimises
 #
-# $$10 \cdot \operatorname{mean}_i\Big[\big(\|\nabla_{m_i} D(m_i)\| - 1\big)^2\Big]
-#   - \big(\operatorname{mean} D(z) - \operatorname{mean} D(\mathrm{piloted})\big) ,
+# $$10 \cdot \operatorname{mean}_i\Big[\big(\|\nabla_{m_i}\, \mathrm{critic}(m_i)\| - 1\big)^2\Big]
+#   - \big(\operatorname{mean} \mathrm{critic}(z)
+#   - \operatorname{mean} \mathrm{critic}(\mathrm{piloted})\big) ,
 #   \qquad m_i = s_i z_i + (1 - s_i)\,\mathrm{piloted}_i .$$
 #
 # `critic(weight, z)` below gives $B$ scores. `z` and `piloted` are $(B, D)$, `share` holds the
