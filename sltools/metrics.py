@@ -134,7 +134,8 @@ def _comparable(x: Tensor, truth: Tensor) -> tuple[Tensor, Tensor]:
     if not (truth.min() >= 0 and truth.max() <= 1 + 1e-6):  # so written, NaN is caught as well
         raise DataError(
             f"the true images must lie in [0, 1], these go from {truth.min():.3g} to "
-            f"{truth.max():.3g}; the first argument is the reconstruction, the second the truth."
+            f"{truth.max():.3g}; the first argument is the reconstruction, the second the truth, "
+            "and a standardisation is to be undone in both."
         )
     return x, truth
 

@@ -40,6 +40,7 @@ class InputRange:
             )
         self.bounds = tuple(bound.flatten().tolist() for bound in (self.low, self.high))
         self.usual = bool((self.low == 0).all() and (self.high == 1).all())
+        self.signed = bool((self.low < 0).any() and (self.high > 0).any())
 
     def inputs(self, pixels: Tensor) -> Tensor:
         """What the network is given for pixels (..., C, H, W) in [0, 1]."""

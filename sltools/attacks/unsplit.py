@@ -45,7 +45,9 @@ class UnSplit(InputSearch):
     data just as well and please the priors more, so that contrast would fade for ever: now and then
     each channel of the images is rescaled until the share `exposure` of its pixels is below 1, and
     the clone's first weights to match (None: never). That is an assumption on how images are
-    exposed: where it is wrong, so are contrast and colours. It needs a first layer that is a Conv2d
+    exposed: where it is wrong, so are contrast and colours. (If the client's input range has both
+    signs, negatives explain as much, and the same is done to images of which most is bright.) It
+    needs a first layer that is a Conv2d
     (of one group) or Linear, or does nothing. And a unit of the clone that is off for all images
     has no gradient to switch it on again: its ReLUs pass negative inputs times `leak`, which falls
     to zero by half-time.
@@ -194,6 +196,11 @@ def _expose(inputs: Tensor, networks: Ensemble, share: float) -> None:
     size, _, channels, *area = inputs.shape
     span = networks.input_range
     seen = span.inputs(inputs)
+    if span.signed:  # then their negatives explain as much, and most of an image is dark
+        negative = seen.flatten(1).median(dim=1).values > 0
+        sign = torch.where(negative, -1.0, 1.0).view(-1, 1, 1, 1, 1)
+        seen = sign * seen
+        weights *= sign.view(-1, *[1] * (weights.ndim - 1))
     high = span.reach(seen, share)
     high = high.masked_fill(high < DARK, 1.0)
     inputs.copy_(span.pixels(seen / high.view(size, 1, channels, 1, 1)))
