@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sltools import cli, doctor, experiments, lessons, storage
+from sltools import cli, data, doctor, experiments, lessons, storage
 from sltools.errors import SltoolsError
 
 
@@ -154,7 +154,7 @@ def test_predictions_follow_the_calibration() -> None:
 
 
 def test_targets_are_the_first_image_of_each_class_then_the_second() -> None:
-    dataset = experiments.data.load("digits")
+    dataset = data.load("digits")
     images = experiments.first_targets(dataset, 12).images
     assert torch.equal(images[:10], dataset.test.first_per_class().images)
     second = dataset.test.first_per_class(2).images
@@ -163,7 +163,7 @@ def test_targets_are_the_first_image_of_each_class_then_the_second() -> None:
 
 def test_budgets_are_checked() -> None:
     with pytest.raises(SltoolsError, match="quick"):
-        experiments.train_victim(experiments.data.load("digits"), budget="huge")
+        experiments.train_victim(data.load("digits"), budget="huge")
 
 
 def test_an_interrupted_attack_says_so_by_its_exit_code(

@@ -221,5 +221,5 @@ def test_images_smaller_than_the_window_of_ssim_have_all_other_scores() -> None:
     report = metrics.score_inversion(x, truth, truth.mean(0))
     assert report.as_dict()["attack"].keys() == scores.summary().keys()
     assert str(report).splitlines()[1].split()[-2] == "-"
-    found = experiments._image_metrics([scores])
+    found = experiments.inversion._image_metrics([scores])
     assert found.keys() == {"raw_mse", "aligned_mse"}

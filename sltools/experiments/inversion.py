@@ -179,6 +179,8 @@ def _image_metrics(scores: Sequence[metrics.ImageScores]) -> dict[str, dict[str,
     """Median and worst over all images of all runs, and the median of the runs' means."""
     found = {}
     for name, worst in {"mse": max, "aligned_mse": max, "ssim": min}.items():
+        if any(getattr(score, name) is None for score in scores):  # the images are too small
+            continue
         runs = [getattr(score, name).tolist() for score in scores]
         values = [value for run in runs for value in run]
         found["raw_mse" if name == "mse" else name] = {
