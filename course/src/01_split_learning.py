@@ -600,7 +600,7 @@ check("01.bytes", wire_bytes)
 # from them. [Lesson 07](07_label_inference.ipynb) reads them back.
 
 # %% [markdown]
-# ## Frank notes
+# ## Limitations
 #
 # * **Equal weights say nothing about privacy.** We showed that split learning computes the right
 #   thing. Nothing here showed that $z$ hides the image. At some cuts $z$ has more numbers than the

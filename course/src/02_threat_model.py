@@ -622,7 +622,7 @@ except AttackError as refusal:
     print(textwrap.fill(f"AttackError: {refusal}", 96))
 
 # %% [markdown]
-# ## Frank notes
+# ## Limitations
 #
 # * **The leak is an assumption.** A U-shaped client does not send this gradient. The result says
 #   what *one* careless tensor would cost, not that label-private split learning hands it over.

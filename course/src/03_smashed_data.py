@@ -827,9 +827,8 @@ claim("by the bound, MNIST is twice as hard as digits at pool2", harder["pool2"]
 claim("and not harder at fc2", harder["fc2"] < 1)
 
 # %% [markdown]
-# By the one search MNIST would be safe behind the second linear layer, with the weights on the
-# table. The images were there, and the search was weak. A curve shows what an attacker can do *at
-# least*, and the bound is no last word either.
+# By the one search MNIST would be safe after fc2, with the weights on the table. The images were
+# there; the search was weak. A curve shows what an attacker can do *at least*, the bound too.
 
 # %%
 # what `sltools sweep` keeps of this lesson
@@ -845,8 +844,7 @@ collected = {"raw_mse": median(raw[cut]), "mean_image_mse": blind}
 #   share their smashed data although the rank is full.
 # * **A failed attack is not a defence.** Attackers with images of the same kind learn a prior that
 #   is much better than smoothness, and recover images from deeper cuts (SDAR, below).
-# * **Known weights are a strong assumption**, made here on purpose: an oracle, which other lessons
-#   put beside attackers who have to guess the weights, too.
+# * **Known weights are a strong assumption**, made on purpose: an oracle.
 # * **SSIM is kind to emptiness.** Where most of an image is black, a blank image scores well. No
 #   score means much without its baselines.
 # * **One victim, one image of each class**, in the live cells. The ranges are over images, not over

@@ -630,7 +630,7 @@ collected = {
 }
 
 # %% [markdown]
-# ## Frank notes
+# ## Limitations
 #
 # * **These digits are easy**, and the networks small. Adversarial examples on digits need changes
 #   that one can see.

@@ -1207,7 +1207,7 @@ collected = {
 }
 
 # %% [markdown]
-# ## Frank notes
+# ## Limitations
 #
 # * **The published attack is beyond the wire.** Its code reads the gradient of the client's own
 #   last weights. In label-private split learning nobody sends that. (In *federated* learning

@@ -814,7 +814,7 @@ collected = {
 }
 
 # %% [markdown]
-# ## Frank notes
+# ## Limitations
 #
 # * **The decoder is granted the client's weights.** An attacker without them has a clone from
 #   UnSplit, or hijacks the training ([lesson 09](09_malicious_server.ipynb)). We take the worst

@@ -723,7 +723,7 @@ collected = {
 }
 
 # %% [markdown]
-# ## Frank notes
+# ## Limitations
 #
 # * **Public images of the very same kind.** Private and public images are two halves of one data
 #   set. With public images of another kind the attack is worse; we did not measure how much.
