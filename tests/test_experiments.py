@@ -67,6 +67,7 @@ def test_a_later_victim_interrupted_is_left_out(monkeypatch: pytest.MonkeyPatch)
 def test_interrupting_the_first_training_leaves_nothing_to_report(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.delenv("SLTOOLS_CACHE", raising=False)  # nobody trained it before
     monkeypatch.setattr(protocol, "_step", interrupt(protocol._step, 3))
     with pytest.raises(SltoolsError, match="interrupted before the first victim"):
         experiments.run_inversion(TINY)

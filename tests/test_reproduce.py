@@ -188,6 +188,7 @@ def test_an_interrupted_attack_leaves_no_row(
         patch.setattr(inversion, "_step", interrupted)
         with pytest.raises(KeyboardInterrupt):
             reproduce.reproduce(data.load("digits"), ["pool1"], "cpu", tmp_path / "rows.csv")
+    monkeypatch.delenv("SLTOOLS_CACHE", raising=False)  # nobody trained it before
     monkeypatch.setattr(protocol, "_step", interrupted)
     monkeypatch.setattr(reproduce, "attack", lambda *_: _restarts(ROW))
     with pytest.raises(KeyboardInterrupt):
