@@ -80,6 +80,7 @@ def _weights(session: Session) -> dict[str, Tensor]:
 
 def _restore(session: Session, kept: dict[str, Any]) -> None:
     session.losses += kept["losses"]
+    session.client.input_shape = kept["input_shape"]
     for parts, optimizer in _parties(session):
         for part in parts:
             part.load_state_dict({name: kept["weights"][name] for name in part.state_dict()})
@@ -94,7 +95,12 @@ def _keep(path: Path, session: Session) -> None:
         for part in parts
         for name, weight in part.named_parameters()
     }
-    kept = {"weights": _weights(session), "optimizers": optimizers, "losses": session.losses}
+    kept = {
+        "weights": _weights(session),
+        "optimizers": optimizers,
+        "losses": session.losses,
+        "input_shape": session.client.input_shape,
+    }
     path.parent.mkdir(parents=True, exist_ok=True)
     with storage.replacing(path) as part:  # others may be reading, or keeping the same
         torch.save(kept, part)

@@ -126,7 +126,11 @@ def run(
     if len(texts := dict(pairs)) < len(pairs):
         raise SltoolsError("a parameter is given twice: sltools sweep runs a lesson with several")
     values = found.parse(texts)
-    print(lessons.run(found, values, output, timeout, progress=True))
+    try:
+        print(lessons.run(found, values, output, timeout, progress=True))
+    except KeyboardInterrupt:
+        print(f"interrupted: what ran so far is in the notebook in {output or Path.cwd()}")
+        raise typer.Exit(INTERRUPTED) from None
 
 
 @app.command()

@@ -374,9 +374,12 @@ def _first_line(text: str) -> str:
 
 
 def _last_run(executed: Path) -> int:
-    """Count the code cells that papermill started, which is the number of the one it stopped in."""
+    """Count the code cells that papermill began, which is the number of the one it stopped in.
+
+    By their time of start: it marks those that it never came to as completed.
+    """
     cells = json.loads(executed.read_text(encoding="utf-8"))["cells"]
-    started = [cell["metadata"]["papermill"]["status"] != "pending" for cell in cells]
+    started = [bool(cell["metadata"]["papermill"].get("start_time")) for cell in cells]
     return sum(s for s, cell in zip(started, cells, strict=True) if cell["cell_type"] == "code")
 
 

@@ -210,13 +210,14 @@ def _describe(module: nn.Module) -> list[Any]:
             f"the layer {kind} is not from torch.nn, so its architecture cannot be described; "
             "use an nn.Sequential of torch.nn layers"
         )
+    if "forward" in vars(module):
+        raise ModelError(
+            f"the architecture of {kind} cannot be described: its `forward` was replaced; write a "
+            "layer of its own for what it does"
+        )
     if isinstance(module, nn.Sequential):
         return [kind, [[name, _describe(layer)] for name, layer in module._modules.items()]]
-    wanted = {
-        name: parameter
-        for name, parameter in inspect.signature(type(module)).parameters.items()
-        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and name not in ("device", "dtype")
-    }
+    wanted = _arguments(type(module))
     arguments = {name: getattr(module, name) for name in wanted if hasattr(module, name)}
     for name, parameter in wanted.items():
         # A default of None is one that another argument stands for, as Hardtanh's `min_value`.
@@ -231,6 +232,15 @@ def _describe(module: nn.Module) -> list[Any]:
     return [kind, arguments]
 
 
+def _arguments(kind: type) -> dict[str, inspect.Parameter]:
+    """What a layer is made from; where its weights lie, and how precise they are, is not of it."""
+    return {
+        name: parameter
+        for name, parameter in inspect.signature(kind).parameters.items()
+        if parameter.kind is parameter.POSITIONAL_OR_KEYWORD and name not in ("device", "dtype")
+    }
+
+
 def _construct(description: list[Any]) -> Any:
     kind, arguments = description
     layer = getattr(nn, kind, None)
@@ -238,6 +248,8 @@ def _construct(description: list[Any]) -> Any:
         raise ModelError(f"{kind!r} is not a layer of torch.nn; the description is corrupt")
     if issubclass(layer, nn.Sequential):
         return _named(**{name: _construct(part) for name, part in arguments})
+    if unknown := arguments.keys() - _arguments(layer).keys():
+        raise ModelError(f"a {kind} is not made from {min(unknown)!r}; the description is corrupt")
     try:
         return layer(**{name: _tupled(value) for name, value in arguments.items()})
     except Exception as error:  # what a layer raises at senseless arguments is its own affair

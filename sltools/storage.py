@@ -13,23 +13,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from sltools.errors import SltoolsError
 
 TENSORS, FACTS = "tensors.safetensors", "facts.json"
+LOCK = ".lock"  # held while somebody works in a folder; the system lets go of it
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write a file to, which takes the place of `path` in one step.
 
-    If it cannot be written, or anything else is raised, `path` stays as it was.
+    If it cannot be written, or anything else is raised, `path` stays as it was. A link goes on to
+    point where it did, and the mode of a file that is replaced is kept.
     """
+    path = path.resolve()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
+        with suppress(FileNotFoundError):  # there may be none before
+            part.chmod(path.stat().st_mode)
         part.replace(path)
     except BaseException:
         with suppress(OSError):  # what went wrong first is told
@@ -46,6 +52,28 @@ def replace(path: Path, content: str | bytes) -> None:
 def is_part(path: Path) -> bool:
     """Say whether `path` was left by a program that was killed while it wrote there."""
     return path.name.startswith(".") and path.suffix == ".part"
+
+
+@contextmanager
+def exclusive_lock(folder: Path) -> Iterator[None]:
+    """Make `folder`, and keep others out who would write the same files there at the same time.
+
+    Raises SltoolsError if somebody is at work there, or if the folder cannot be used.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except Timeout:
+        raise SltoolsError(
+            f"another run is at work in {folder}: wait for its end, or name another folder"
+        ) from None
+    except OSError as error:
+        raise SltoolsError(f"{folder} cannot be used: {error}; name another folder") from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def writable_folder(folder: str | Path) -> Path:
@@ -84,6 +112,7 @@ def write(
     texts = {FACTS: json.dumps(facts, indent=1).encode(), **(files or {})}
     try:
         with ExitStack() as stack:  # all are written before the first takes its place, FACTS last
+            stack.callback(_clear_unless_whole, folder)
             parts = {
                 name: stack.enter_context(replacing(folder / name)) for name in [*texts, TENSORS]
             }
@@ -93,6 +122,13 @@ def write(
     except (OSError, SafetensorError) as error:
         raise _unwritable(folder, error) from None
     return folder
+
+
+def _clear_unless_whole(folder: Path) -> None:
+    """Remove what took its place already, if not all did: FACTS is the last."""
+    if not (folder / FACTS).exists():
+        for path in folder.iterdir():
+            path.unlink()
 
 
 def _alone(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -29,7 +29,6 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
-from filelock import FileLock, Timeout
 
 from sltools import __version__, lessons, storage
 from sltools.errors import LessonError
@@ -37,7 +36,6 @@ from sltools.lessons import Lesson
 from sltools.progress import bar
 
 FILE = "sweep.csv"
-LOCK = ".lock"  # held while a sweep works in its folder; the system lets go of it
 FACTS = ("run", "lesson", "release", "status", "seconds", "error")
 DONE = "done"
 LONGEST = 10_000  # characters of an error: csv reads no more than 131,072 in a cell
@@ -77,7 +75,7 @@ def sweep(
     losses = _losses(scheduler)
     table = _Table(folder.expanduser().absolute(), lesson)
     _check_own(table.folder)
-    with _alone(table.folder):
+    with storage.exclusive_lock(table.folder):
         futures: dict[Future[Row], dict[str, Any]] = {}
         try:
             table.open()
@@ -142,27 +140,8 @@ def _check_own(folder: Path) -> None:
     """Raise LessonError, before anything is written, if `folder` is in use for something else."""
     if not folder.is_dir() or (folder / FILE).exists():
         return
-    if not all(path.name == LOCK or storage.is_part(path) for path in folder.iterdir()):
+    if not all(path.name == storage.LOCK or storage.is_part(path) for path in folder.iterdir()):
         raise LessonError(f"{folder} holds something else; name a new folder")
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Make `folder` and keep other sweeps out of it, whose rows they would overwrite."""
-    lock = FileLock(folder / LOCK, timeout=0)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except Timeout:
-        raise LessonError(
-            f"another sweep is at work in {folder}: wait for its end, or name another folder"
-        ) from None
-    except OSError as error:
-        raise LessonError(f"{folder} cannot be used: {error}; name another folder") from None
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 def _combinations(lesson: Lesson, grid: Mapping[str, Sequence[Any]]) -> Iterator[dict[str, Any]]:

@@ -38,6 +38,9 @@ if seed == 7:
 if seed == 8:
     import time
     time.sleep(60)
+
+# %%
+print("the end")
 """
 
 

@@ -200,3 +200,10 @@ def test_blind_deconvolution_warns_where_black_is_not_zero() -> None:
 def test_standardised_truth_is_refused_with_what_to_do() -> None:
     with pytest.raises(DataError, match="standardisation is to be undone"):
         metrics.mse(digits(), standardised(digits()))
+
+
+@pytest.mark.parametrize("wrong", [(0.0, 1.0), (MEAN, STD), (-1.0, 0.0)])
+def test_a_fit_that_explains_next_to_nothing_is_warned_of(wrong: tuple[float, float]) -> None:
+    seen = view(front(), 255 * digits())
+    with pytest.warns(UserWarning, match="no reconstructions|explain these smashed data far"):
+        KNOWN(seen, input_range=wrong)

@@ -325,3 +325,17 @@ def test_a_layer_that_cannot_be_rebuilt_is_refused(name):
 def test_a_corrupt_description_builds_nothing(layers):
     with pytest.raises(SltoolsError):
         Architecture(json.dumps(layers)).build(0)
+
+
+def test_a_layer_with_another_forward_is_not_described() -> None:
+    net = nn.Sequential(nn.Linear(2, 2), nn.ReLU())
+    net[1].forward = lambda tensor: 3 * tensor
+    with pytest.raises(ModelError, match="its `forward` was replaced"):
+        models.Architecture.of(net)
+
+
+def test_a_description_says_nothing_of_devices() -> None:
+    arguments = {"in_features": 2, "out_features": 2, "bias": True, "device": "cpu"}
+    layers = json.dumps(["Sequential", [["0", ["Linear", arguments]]]])
+    with pytest.raises(ModelError, match="not made from 'device'"):
+        models.Architecture(layers).build(0)

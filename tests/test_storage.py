@@ -4,6 +4,7 @@ import pickle
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -260,3 +261,36 @@ def test_a_pickle_is_refused_and_not_run(saved, tmp_path, name):
     assert not explosion.exists()
     pickle.loads(bombs[0]).close()
     assert explosion.exists()  # the bomb is live
+
+
+def test_a_link_goes_on_to_point_and_a_private_file_stays_private(tmp_path):
+    real, link = tmp_path / "real", tmp_path / "link"
+    real.write_text("a")
+    real.chmod(0o600)
+    link.symlink_to(real)
+    storage.replace(link, "b")
+    assert link.is_symlink() and real.read_text() == "b"
+    assert real.stat().st_mode & 0o777 == 0o600
+
+
+def test_a_folder_that_did_not_become_whole_is_left_empty(tmp_path, monkeypatch):
+    replace = Path.replace
+
+    def full(self, target):
+        if Path(target).name == "facts.json":
+            raise OSError(28, "No space left on device")
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(SltoolsError, match="No space left"):
+        storage.write(tmp_path / "new", {"a": torch.zeros(1)}, {})
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    with (
+        storage.exclusive_lock(tmp_path),
+        pytest.raises(SltoolsError, match="at work in"),
+        storage.exclusive_lock(tmp_path),
+    ):
+        pass

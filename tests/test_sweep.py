@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 
-from sltools import cli, lessons, sweep
-from sltools.errors import LessonError
+from sltools import cli, lessons, storage, sweep
+from sltools.errors import LessonError, SltoolsError
 
 RESULT = '\n# %%\ncollected = {"noisy": 2 * noise, "seed_again": seed}\n'
 
@@ -110,12 +110,12 @@ def test_a_folder_of_something_else_and_one_at_work_are_refused(
         sweep.sweep(lesson, {"seed": [1]}, tmp_path / "own")
     assert {path.name for path in (tmp_path / "own").iterdir()} == {"letters"}
     (tmp_path / "file").touch()
-    with pytest.raises(LessonError, match="cannot be used"):
+    with pytest.raises(SltoolsError, match="cannot be used"):
         sweep.sweep(lesson, {"seed": [1]}, tmp_path / "file")
     busy = tmp_path / "busy"
     busy.mkdir()
     (busy / sweep.FILE).write_text(HEADER)
-    with sweep._alone(busy), pytest.raises(LessonError, match="another sweep is at work"):
+    with storage.exclusive_lock(busy), pytest.raises(SltoolsError, match="another run is at work"):
         sweep.sweep(lesson, {"seed": [1]}, busy)
     with pytest.raises(LessonError, match="jobs=0"):
         sweep.sweep(lesson, {"seed": [1]}, busy, jobs=0)

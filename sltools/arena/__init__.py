@@ -61,17 +61,31 @@ def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> Outcome:
         raise SltoolsError(f"a budget is one of {', '.join(WATCHED)}, not {settings.budget!r}")
     dataset = data.load(settings.dataset)
     folder = storage.writable_folder(folder)
+    with storage.exclusive_lock(folder):
+        interrupted = _run_missing(
+            settings, dataset, [known[name] for name in only or known], folder
+        )
+        kept = read(folder / CSV)
+        if any(row.attack == "service" for row in kept):
+            with room_for([], folder):
+                frontier(kept).save(folder / FIGURE)
+    return Outcome(kept, interrupted)
+
+
+def _run_missing(
+    settings: Settings, dataset: data.Dataset, tried: Sequence[Defense], folder: Path
+) -> bool:
+    """Run what the file lacks, a trial after the other; say whether Ctrl-C ended it."""
     done = {row.key for row in read(folder / CSV)}
     with room_for([], folder):
         check_settings(settings, folder)
     trials = [
-        Trial(settings, dataset, known[name], strength, victim, malicious)
+        Trial(settings, dataset, defense, strength, victim, malicious)
         for malicious in (False, True)
         for victim in range(settings.victims)
-        for name in only or known
-        for strength in known[name].strengths
+        for defense in tried
+        for strength in defense.strengths
     ]
-    interrupted = False
     try:
         for trial in bar([trial for trial in trials if trial.key not in done], "arena"):
             start = time.process_time()
@@ -80,9 +94,5 @@ def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> Outcome:
                 append(folder / CSV, found)
                 add_time(folder, time.process_time() - start)
     except KeyboardInterrupt:
-        interrupted = True
-    kept = read(folder / CSV)
-    if any(row.attack == "service" for row in kept):
-        with room_for([], folder):
-            frontier(kept).save(folder / FIGURE)
-    return Outcome(kept, interrupted)
+        return True
+    return False

@@ -50,7 +50,7 @@ def check_settings(settings: Settings, folder: Path) -> None:
 def add_time(folder: Path, seconds: float) -> None:
     """Add the time of a trial."""
     facts = _facts(folder)
-    _write_facts(folder, facts | {"cpu_seconds": round(facts["cpu_seconds"] + seconds, 1)})
+    _write_facts(folder, facts | {"cpu_seconds": round(facts.get("cpu_seconds", 0.0) + seconds, 1)})
 
 
 def _facts(folder: Path) -> dict[str, Any]:

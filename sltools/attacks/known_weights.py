@@ -39,5 +39,6 @@ class KnownWeightsInversion(InputSearch):
         [result] = self.search(view, Ensemble([client], span))
         poor = result.feature_loss > POOR or not self.scaled
         if poor and self.bounded and not result.interrupted:
-            warn_of_range(client, view.smashed.to(result.inputs.device), shape, span)
+            smashed = view.smashed.to(result.inputs.device)
+            warn_of_range(client, smashed, shape, span, result.feature_loss if self.scaled else 0.0)
         return result

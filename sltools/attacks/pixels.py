@@ -15,6 +15,7 @@ from sltools.errors import AttackError
 ROUNDING = 1e-4  # of the range
 POOR = 0.05  # of the variance of smashed data: more than that, and the fit is looked into
 FAR = 0.25  # of the error inside the range: less than that outside, and the range is wrong
+HOPELESS = 1.0  # of the variance: one guess for all would do better
 FEW, TRIED = 4, 60  # targets and steps to find out
 
 
@@ -80,12 +81,13 @@ class InputRange:
 
 
 def warn_of_range(
-    network: nn.Module, smashed: Tensor, shape: Sequence[int], span: InputRange
+    network: nn.Module, smashed: Tensor, shape: Sequence[int], span: InputRange, left: float
 ) -> None:
     """Warn if inputs outside of `span` explain `smashed` (N, ...) far better than those inside.
 
-    `network` made the smashed data of inputs of `shape` (C, H, W). Noise is hardly better explained
-    by inputs outside, and that a search was too short makes no difference.
+    `network` made the smashed data of inputs of `shape` (C, H, W), and the attack `left` that share
+    of their variance unexplained. Noise is hardly better explained by inputs outside, and that a
+    search was too short makes no difference. It also warns if next to all is left.
     """
     network, few = copy.deepcopy(network).eval().requires_grad_(False), smashed[:FEW]
     inside, outside = (_least_error(network, few, shape, span, inside) for inside in (True, False))
@@ -95,6 +97,14 @@ def warn_of_range(
             f"inside: they leave {outside:.1%} of their variance, not {inside:.1%}. Was the client "
             "trained on standardised images? Then call the attack with input_range=((0 - mean) / "
             "std, (1 - mean) / std), and give a decoder public images that are standardised alike",
+            stacklevel=3,
+        )
+    elif left > HOPELESS:
+        warnings.warn(
+            f"the best inputs in {span} leave {left:.1%} of the variance of the smashed data: "
+            "these are no reconstructions. Is input_range what the client's network gets for "
+            "(black, white), as ((0 - mean) / std, (1 - mean) / std)? Did the client change its "
+            "messages?",
             stacklevel=3,
         )
 
