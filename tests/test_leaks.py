@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from sltools import data, defenses, metrics, models, protocol, seeds
 from sltools.attacks import GradientLeak
-from sltools.attacks.leaks import whitened_line
+from sltools.attacks.leaks import near_rms, whitened_line
 from sltools.data import Split
 from sltools.defenses.gradients import plan_noise
 from sltools.errors import AttackError, DataError, DefenseError, NotObservable
@@ -130,6 +130,16 @@ def test_the_whitened_line_takes_odd_batches_and_refuses_broken_ones() -> None:
         whitened_line(torch.tensor([[math.nan], [1.0]]), torch.ones(1))
 
 
+def test_near_rms_scores_the_distance_to_the_rms_length() -> None:
+    g = torch.tensor([[3.0, 4.0], [-1.0, 0.0], [0.0, 7.0]])  # lengths 5, 1, 7: RMS 5
+    assert near_rms(g).tolist() == pytest.approx([0, -4, -2])
+    assert near_rms(g, torch.tensor([2.0, 0.0])).tolist() == pytest.approx([-2, -6, -5])
+    assert near_rms(g.view(3, 2, 1)).tolist() == near_rms(g).tolist()
+    assert near_rms(torch.zeros(2, 2), torch.zeros(2)).tolist() == [0, 0]
+    with pytest.raises(AttackError, match="diverged"):
+        near_rms(torch.tensor([[math.nan], [1.0]]))
+
+
 # ---- MaxNorm -------------------------------------------------------------------------------------
 
 
@@ -168,6 +178,8 @@ def max_norm_leaks(outputs: int, seed: int) -> dict[str, float]:
     view = transcript.view("server", ["anchor_labels"])
     sent = view.payloads("feature_gradient")
     scores = {
+        "near": [near_rms(g) for g in sent],
+        "near line": [near_rms(g, line) for g, line in zip(sent, lines, strict=True)],
         "cosine": GradientLeak("cosine")(view).scores.split(64),
         "line": [g @ line for g, line in zip(sent, lines, strict=True)],
         "whitened": [whitened_line(g, line) for g, line in zip(sent, lines, strict=True)],
@@ -185,6 +197,7 @@ def test_max_norm_hides_a_class_of_ten_outputs_from_no_attacker_who_whitens(seed
     assert ten["line"] < 0.95
     assert min(ten["whitened"], ten["cosine"]) > 0.99
     assert two["whitened"] == pytest.approx(two["line"], abs=0.01) and two["line"] < 0.9  # one line
+    assert min(ten["near"], two["near"]) > 0.75 and two["near line"] > 0.88  # long ones stay close
 
 
 # ---- Marvell -------------------------------------------------------------------------------------

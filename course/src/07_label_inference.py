@@ -55,7 +55,7 @@
 # | **is granted** | nothing for the clusters; for names `anchor_labels`, one label per class |
 # | **simulated here** | both parties in one process; batches of any size; the anchors, by a grant |
 # | **stops working** | on gradients of a client that has become sure; sooner with a deeper head |
-# | **answered by** | noise on $\partial L/\partial u$ (max-norm, Marvell); randomised labels |
+# | **answered by** | noise on $\partial L/\partial u$ (Marvell); randomised labels |
 #
 # The defences are only named here. How well they do is a question of its own. (Independent noise on
 # each gradient does not do well: one of the exercises averages it away.)

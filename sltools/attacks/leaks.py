@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from sltools import devices
 from sltools.errors import AttackError
@@ -83,6 +84,20 @@ def whitened_line(gradients: Tensor, line: Tensor) -> Tensor:
     covariance = torch.cov(flat.T, correction=0).view(flat.shape[1], flat.shape[1])
     shrunk = covariance + SHRINKAGE * covariance.diagonal().mean() * torch.eye(len(covariance))
     return (flat @ torch.linalg.pinv(shrunk, hermitian=True) @ line.cpu().double()).float()
+
+
+def near_rms(gradients: Tensor, line: Tensor | None = None) -> Tensor:
+    """Score the gradients (B, D) of one batch by how near their lengths come to the RMS: (B,).
+
+    Made for `defenses.MaxNorm`, which hardly changes the longest gradients and scatters all others
+    about the same root-mean-square length: the long ones stay close to it. Nothing is granted. With
+    `line` (D,), as for `whitened_line`, the coordinates along it stand for the lengths. On the CPU.
+    Raises AttackError for gradients that are not finite.
+    """
+    flat = _finite(gradients.flatten(1).cpu().double())
+    lengths = flat.norm(dim=1)
+    reach = lengths if line is None else flat @ normalize(line.cpu().double(), dim=0)
+    return -(reach - lengths.square().mean().sqrt()).abs().float()
 
 
 def _finite(gradients: Tensor) -> Tensor:

@@ -19,13 +19,16 @@ from sltools.defenses.outgoing import Outgoing, positive, whole
 class MaxNorm(Outgoing):
     """Stretches each gradient by a random factor, until all are as long as the longest on average.
 
-    g becomes g·(1 + η) with η normal of variance |g_max|² / |g|² - 1: noise along g alone.
-    (Li et al., ICLR 2022, section 4.1.)
+    g becomes g·(1 + η) with η normal of variance |g_max|² / |g|² - 1: noise along g alone. The
+    longest are hardly changed and so stay near the common root mean square, about which the others
+    scatter: `attacks.leaks.near_rms` scores that. (Li et al., ICLR 2022, section 4.1.)
     """
 
     kind: ClassVar[str] = "feature_gradient"
     promises = "the squared norms of all gradients of a batch are equal on average"
-    leaves = "the line that each gradient lies on, which can tell the class; some norms are longer"
+    leaves = (
+        "each gradient's line; which were long, as their norms scatter least: both tell classes"
+    )
 
     def change(self, tensor: Tensor) -> Tensor:
         """Return the gradients `tensor` (B, D), stretched; zeros stay zeros."""
