@@ -637,9 +637,9 @@ assert digests["curious"] == digests["honest"] or device != "cpu"
 # paper, without our mean over ten batches. *LabelGap* is ours: only the first of the scrutinizer's
 # three quantities, by how much the gradients of one class are more alike than those of two.
 # *SplitOut as published* practises for one pass over one image in a hundred. Of MNIST's 60,000 that
-# makes ten gradients. Here it gets as many, though our client has half of the images; of the digits
-# it would be nearly all, so it stands with MNIST. And there is one more hijacker, who gives its
-# gradients the size of honest ones.
+# makes ten gradients. Here it gets as many; our client has half of the images, so that is about one
+# in fifty. Of the digits it would be nearly all, so it stands with MNIST. And there is one more
+# hijacker, who gives its gradients the size of honest ones.
 
 # %%
 detection = json.loads((lessons.course() / "results" / "detection.json").read_text())

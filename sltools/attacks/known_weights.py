@@ -1,4 +1,4 @@
-"""Inversion with the client's weights granted: the ceiling that UnSplit is measured against."""
+"""Inversion with the client's weights granted: the known-weights bound."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -282,7 +282,7 @@ def _rank_correlation(answer: Answer, seed: int) -> str:
 @task(
     "05.known",
     answer="known_weights",
-    title="The ceiling: known weights",
+    title="The known-weights bound",
     kind="implement",
     minutes=20,
     difficulty=3,
@@ -447,7 +447,7 @@ def _report(answer: Answer, seed: int) -> str:
         "components of public images, and search for the sixty factors. Keep them small: add "
         "0.01 times their mean square, each in units of its standard deviation.",
     ),
-    meaning="The ceiling was one of the search, its prior and its patience, not of the data. "
+    meaning="The bound was one of the search, its prior and its patience, not of the data. "
     "An attack that fails proves nothing; one that succeeds proves a leak.",
     trials=1,
 )

@@ -384,7 +384,7 @@ def _judge_steered(
     minutes=40,
     difficulty=4,
     points=5,
-    purpose="find leaks that no eye and no simple correlation finds",
+    purpose="find more leaks than correlations with the class numbers do",
     hints=(
         "The number of a class means nothing: class 4 is not twice class 2. Compare the means of "
         "the classes in each column: how much do they differ, measured by the spread inside the "
