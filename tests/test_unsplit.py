@@ -110,7 +110,7 @@ def test_the_least_objective_is_kept_and_never_one_that_diverged(
     run = SHORT(view)
     pairs = [(math.nan, 0.0), (0.5, 0.1), (0.4, 0.3)]  # objective, feature loss
     runs = [replace(run, objective=total, feature_loss=feature) for total, feature in pairs]
-    monkeypatch.setattr(UnSplit, "runs", lambda self, view: runs)
+    monkeypatch.setattr(UnSplit, "runs", lambda self, view, **_: runs)
     assert UnSplit()(view) is runs[2]
 
 

@@ -135,7 +135,7 @@ class BlindDeconvolution:
                 f"the images found go from {low:.2g} to 1, and this attack takes them for pixels "
                 "in [0, 1], on black: what is darker is cut off, and light and dark may be "
                 "exchanged. Was the client trained on standardised images? Then use UnSplit, with "
-                "their input_range",
+                "their input_range. Or are its three channels not those of photographs?",
                 stacklevel=3,
             )
 

@@ -86,12 +86,13 @@ def warn_of_range(
     """Warn if inputs outside of `span` explain `smashed` (N, ...) far better than those inside.
 
     `network` made the smashed data of inputs of `shape` (C, H, W), and the attack `left` that share
-    of their variance unexplained. Noise is hardly better explained by inputs outside, and that a
-    search was too short makes no difference. It also warns if next to all is left.
+    of their variance unexplained. It says nothing where other reasons are likelier: no inputs
+    explain noise and defences well, and to a search that was too short the range makes no
+    difference. It also warns where one guess for all would do better than what was found.
     """
     network, few = copy.deepcopy(network).eval().requires_grad_(False), smashed[:FEW]
     inside, outside = (_least_error(network, few, shape, span, inside) for inside in (True, False))
-    if outside < FAR * inside:
+    if outside < min(POOR, FAR * inside):
         warnings.warn(
             f"inputs outside {span} explain these smashed data far better than any "
             f"inside: they leave {outside:.1%} of their variance, not {inside:.1%}. Was the client "
