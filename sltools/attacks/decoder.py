@@ -104,7 +104,7 @@ class DecoderInversion:
         inputs = snapshots[-1].clone()
         loss = _explained(front, inputs, course.smashed)
         if loss > POOR and defense is None and not interrupted:
-            warn_of_range(front, course.smashed, inputs.shape[1:], span, loss)
+            warn_of_range(front, course.smashed, inputs.shape[1:], span)
         return InversionResult(
             inputs,
             front,

@@ -81,14 +81,18 @@ class InputRange:
 
 
 def warn_of_range(
-    network: nn.Module, smashed: Tensor, shape: Sequence[int], span: InputRange, left: float
+    network: nn.Module,
+    smashed: Tensor,
+    shape: Sequence[int],
+    span: InputRange,
+    left: float = 0.0,
 ) -> None:
     """Warn if inputs outside of `span` explain `smashed` (N, ...) far better than those inside.
 
-    `network` made the smashed data of inputs of `shape` (C, H, W), and the attack `left` that share
-    of their variance unexplained. It says nothing where other reasons are likelier: no inputs
-    explain noise and defences well, and to a search that was too short the range makes no
-    difference. It also warns where one guess for all would do better than what was found.
+    `network` made the smashed data of inputs of `shape` (C, H, W). It says nothing where other
+    reasons are likelier: no inputs explain noise and defences well, and to a search that was too
+    short the range makes no difference. A search for the best inputs says what share of the
+    variance it `left`: it also warns where one guess for all would have done better.
     """
     network, few = copy.deepcopy(network).eval().requires_grad_(False), smashed[:FEW]
     inside, outside = (_least_error(network, few, shape, span, inside) for inside in (True, False))
