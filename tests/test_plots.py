@@ -51,6 +51,7 @@ PICTURES = {
     "smashed": lambda: plots.smashed(images, noise(4, 10, 5, 5)),
     "smashed, flat": lambda: plots.smashed(images[:1], noise(1, 30)),
     "bars": lambda: plots.bars({"attack": 0.5, "chance": 0.1}, "accuracy"),
+    "bars, many": lambda: plots.bars({f"attack {i}": i / 20 for i in range(14)}, "accuracy"),
     "scatter": lambda: plots.scatter(noise(6, 2), torch.tensor([0, 0, 1, 1, 2, 2])),
     "exchange": lambda: plots.exchange(
         {"client": "images", "server": ""}, [("client", "server", "z"), ("server", "server", "hm")]

@@ -26,6 +26,7 @@ from sltools.plots.picture import (
     styled,
 )  # fmt: skip
 
+MOST_UPRIGHT = 12  # bars whose names have room below them
 LEGEND_WIDTH, HANDLE_WIDTH = 80, 8  # letters that fit above a chart, and a line beside its name
 DASHES = ["-", "--", "-.", (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5, 1, 1.5))]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p"]
@@ -158,7 +159,11 @@ def frontier(
 
 @styled
 def bars(values: Mapping[str, float], ylabel: str) -> Picture:
-    """Draw one bar for each named number, the number above it."""
+    """Draw one bar for each named number, the number at its end; many of them lie, in rows."""
+    heights = "; ".join(f"{name}: {short(value)}" for name, value in values.items())
+    words = f"Bars of {ylabel}.", f"{heights}."
+    if len(values) > MOST_UPRIGHT:
+        return render(_lying(values, ylabel), *words)
     axes = _chart_axes("", ylabel, log=False)
     drawn = axes.bar(range(len(values)), list(values.values()), width=0.6, color=PALETTE[0])
     axes.bar_label(drawn, [short(value) for value in values.values()], padding=2)
@@ -168,8 +173,21 @@ def bars(values: Mapping[str, float], ylabel: str) -> Picture:
     axes.margins(y=0.12)
     axes.grid(False, axis="x")
     axes.tick_params(axis="x", length=0)
-    heights = "; ".join(f"{name}: {short(value)}" for name, value in values.items())
-    return render(axes, f"Bars of {ylabel}.", f"{heights}.")
+    return render(axes, *words)
+
+
+def _lying(values: Mapping[str, float], xlabel: str) -> Axes:
+    """Draw bars from left to right, where their names have room."""
+    rows = range(len(values))
+    axes = _chart_axes(xlabel, "", False, (6.4, 0.7 + 0.26 * len(values)))
+    drawn = axes.barh(rows, list(values.values()), height=0.6, color=PALETTE[0])
+    axes.bar_label(drawn, [short(value) for value in values.values()], padding=2)
+    axes.set(yticks=rows, yticklabels=list(values), ylim=(len(values) - 0.4, -0.6))
+    axes.axvline(0, color=GREY, linewidth=0.8)
+    axes.margins(x=0.12)
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", length=0)
+    return axes
 
 
 @styled
