@@ -18,7 +18,7 @@ import pytest
 import torch
 import typer
 
-from sltools import arena, cli, exercises, experiments, lessons, plots, storage, sweep
+from sltools import arena, cli, exercises, experiments, lessons, plots, protocol, storage, sweep
 from sltools.errors import LessonError
 from sltools.exercises import record
 from sltools.grading import grade as grading
@@ -60,7 +60,7 @@ def _moments(tmp_path: Path, little_course: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(papermill, "execute_notebook", _execute)
     monkeypatch.setattr(sweep, "_executor", _in_this_process)
     monkeypatch.setattr(sweep, "_run", lambda *_: {"status": "done", "error": "", "seconds": "1"})
-    monkeypatch.setattr(arena._Trial, "rows", _rows)
+    monkeypatch.setattr(arena.attacks, "rows", _rows)
     monkeypatch.setattr(grading, "refusal", lambda sandbox: "")
     monkeypatch.setattr(grading, "_examine_all", _graded)
     monkeypatch.setattr(grading, "_compare", lambda *_: grading._Noticed({}, {}))
@@ -78,11 +78,11 @@ def _execute(source: str, output: str, *_: Any, **__: Any) -> None:
 
 def _rows(trial: Any) -> list[arena.Row]:
     if trial.malicious:
-        return [trial._row("hijacking", "seen", 1.0, 0.0)]
+        return [trial.row("hijacking", "seen", 1.0, 0.0)]
     return [
-        trial._row("service", "accuracy", 0.9, 0.1),
-        trial._row("UnSplit", "aligned_mse", 0.1, 0.2, clone=0),
-        trial._row("decoder", "aligned_mse", 0.3, 0.2),
+        trial.row("service", "accuracy", 0.9, 0.1),
+        trial.row("UnSplit", "aligned_mse", 0.1, 0.2, clone=0),
+        trial.row("decoder", "aligned_mse", 0.3, 0.2),
     ]
 
 
@@ -97,7 +97,7 @@ def _tree(place: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(place)): path.read_bytes()
         for path in files
-        if not storage.is_part(path) and path.name != sweep.LOCK
+        if not storage.is_part(path) and path.name != storage.LOCK
     }
 
 
@@ -315,6 +315,6 @@ def test_an_interrupt_before_the_first_victim_ends_as_any_other(
     def interrupt(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(experiments.protocol, "train", interrupt)
+    monkeypatch.setattr(protocol, "train", interrupt)
     assert call(monkeypatch, "attack", name, "--budget", "tiny") == cli.INTERRUPTED
     assert "nothing to report" in capsys.readouterr().err

@@ -46,7 +46,7 @@ def test_check_accepts_what_build_made(little_course: Path) -> None:
         ('"quick"', '"full"', "cell 1 differs in its source"),
         ('tags=["parameters"]', "", "cell 1 differs in its metadata"),
         ("minutes: 5", "minutes: 6", "metadata differ"),
-        ("import os, pathlib, sys", "import os\n\n# %%\nimport pathlib, sys", "its source 5"),
+        ("import os, pathlib, sys", "import os\n\n# %%\nimport pathlib, sys", "its source 6"),
     ],
 )
 def test_check_says_what_differs(
@@ -93,7 +93,7 @@ def test_new_code_is_executed(little_course: Path) -> None:
     assert notebooks.main(["--folder", str(little_course)]) == 0
     notebook = nbformat.read(little_course / "03_little.ipynb", as_version=4)
     assert notebook.cells[2].outputs[0].text == "digits quick 40 0.5 False\n"
-    assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2, 3]
+    assert [cell.execution_count for cell in notebook.cells[1:]] == [1, 2, 3, 4]
 
 
 def test_a_failing_lesson_is_not_written(
