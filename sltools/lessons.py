@@ -327,8 +327,9 @@ def headless_kernel() -> type:
 
     path = [str(_PACKAGE.parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     settings = {"SLTOOLS_STATIC": "1", "PYTHONPATH": os.pathsep.join(path), **_threads()}
-    # Quiet: at its normal level every kernel prints a warning about local, unencrypted sockets.
-    launch = get_kernel_dict(extra_arguments=["--log-level=ERROR"])
+    # Quiet: else every kernel prints a warning about local, unencrypted sockets, and one that is
+    # stopped at work the traceback of an answer that nobody waits for. Its cells still tell theirs.
+    launch = get_kernel_dict(extra_arguments=["--log-level=CRITICAL"])
 
     class HeadlessKernel(AsyncKernelManager):
         @property

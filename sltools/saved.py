@@ -4,6 +4,7 @@ Only networks that can be described in `torch.nn` layers are written, for to ope
 run code. What else is in the file does not depend on that.
 """
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,9 +36,9 @@ def pack(name: str, network: Network) -> tuple[dict[str, Tensor], dict[str, Any]
         layers = Architecture.of(network).layers
     except ModelError as error:
         return {}, {"unsaved": str(error)}
-    tensors = {f"{name}/{key}": value for key, value in network.state_dict().items()}
-    parts = network.named_modules(remove_duplicate=False)
-    return tensors, {"layers": layers, "training": [key for key, part in parts if part.training]}
+    state, training = _state_and_modes(network)
+    tensors = {f"{name}/{key}": value for key, value in state.items()}
+    return tensors, {"layers": layers, "training": training}
 
 
 def unpack(name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Network:
@@ -49,3 +50,19 @@ def unpack(name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Netw
         return Unsaved(facts["unsaved"])
     state = storage.under(f"{name}/", tensors)
     return Architecture(facts["layers"]).restore(state, facts.get("training", ()))
+
+
+def without_sample_gradients(network: Network) -> Network:
+    """Copy `network` without the hooks that opacus sets for DP-SGD.
+
+    They belong to the training: no inputs could be searched under a copy that has them.
+    """
+    if isinstance(network, nn.Module) and hasattr(network, "autograd_grad_sample_hooks"):
+        network = Architecture.of(network).restore(*_state_and_modes(network))
+    return copy.deepcopy(network)
+
+
+def _state_and_modes(network: nn.Module) -> tuple[dict[str, Tensor], list[str]]:
+    """The weights and buffers of `network`, and the names of its parts in training mode."""
+    parts = network.named_modules(remove_duplicate=False)
+    return network.state_dict(), [name for name, part in parts if part.training]

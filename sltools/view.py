@@ -308,7 +308,8 @@ def _check_saved(name: str, value: Any) -> None:
 def _grant(transcript: "Transcript", name: str) -> Any:
     """Fetch what `name` grants from the other party: a network, or tensors by step."""
     if name == "client_model":
-        value: Any = copy.deepcopy(transcript.models.get("client"))
+        client = transcript.models.get("client")
+        value: Any = client and saved.without_sample_gradients(client)
     elif name == "anchor_labels":
         value = _anchors({step: page["labels"] for step, page in transcript.diary.items()})
     else:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from sltools import data, defenses, detectors, experiments, metrics, models, protocol, seeds
-from sltools.attacks import UnSplit
+from sltools.attacks import DecoderInversion, KnownWeightsInversion, UnSplit
 from sltools.data import Split
 from sltools.defenses.accounting import epsilon
 from sltools.errors import DefenseError, ProtocolError
@@ -382,6 +382,20 @@ def test_dp_sgd_protects_no_message(tmp_path: Any) -> None:
     view = trained.observe(some.images, grants=["client_model"])
     assert torch.equal(view.client_model(some.images), view.smashed)
     view.save(tmp_path / "view")
+
+
+def test_inputs_can_be_searched_under_a_client_trained_with_dp_sgd() -> None:
+    pytest.importorskip("opacus")
+    front, rest = models.cut(models.mnist_net(1), "pool1")
+    client = protocol.Client(front, optimizer=defenses.PrivateOptimizer(front, 1.0, 1.0))
+    trained = protocol.train(client, protocol.Server(rest), split(64), epochs=1)
+    few, others = split(4).images, torch.rand(8, 1, 28, 28)
+    view = trained.observe(few, grants=["client_model"])
+    found = KnownWeightsInversion(steps=150)(view)
+    assert found.feature_loss < 0.1
+    for given_front in (None, front):
+        decoded = DecoderInversion(steps=2)(view, others, front=given_front)
+        assert decoded.inputs.shape == few.shape
 
 
 def test_accounting_reproduces_the_accountants_own_example() -> None:

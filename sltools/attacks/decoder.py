@@ -1,6 +1,5 @@
 """Inversion by a trained network: public images teach a decoder what smashed data look like."""
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy
 from torch.optim import Adam
 
-from sltools import devices, seeds
+from sltools import devices, saved, seeds
 from sltools.attacks import networks
 from sltools.attacks.inversion import (
     RECORDS,
@@ -89,7 +88,7 @@ class DecoderInversion:
             extra.append("defence")
         told = {} if span.usual else {"input_range": span.bounds}
         extra += ["input range" for _ in told]
-        front = view.client_model if front is None else copy.deepcopy(front)
+        front = view.client_model if front is None else saved.without_sample_gradients(front)
         front = front.to(device, torch.float32).eval()
         decoder = networks.decoder(smashed.shape[1:], public_images.shape[1:], seed=self.seed)
         course = _Course(decoder.to(device), smashed.to(device))
