@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import os
+import pickle
 import platform
 from collections.abc import Callable
 from pathlib import Path
@@ -37,13 +38,21 @@ def trained(
     if not (root := os.environ.get("SLTOOLS_CACHE")):
         return train()
     path = Path(root).expanduser() / f"{_name(session, split, facts)}.pt"
-    if path.exists():
-        _restore(session, torch.load(path, weights_only=True))
+    if kept := _found(path):
+        _restore(session, kept)
         return session
     made = train()
     if not made.interrupted:
         _keep(path, made)
     return made
+
+
+def _found(path: Path) -> dict[str, Any] | None:
+    """Read a kept victim; None if there is none, or if its file is damaged: it is made again."""
+    try:
+        return dict(torch.load(path, weights_only=True))
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError):
+        return None
 
 
 def _name(session: Session, split: Split, facts: dict[str, Any]) -> str:

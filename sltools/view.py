@@ -263,8 +263,8 @@ def fresh(view: View) -> View:
     """Return `view` with nothing noted as used; raise AttackError if it is none."""
     if not isinstance(view, View):
         raise AttackError(
-            f"an attack looks at a view, not at {view!r}: take session.observe(images) or "
-            "transcript.view()"
+            f"an attack looks at a view, not at a {type(view).__name__}: take "
+            "session.observe(images) or transcript.view()"
         )
     return view.fresh()
 

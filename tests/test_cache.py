@@ -105,3 +105,12 @@ def test_an_interrupted_training_is_not_kept(folder: Path, monkeypatch: pytest.M
     monkeypatch.setattr(protocol, "_step", step)
     assert _victim().interrupted
     assert not folder.exists()
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 broken", b"\x80\x02garbage"])
+def test_a_damaged_victim_is_made_again(content: bytes, folder: Path) -> None:
+    made = _victim()
+    (kept,) = folder.iterdir()
+    kept.write_bytes(content)
+    assert _victim().losses == made.losses
+    assert _victim().losses == made.losses

@@ -92,13 +92,13 @@ def labels(trial: Trial, session: protocol.Session) -> list[Row]:
     view = second.transcript.view("server", ["head_weight_gradients"])
     found = []
     for number, seed in trial.attackers:
-        clusters = LabelInference("wire", seed=seed)(first).clusters
+        clusters = whole(LabelInference("wire", seed=seed)(first)).clusters
         wire = _score(trial, watched, clusters=clusters)
         assert wire.cluster_accuracy is not None and wire.random_partition is not None
         pair = (wire.cluster_accuracy, wire.random_partition)
         found.append(trial.row("labels, wire", "cluster_accuracy", *pair, number))
         match = LabelInference("published", seed=seed, device=trial.settings.device)
-        matched = _score(trial, singles, match(view).labels)
+        matched = _score(trial, singles, whole(match(view)).labels)
         found.append(trial.row("labels, published", "label_accuracy", *_right(matched), number))
     return found
 

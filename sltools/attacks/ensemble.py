@@ -20,7 +20,7 @@ class Ensemble:
 
     All are in evaluation mode. The running mean of a normalisation without weights of its own is
     among the `weights`: a clone begins with 0, and where the layer before it has no bias nothing
-    else could take its place. (Its variance any layer with weights can make up for.)
+    else could take its place. (For its variance the weights of the layer before it can make up.)
     """
 
     def __init__(
