@@ -263,7 +263,7 @@ class LabelledTargets(UnSplit):
         assert isinstance(networks, _Labelled)
         assert len(targets) == len(networks.labels)  # in one chunk
         losses = super()._losses(inputs, targets, scale, networks, tv)
-        term = networks.surprise(networks(inputs))
+        term = networks.cross_entropy(networks(inputs))
         return losses | {"labels": term, "total": losses["total"] + self.labels_weight * term}
 
 
@@ -275,7 +275,7 @@ class _Labelled(Ensemble):
         self.model = view.model.requires_grad_(False)
         self.labels = view.labels
 
-    def surprise(self, activations: Tensor) -> Tensor:
+    def cross_entropy(self, activations: Tensor) -> Tensor:
         """The cross-entropy of the labels, given activations (E, N, ...): (E,)."""
         return torch.stack([cross_entropy(self.model(z), self.labels) for z in activations])
 
@@ -490,7 +490,7 @@ def target(dataset: str, cut: str, seed: int) -> Target:
         seed,
         protocol.recut(session, cut),  # without its record, which is large
         batch.images[:TARGETS],
-        replace(kept, messages=sent, diary={}),
+        replace(kept, messages=sent, client_log={}),
         others,
         source.test,
     )

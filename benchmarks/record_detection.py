@@ -79,8 +79,8 @@ class Quiet(HijackingServer):
         if honest is None or honest.kind != "cut_gradient":
             return honest
         assert self._smashed is not None
-        lure = self._steer(self._smashed.detach())
-        return replace(honest, payload=lure * (honest.payload.norm() / lure.norm()))
+        adversarial = self._steer(self._smashed.detach())
+        return replace(honest, payload=adversarial * (honest.payload.norm() / adversarial.norm()))
 
 
 class Panel(Detector):

@@ -195,7 +195,7 @@ def _parties(
 
 
 def _truth(transcript: Transcript) -> Tensor:
-    return torch.cat([page["labels"] for page in transcript.diary.values()])
+    return torch.cat([page["labels"] for page in transcript.client_log.values()])
 
 
 if __name__ == "__main__":

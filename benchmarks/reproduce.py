@@ -50,7 +50,7 @@ BUDGETS = {  # of the victims: one epoch teaches CIFAR-10's nothing
     "cifar10": "full",
 }
 SAME = {"flatten"}  # stages that send what the one before sends
-ENOUGH = 0.01  # of the mean image's error: below it the ceiling needs no other search
+ENOUGH = 0.01  # of the mean image's error: below it the oracle needs no other search
 FILES = {"quick": "depth.csv", "full": "depth_full.csv", "steady": "depth_steady.csv"}
 
 IMAGE_SCORES = {  # column -> what `metrics.score_images` calls it
@@ -158,7 +158,7 @@ def _attack(dataset: str, budget: str) -> UnSplit:
     return UnSplit(steps=steps, restarts=RESTARTS[dataset], **priors)
 
 
-def _ceilings(dataset: str, budget: str) -> list[KnownWeightsInversion]:
+def _oracles(dataset: str, budget: str) -> list[KnownWeightsInversion]:
     """Searches with the weights known: a short one, then some as long as the attack."""
     attack = _attack(dataset, budget)
     weak = KnownWeightsInversion(steps=attack.steps)
@@ -179,7 +179,7 @@ def _note_settings(path: Path, budget: str, rows: list[Row]) -> None:
         "training": {  # of the victims: epochs, and how many training images (null: all)
             name: experiments.training(name, BUDGETS[name]) for name in DATASETS
         },
-        "ceilings": {name: list(map(asdict, _ceilings(name, budget))) for name in DATASETS},
+        "oracles": {name: list(map(asdict, _oracles(name, budget))) for name in DATASETS},
     }
     if rows:
         noted = _noted(path)
@@ -251,22 +251,22 @@ def reproduce(
             raise KeyboardInterrupt  # before a row: half a training is no victim
         session = protocol.recut(sessions[victim], stage)
         if (victim, stage) not in known:  # it has no clone, and so no clone seed
-            known[victim, stage] = ceiling(dataset, session, budget)
+            known[victim, stage] = oracle(dataset, session, budget)
         _append(path, attack(dataset, session, stage, victim, clone, budget, known[victim, stage]))
 
 
-def ceiling(dataset: data.Dataset, session: protocol.Session, budget: str) -> float:
+def oracle(dataset: data.Dataset, session: protocol.Session, budget: str) -> float:
     """The least raw MSE (median of the targets) that a search reaches with the weights known.
 
-    Which of several searches that is, is seen from the truth: a ceiling may know everything. They
+    Which of several searches that is, is seen from the truth: a oracle may know everything. They
     are tried in turn, while the error is worth another.
     """
     targets = experiments.first_targets(dataset, TARGETS[dataset.name])
     truth = targets.images.to(session.predict(targets.images[:1]).device)
     granted = session.observe(truth, grants=["client_model"])
-    enough = ENOUGH * floors(dataset, targets)["mean_image_mse"]
+    enough = ENOUGH * baselines(dataset, targets)["mean_image_mse"]
     best = math.inf
-    for search in _ceilings(dataset.name, budget):
+    for search in _oracles(dataset.name, budget):
         found = search(granted)
         if found.interrupted:
             raise KeyboardInterrupt
@@ -297,7 +297,6 @@ def attack(
         raise KeyboardInterrupt  # half an attack is no row
     objectives = [run.objective if _sound(run) else math.inf for run in runs]
     best = objectives.index(min(objectives))
-    floor = floors(dataset, targets)
     return [
         Row(
             dataset=dataset.name,
@@ -311,7 +310,7 @@ def attack(
             **(_image_scores(run.inputs, truth) if _sound(run) else NO_SCORES),
             **_clone_scores(run, session, dataset, number),
             known_weights_mse=known_weights_mse,
-            **floor,
+            **baselines(dataset, targets),
             cpu_seconds=round(seconds, 1),
             device=truth.device.type,
         )
@@ -319,7 +318,7 @@ def attack(
     ]
 
 
-def floors(dataset: data.Dataset, targets: data.Split) -> dict[str, float]:
+def baselines(dataset: data.Dataset, targets: data.Split) -> dict[str, float]:
     """What images score that need no smashed data: medians of the targets.
 
     The mean image needs only public data, that of its class the label of the target, too.

@@ -192,7 +192,7 @@ class Client:
         if self.learning:
             self.optimizer.step()
 
-    def diary_page(self) -> dict[str, Tensor]:
+    def log_page(self) -> dict[str, Tensor]:
         """What the client computed in this exchange and did not send; read before the next one."""
         if self._labels is None:
             return {}
@@ -352,7 +352,7 @@ def train(
     Give parties, or the two parts of a cut network for vanilla split learning with the paper's
     settings (Adam with amsgrad, 1e-3, cross-entropy). The data order comes from the stream (`seed`,
     "order"). Parties may be trained on: they keep their optimisers. `record` keeps every message
-    (memory: 2 x N x |z| floats for each epoch) and the client's diary. Interrupting (Ctrl-C)
+    (memory: 2 x N x |z| floats for each epoch) and the client's log. Interrupting (Ctrl-C)
     returns the session as it stands, marked `interrupted`.
     """
     client = client if isinstance(client, Client) else Client(client)
@@ -441,17 +441,17 @@ def _step(
     try:
         client.learning = probe is None
         sent = (images, labels if probe is None else probe)
-        loss = _teach(client, server, sent, step, number, transcript)
+        loss = _train_step(client, server, sent, step, number, transcript)
         client.learning = False
         for extra in client.extra(step, *batch):
-            _teach(client, server, extra, step + exchanges, number + exchanges, transcript)
+            _train_step(client, server, extra, step + exchanges, number + exchanges, transcript)
             exchanges += 1
     finally:
         client.learning = True
     return [loss] if probe is None else [], exchanges
 
 
-def _teach(
+def _train_step(
     client: Client,
     server: Server,
     batch: Batch,
@@ -464,7 +464,7 @@ def _teach(
     for message in client.open(*batch, step=step, batch=number):
         exchange(client, server, message, transcript)
     if transcript is not None:
-        transcript.diary[step] = client.diary_page()
+        transcript.client_log[step] = client.log_page()
     loss = client.loss if client.head is not None else server.loss
     return torch.full((), torch.nan, device=batch[0].device) if loss is None else loss.detach()
 

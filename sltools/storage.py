@@ -118,7 +118,7 @@ def write(
             }
             for name, content in texts.items():
                 parts[name].write_bytes(content)
-            save_file(_alone(tensors), parts[TENSORS])
+            save_file(_separate(tensors), parts[TENSORS])
     except (OSError, SafetensorError) as error:
         raise _unwritable(folder, error) from None
     return folder
@@ -131,7 +131,7 @@ def _clear_unless_whole(folder: Path) -> None:
             path.unlink()
 
 
-def _alone(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors as a file takes them: on the CPU, in order, no two of them in the same memory."""
     found: dict[str, torch.Tensor] = {}
     taken: set[int] = set()

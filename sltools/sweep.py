@@ -82,7 +82,7 @@ def sweep(
             missing = [values for values in settings if not table.has(values)]
             probed = _with_probe(lesson, table.folder)
             with _executor(jobs, scheduler) as executor:
-                with _unheard_by_children():
+                with _ignore_sigint():
                     for values in missing:
                         arguments = probed, values, table.folder, table.name(values), timeout
                         futures[executor.submit(_run, *arguments)] = values
@@ -124,7 +124,7 @@ def _keep_ended(futures: Mapping[Future[Row], dict[str, Any]], table: "_Table") 
 
 
 @contextmanager
-def _unheard_by_children() -> Iterator[None]:
+def _ignore_sigint() -> Iterator[None]:
     """Ctrl-C reaches a terminal's every process; those begun here leave it to this one."""
     if threading.current_thread() is not threading.main_thread():  # which alone may set signals
         yield

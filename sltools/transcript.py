@@ -17,16 +17,16 @@ class Transcript:
     """Everything that crossed the wire, in order, and what the parties could say about it.
 
     `client` and `head` are the architectures of the client's parts. `models` holds each party's
-    own network and `diary` what the client computed and kept to itself, by step; both are there
-    for views of this process only. `save` writes the messages, the architectures and the server's
-    own model: what a server could have kept.
+    own network and `client_log` what the client computed and kept to itself, by step: both are
+    there for views of this process only. `save` writes the messages, the architectures and the
+    server's own model: what a server could have kept.
     """
 
     client: Architecture | None = None
     head: Architecture | None = None
     models: dict[str, Network] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
-    diary: dict[int, dict[str, Tensor]] = field(default_factory=dict)
+    client_log: dict[int, dict[str, Tensor]] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         return f"Transcript({len(self.messages):,} messages, {self.nbytes():,} bytes)"
@@ -57,7 +57,7 @@ class Transcript:
 
     @classmethod
     def open(cls, folder: str | Path) -> "Transcript":
-        """Read a transcript back, in this or another process, without its diary."""
+        """Read a transcript back, in this or another process, without its client log."""
         kept = read_view(folder)
         models = {} if kept["own_model"] is None else {kept["party"]: kept["own_model"]}
         return cls(kept["client"], kept["head"], models, kept["messages"])

@@ -36,7 +36,7 @@ SECRETS = {
     "images": "split learning never sends the inputs, only their activations at the cut",
     "inputs": "split learning never sends the inputs, only their activations at the cut",
     "client_weights": GRANTS["client_model"],
-    "diary": "what a party computed and kept to itself is not for the other to read",
+    "client_log": "what a party computed and kept to itself is not for the other to read",
 }
 UNKNOWN = "there is none, or none that an nn.Sequential of torch.nn layers describes"
 ABSENT = {
@@ -311,9 +311,9 @@ def _grant(transcript: "Transcript", name: str) -> Any:
         client = transcript.models.get("client")
         value: Any = client and saved.without_sample_gradients(client)
     elif name == "anchor_labels":
-        value = _anchors({step: page["labels"] for step, page in transcript.diary.items()})
+        value = _anchors({step: page["labels"] for step, page in transcript.client_log.items()})
     else:
-        value = {step: page[name] for step, page in transcript.diary.items() if name in page}
+        value = {step: page[name] for step, page in transcript.client_log.items() if name in page}
     if not value:
         raise NotObservable(
             f"{name} cannot be granted, it is not on record: the gradients and the labels need a "

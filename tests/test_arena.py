@@ -193,7 +193,7 @@ def test_fewer_bytes_are_counted() -> None:
     assert defenses.Quantisation(4).nbytes(z) == 80 + 8
     assert defenses.TopK(0.1).nbytes(z) == 2 * (8 * 4 + 10)
     assert defenses.TopK(1.0).nbytes(z) == 640
-    both = defenses.Together(defenses.GaussianNoise(1.0), defenses.Quantisation(4))
+    both = defenses.Compose(defenses.GaussianNoise(1.0), defenses.Quantisation(4))
     assert both.nbytes(z) == 88
 
 

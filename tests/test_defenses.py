@@ -75,24 +75,24 @@ def test_noise_is_fresh_at_every_message_and_other_with_another_seed(name: str) 
 
 
 def test_together_applies_all_in_order() -> None:
-    both = defenses.Together(defenses.TopK(0.5), defenses.RandomisedResponse(50.0, classes=10))
+    both = defenses.Compose(defenses.TopK(0.5), defenses.RandomisedResponse(50.0, classes=10))
     z, labels = draw(4, 10), torch.arange(4)
     assert (both("smashed", z) == 0).sum() == 20
     assert torch.equal(both("labels", labels), labels)
-    assert repr(both) == "Together(TopK(share=0.5), RandomisedResponse(epsilon=50.0, classes=10))"
+    assert repr(both) == "Compose(TopK(share=0.5), RandomisedResponse(epsilon=50.0, classes=10))"
 
 
 def test_noise_on_top_of_zeros_saves_no_bytes_and_is_not_drawn_twice() -> None:
     z = torch.randn(3, 100, generator=seeds.generator(0, "z"))
     terse, noise = defenses.TopK(0.03), defenses.GaussianNoise(1.0)
-    assert defenses.Together(noise, terse).nbytes(z) == terse.nbytes(z) < z.nbytes
-    assert defenses.Together(terse, noise).nbytes(z) == z.nbytes
+    assert defenses.Compose(noise, terse).nbytes(z) == terse.nbytes(z) < z.nbytes
+    assert defenses.Compose(terse, noise).nbytes(z) == z.nbytes
     labels = defenses.RandomisedResponse(1.0, classes=10)
-    assert defenses.Together(terse, labels).nbytes(z) == terse.nbytes(z)
-    assert defenses.Together(labels).nbytes(z) == z.nbytes
+    assert defenses.Compose(terse, labels).nbytes(z) == terse.nbytes(z)
+    assert defenses.Compose(labels).nbytes(z) == z.nbytes
     with pytest.raises(DefenseError, match="its own seed"):
-        defenses.Together(noise, defenses.GaussianNoise(2.0))
-    two = defenses.Together(noise, defenses.GaussianNoise(1.0, seed=1))
+        defenses.Compose(noise, defenses.GaussianNoise(2.0))
+    two = defenses.Compose(noise, defenses.GaussianNoise(1.0, seed=1))
     assert two("smashed", torch.zeros(100, 100)).std().item() == pytest.approx(2**0.5, rel=0.05)
 
 
@@ -439,7 +439,7 @@ def test_dp_sgd_is_for_the_front_alone() -> None:
     [
         (True, {"outgoing": defenses.RandomisedResponse(1.0, 10)}),
         (False, {"outgoing": defenses.MaxNorm()}),
-        (False, {"outgoing": defenses.Together(defenses.TopK(0.1), defenses.MaxNorm())}),
+        (False, {"outgoing": defenses.Compose(defenses.TopK(0.1), defenses.MaxNorm())}),
         (False, {"returning": defenses.Marvell(1.0)}),
     ],
 )
@@ -516,7 +516,7 @@ def test_senseless_settings_are_refused(make: Callable[[], Any]) -> None:
 def test_every_defence_says_what_it_promises_and_what_not() -> None:
     for name in defenses.__all__:
         found = getattr(defenses, name)
-        if isinstance(found, type) and name not in ("Outgoing", "Together"):
+        if isinstance(found, type) and name not in ("Outgoing", "Compose"):
             assert len(found.promises) > 10 and len(found.leaves) > 10, name
 
 

@@ -423,7 +423,7 @@ def test_what_a_detector_is_shown(at: Any) -> None:
     messages = record_of(session)
     received = [m.payload for m in messages if m.kind == "cut_gradient"]
     assert same([seen["cut"] for seen in detector.seen], received)
-    labels = [page["labels"] for page in session.transcript.diary.values()]
+    labels = [page["labels"] for page in session.transcript.client_log.values()]
     assert same([seen["labels"] for seen in detector.seen], labels)
     assert not any(seen["probe"] for seen in detector.seen)
     # The client never moves here, so what it computed can be computed again.
@@ -607,7 +607,7 @@ def detector(name: str) -> Detector:
 
 def hijacker(*arguments: Any, **options: Any) -> HijackingServer:
     public = data.load("digits").test.images
-    attack = Hijacking(rehearsal=20, critic_steps=1)
+    attack = Hijacking(warmup_steps=20, critic_steps=1)
     return HijackingServer(*arguments, public_images=public, attack=attack, **options)
 
 

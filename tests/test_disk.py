@@ -63,7 +63,7 @@ def _moments(tmp_path: Path, little_course: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(arena.attacks, "rows", _rows)
     monkeypatch.setattr(grading, "refusal", lambda sandbox: "")
     monkeypatch.setattr(grading, "_examine_all", _graded)
-    monkeypatch.setattr(grading, "_compare", lambda *_: grading._Noticed({}, {}))
+    monkeypatch.setattr(grading, "_compare", lambda *_: grading._Similarities({}, {}))
     monkeypatch.setattr(experiments, "run_inversion", lambda settings: OUTCOME)
     monkeypatch.setattr(experiments, "run_labels", lambda settings: OUTCOME)
     Path("subs").mkdir()

@@ -17,7 +17,7 @@ CEILING_STEPS = 20
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _short_ceiling() -> Iterator[None]:
+def _short_oracle() -> Iterator[None]:
     """Search no longer than needed with known weights: nothing here is about how good that is."""
 
     def short(steps: int) -> KnownWeightsInversion:
@@ -76,7 +76,7 @@ def test_interrupting_the_first_training_leaves_nothing_to_report(
         experiments.run_labels(experiments.LabelSettings(budget="tiny"))
 
 
-def test_attacks_and_ceiling_get_the_victims_seed_and_no_other_knowledge(
+def test_attacks_and_oracle_get_the_victims_seed_and_no_other_knowledge(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     seeds, granted = [], []

@@ -22,7 +22,7 @@ from sltools.protocol import Client, Server, Session, train
 from sltools.view import View
 from tests.parties import noise_split, parties, record_of, weights
 
-SHORT = Hijacking(rehearsal=2, batch=8, critic_steps=1)
+SHORT = Hijacking(warmup_steps=2, batch=8, critic_steps=1)
 U_CUT = ("pool1", "fc2")
 
 
@@ -79,13 +79,13 @@ def test_its_own_model_learns_from_the_task_as_an_honest_one() -> None:
 
 def test_the_gradient_sent_is_that_of_the_critics_score(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[Tensor, nn.Sequential]] = []
-    lure = _Hijacker.lure
+    adversarial_gradient = _Hijacker.adversarial_gradient
 
     def watched(self: _Hijacker, smashed: Tensor) -> Tensor:
         seen.append((smashed.detach().clone(), copy.deepcopy(self.critic)))
-        return lure(self, smashed)
+        return adversarial_gradient(self, smashed)
 
-    monkeypatch.setattr(_Hijacker, "lure", watched)
+    monkeypatch.setattr(_Hijacker, "adversarial_gradient", watched)
     sent = [m.payload for m in record_of(_train(record=True)) if m.kind == "cut_gradient"]
     for (smashed, critic), gradient in zip(seen, sent, strict=True):
         smashed.requires_grad_()
@@ -146,7 +146,7 @@ def test_it_touches_no_global_randomness_and_only_its_own_streams(
 
 def test_it_is_deterministic_per_seed() -> None:
     first, again = (record_of(_train(record=True)) for _ in range(2))
-    other = record_of(_train(attack=Hijacking(rehearsal=2, batch=8, seed=1), record=True))
+    other = record_of(_train(attack=Hijacking(warmup_steps=2, batch=8, seed=1), record=True))
     assert [m.digest() for m in first] == [m.digest() for m in again]
     assert [m.digest() for m in first] != [m.digest() for m in other]
 
@@ -222,7 +222,7 @@ def test_a_result_says_what_was_known_and_how() -> None:
     view = session.observe(noise_split(3).images)
     found = session.server.invert(view)
     assert found.knowledge == ("smashed", "public images")
-    assert found.settings["rehearsal"] == 2 and found.attack == "Hijacking"
+    assert found.settings["warmup_steps"] == 2 and found.attack == "Hijacking"
     assert found.seconds > 0 and not found.interrupted
     assert torch.equal(found.inputs, session.server.reconstruct(view.smashed))
     z = view.smashed
@@ -256,7 +256,7 @@ def test_a_result_opens_in_another_process(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"critic_steps": 0}, {"batch": 2.5}, {"rehearsal": -1}, {"rehearsal": 0.5},
+        {"critic_steps": 0}, {"batch": 2.5}, {"warmup_steps": -1}, {"warmup_steps": 0.5},
         {"pilot_lr": -1}, {"critic_lr": math.nan}, {"penalty": "much"},
     ],
     ids=str,

@@ -179,7 +179,7 @@ def test_a_client_of_another_precision_is_hijacked(kind: torch.dtype) -> None:
 
     front, rest = models.cut(models.mnist_net(seed=3), "pool1")
     server = HijackingServer(
-        nn.Sequential(Back(), rest), SPLIT.images, Hijacking(rehearsal=1, batch=4)
+        nn.Sequential(Back(), rest), SPLIT.images, Hijacking(warmup_steps=1, batch=4)
     )
     session = protocol.train(nn.Sequential(front, Sent()), server, SPLIT, epochs=1, batch_size=3)
     found = server.invert(session.observe(SPLIT.images))

@@ -97,7 +97,7 @@ def training(
         seed=seed,
         record=True,
     )
-    return session, torch.cat([page["labels"] for page in session.transcript.diary.values()])
+    return session, torch.cat([page["labels"] for page in session.transcript.client_log.values()])
 
 
 def view_of(session: protocol.Session, *grants: str) -> View:

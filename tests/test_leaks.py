@@ -35,7 +35,7 @@ def rare_class(seed: int = 0, **options: Any) -> tuple[View, Tensor]:
     client = protocol.Client(front, head, **options)
     server = protocol.Server(middle, label_private=True)
     trained = protocol.train(client, server, split, epochs=1, seed=seed, record=True)
-    labels = torch.cat([page["labels"] for page in trained.transcript.diary.values()])
+    labels = torch.cat([page["labels"] for page in trained.transcript.client_log.values()])
     return trained.transcript.view("server", ["anchor_labels"]), labels
 
 
@@ -174,7 +174,7 @@ def max_norm_leaks(outputs: int, seed: int) -> dict[str, float]:
     client = protocol.Client(front, head, returning=returning, outgoing=defenses.MaxNorm(seed))
     server = protocol.Server(middle, label_private=True)
     transcript = protocol.train(client, server, split, epochs=2, seed=seed, record=True).transcript
-    truths = [page["labels"] == 1 for page in transcript.diary.values()]
+    truths = [page["labels"] == 1 for page in transcript.client_log.values()]
     view = transcript.view("server", ["anchor_labels"])
     sent = view.payloads("feature_gradient")
     scores = {

@@ -252,7 +252,7 @@ def test_the_search_for_images_finds_them_where_they_are():
 @pytest.mark.parametrize("at", [U_CUT, ("conv1", "fc1"), ("fc1", "fc2")])
 def test_no_message_of_a_label_private_client_carries_its_labels(at):
     session = run(at, epochs=2)
-    pages = [page["labels"] for page in session.transcript.diary.values()]
+    pages = [page["labels"] for page in session.transcript.client_log.values()]
     assert [len(page) for page in pages] == [4, 4, 3, 4, 4, 3]
     assert torch.equal(torch.cat(pages[:3]).sort().values, noise_split().labels.sort().values)
     types = [torch.int64, torch.int32, torch.int16, torch.uint8, torch.float32, torch.float64]
@@ -265,7 +265,7 @@ def test_no_message_of_a_label_private_client_carries_its_labels(at):
 
 def test_the_search_for_labels_finds_them_where_they_are():
     transcript = run("pool1").transcript
-    assert holds(transcript.messages[0].payload, transcript.diary[0]["labels"])
+    assert holds(transcript.messages[0].payload, transcript.client_log[0]["labels"])
 
 
 @pytest.mark.parametrize("at", ["pool1", U_CUT])
@@ -338,12 +338,12 @@ def test_no_party_can_rewrite_the_record_or_what_the_other_got(at):
 def test_nothing_is_recorded_unless_asked_for():
     session = run("pool1", record=False)
     assert session.transcript.messages == []
-    assert session.transcript.diary == {}
+    assert session.transcript.client_log == {}
     with pytest.raises(NotObservable, match="train with record=True"):
         _ = session.transcript.view().smashed
 
 
-def test_the_diary_holds_what_the_client_computed():
+def test_the_client_log_holds_what_the_client_computed():
     net = models.mnist_net(seed=0)
     front, middle, head = models.cut(copy.deepcopy(net), U_CUT)
     session = run(U_CUT, net=net, batch_size=11)
@@ -351,24 +351,24 @@ def test_the_diary_holds_what_the_client_computed():
     split = noise_split()[order]
     loss = cross_entropy(head(middle(front(split.images))), split.labels)
     loss.backward()
-    (page,) = session.transcript.diary.values()
+    (page,) = session.transcript.client_log.values()
     assert torch.equal(page["labels"], split.labels)
     assert torch.equal(page["head_weight_gradients"], head.fc3.weight.grad)
     assert torch.equal(page["head_bias_gradients"], head.fc3.bias.grad)
-    assert set(run("pool1").transcript.diary[0]) == {"labels"}
+    assert set(run("pool1").transcript.client_log[0]) == {"labels"}
 
 
-def test_the_diary_is_of_the_last_linear_layer_if_there_is_one():
-    shallow = run(("pool1", "flatten"), batch_size=11).transcript.diary[0]
+def test_the_client_log_is_of_the_last_linear_layer_if_there_is_one():
+    shallow = run(("pool1", "flatten"), batch_size=11).transcript.client_log[0]
     assert shallow["head_weight_gradients"].shape == (10, 84)
     convolutional = nn.Sequential(
         nn.Conv2d(1, 4, 5, stride=4), nn.Conv2d(4, 4, 3), nn.Conv2d(4, 10, 4), nn.Flatten()
     )
-    assert set(run(("0", "1"), net=convolutional).transcript.diary[0]) == {"labels"}
+    assert set(run(("0", "1"), net=convolutional).transcript.client_log[0]) == {"labels"}
     unbiased = nn.Sequential(
         nn.Conv2d(1, 2, 28), nn.Flatten(), nn.Linear(2, 4), nn.Linear(4, 10, bias=False)
     )
-    page = run(("1", "2"), net=unbiased).transcript.diary[0]
+    page = run(("1", "2"), net=unbiased).transcript.client_log[0]
     assert set(page) == {"labels", "head_weight_gradients"}
 
 
@@ -416,7 +416,7 @@ def test_an_observed_inference_is_an_ordinary_transcript(at, kinds):
     assert {message.phase for message in transcript.messages} == {"inference"}
     steps = [(message.step, message.batch) for message in transcript.messages]
     assert steps == [(step, step) for step in (0, 0, 1, 1, 2, 2)]
-    assert transcript.diary == {}
+    assert transcript.client_log == {}
     view = session.observe(images)
     with torch.no_grad():
         assert torch.equal(view.smashed, session.client.front(images))
@@ -466,8 +466,8 @@ def test_outgoing_changes_labels():
     truth = noise_split()
     lied = run("pool1", split=Split(truth.images, (truth.labels + 1) % 10))
     assert lied.transcript.digests("server") == shifted.transcript.digests("server")
-    kept = torch.cat([page["labels"] for page in shifted.transcript.diary.values()])
-    assert torch.equal(kept, plain.transcript.view().labels)  # the diary tells the truth
+    kept = torch.cat([page["labels"] for page in shifted.transcript.client_log.values()])
+    assert torch.equal(kept, plain.transcript.view().labels)  # the log tells the truth
 
 
 def test_outgoing_changes_feature_gradients_but_not_the_head():
@@ -480,7 +480,7 @@ def test_outgoing_changes_feature_gradients_but_not_the_head():
     )
     half, whole = next(pairs)
     assert torch.equal(half, whole / 2)
-    pages = [session.transcript.diary[0] for session in (halved, plain)]
+    pages = [session.transcript.client_log[0] for session in (halved, plain)]
     assert torch.equal(pages[0]["head_weight_gradients"], pages[1]["head_weight_gradients"])
     gradients = [
         session.transcript.view().payloads("cut_gradient")[0] for session in (halved, plain)
@@ -590,7 +590,7 @@ def test_extra_batches_are_sent_recorded_and_numbered_with_the_others(at, kinds)
     assert numbers == [number for number in expected for _ in kinds]
     sizes = [len(message.payload) for message in transcript.messages if message.kind == "smashed"]
     assert sizes == [4, 4, 2, 4, 3, 3, 4, 4, 3]
-    assert sorted(transcript.diary) == list(range(9))
+    assert sorted(transcript.client_log) == list(range(9))
     view = transcript.view("server", ["anchor_labels"])
     assert len(view.anchor_labels) == len(view.smashed)
 
@@ -809,7 +809,7 @@ def test_frozen_layers_are_an_error_for_the_client_only():
     net = models.mnist_net()
     net.fc3.requires_grad_(False)
     before = weights(net.fc3)
-    assert set(run(U_CUT, net=net).transcript.diary[0]) == {"labels"}
+    assert set(run(U_CUT, net=net).transcript.client_log[0]) == {"labels"}
     assert same(weights(net.fc3), before)
 
 

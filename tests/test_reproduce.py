@@ -53,9 +53,9 @@ def attacked(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int, int]]:
         row = replace(ROW, dataset=dataset.name, stage=stage, victim=victim, clone=clone)
         return _restarts(replace(row, known_weights_mse=known_weights_mse))
 
-    ceilings = iter(range(1000))
+    oracles = iter(range(1000))
     monkeypatch.setattr(reproduce, "attack", attack)
-    monkeypatch.setattr(reproduce, "ceiling", lambda *_: float(next(ceilings)))
+    monkeypatch.setattr(reproduce, "oracle", lambda *_: float(next(oracles)))
     monkeypatch.setattr(
         reproduce.experiments, "train_victim", lambda *a, **k: SimpleNamespace(interrupted=False)
     )
@@ -108,7 +108,7 @@ def test_every_stage_that_sends_something_of_its_own_is_attacked(
     assert {clone for _, _, clone in attacked[:30]} == {0}  # one attack everywhere comes first
     rows = reproduce.read(tmp_path / "rows.csv")
     known = {(row.stage, row.victim): row.known_weights_mse for row in rows}
-    assert sorted(known.values()) == list(range(30)), "a ceiling is found once, for all clones"
+    assert sorted(known.values()) == list(range(30)), "a oracle is found once, for all clones"
     assert all(known[row.stage, row.victim] == row.known_weights_mse for row in rows)
 
 
@@ -250,7 +250,7 @@ def test_a_row_holds_what_its_names_say(monkeypatch: pytest.MonkeyPatch) -> None
     )
 
 
-def test_the_ceiling_is_the_best_search_and_no_more_than_needed(
+def test_the_oracle_is_the_best_search_and_no_more_than_needed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     digits = data.load("digits")
@@ -265,13 +265,13 @@ def test_the_ceiling_is_the_best_search_and_no_more_than_needed(
 
     monkeypatch.setattr(KnownWeightsInversion, "__call__", search)
     session = experiments.train_victim(digits, budget="tiny")
-    assert reproduce.ceiling(digits, session, "quick") == pytest.approx(0.1**2)
+    assert reproduce.oracle(digits, session, "quick") == pytest.approx(0.1**2)
     assert [search.steps for search in ran] == [500, 1000, 1000, 1000]
-    assert reproduce.ceiling(digits, session, "quick") == pytest.approx(0.01**2)
+    assert reproduce.oracle(digits, session, "quick") == pytest.approx(0.01**2)
     assert len(ran) == 5, "a good one needs no other beside it"
 
 
-def test_no_recorded_attack_does_better_than_its_ceiling() -> None:
+def test_no_recorded_attack_does_better_than_its_oracle() -> None:
     for name in reproduce.FILES.values():
         for row in reproduce.read(lessons.course() / "results" / name):
             assert not row.chosen or row.known_weights_mse < row.raw_mse, row

@@ -29,7 +29,7 @@ transcript = Transcript.open(sys.argv[1])
 parties = "server", "client"
 digests = {party: transcript.digests(party) for party in parties}
 logits = View.open(sys.argv[1]).model(transcript.messages[0].payload).tolist()
-print(json.dumps([digests, len(transcript.diary), logits]))
+print(json.dumps([digests, len(transcript.client_log), logits]))
 """
 
 
@@ -87,8 +87,8 @@ def test_the_kind_says_who_sends():
 def test_unknown_kinds_and_phases_are_refused():
     with pytest.raises(ProtocolError, match="no message is called 'images'; there are .*smashed"):
         Message(0, 0, "images", torch.zeros(1))
-    with pytest.raises(ProtocolError, match="a phase is one of .*, not 'rehearsal'"):
-        Message(0, 0, "smashed", torch.zeros(1), "rehearsal")
+    with pytest.raises(ProtocolError, match="a phase is one of .*, not 'warm-up'"):
+        Message(0, 0, "smashed", torch.zeros(1), "warm-up")
 
 
 @pytest.mark.parametrize(
@@ -203,8 +203,8 @@ def test_what_the_client_kept_is_never_written(private, saved):
         bytearray(b"".join(path.read_bytes() for path in saved.iterdir())), dtype=torch.uint8
     )
     assert holds(written, private.messages[0].payload)  # the search finds what is there
-    assert set(private.diary) == set(range(6))
-    for page in private.diary.values():
+    assert set(private.client_log) == set(range(6))
+    for page in private.client_log.values():
         assert set(page) == {"labels", "head_weight_gradients", "head_bias_gradients"}
         assert not any(holds(written, tensor) for tensor in page.values())
     assert not any(holds(written, weight) for weight in weights(private.models["client"]))

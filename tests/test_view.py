@@ -158,7 +158,7 @@ def reachable(root):
 def test_no_secret_can_be_reached_from_a_view(private):
     images = noise_split().images
     secrets = [*weights(private.client.front, private.client.head), images]
-    pages = list(private.transcript.diary.values())
+    pages = list(private.transcript.client_log.values())
     secrets += [page[name] for page in pages for name in ("labels", "head_weight_gradients")]
     for seen in (private.transcript.view(), private.observe(images)):
         tensors = reachable(seen)
@@ -184,16 +184,16 @@ def test_there_are_two_parties(vanilla):
 def test_what_is_granted_is_the_truth(private):
     seen = private.transcript.view("server", grants=ALL)
     assert seen.granted == ALL
-    diary = private.transcript.diary.values()
+    log = private.transcript.client_log.values()
     assert same(weights(seen.client_model), weights(private.client.front))
-    assert same(seen.head_weight_gradients, [page["head_weight_gradients"] for page in diary])
-    assert same(seen.head_bias_gradients, [page["head_bias_gradients"] for page in diary])
+    assert same(seen.head_weight_gradients, [page["head_weight_gradients"] for page in log])
+    assert same(seen.head_bias_gradients, [page["head_bias_gradients"] for page in log])
     assert seen.head_weight_gradients[0].shape == (10, 84)
 
 
 def test_anchors_are_the_first_label_of_each_class(private):
     anchors = private.transcript.view("server", grants=["anchor_labels"]).anchor_labels
-    labels = torch.cat([page["labels"] for page in private.transcript.diary.values()])
+    labels = torch.cat([page["labels"] for page in private.transcript.client_log.values()])
     assert anchors.shape == labels.shape == (22,)
     seen = set()
     for anchor, label in zip(anchors.tolist(), labels.tolist(), strict=True):

@@ -522,11 +522,11 @@ negative = int((residual < 0).sum())
 print(f"negative entries: {negative} in {len(U)} rows, one in each:", negative == len(U))
 
 # %% [markdown]
-# Scoring is a different job, and it alone may hold the truth. The client's diary, which no view
+# Scoring is a different job, and it alone may hold the truth. The client's log, which no view
 # shows, has it.
 
 # %%
-truth = private.transcript.diary[0]["labels"].cpu()
+truth = private.transcript.client_log[0]["labels"].cpu()
 print("guessed:", guess[:16].tolist())
 print("true:   ", truth[:16].tolist())
 print("all right:", torch.equal(guess, truth))
@@ -616,7 +616,7 @@ rank = int(torch.linalg.matrix_rank(large_view.features))
 print(f"batch of {len(large_view.features)}, features of rank {rank}")
 try:
     found = attack(large_view).labels
-    right = torch.equal(found, large.transcript.diary[0]["labels"].cpu())
+    right = torch.equal(found, large.transcript.client_log[0]["labels"].cpu())
     print("solved all the same, all right:", right)
 except AttackError as refusal:
     print(textwrap.fill(f"AttackError: {refusal}", 96))

@@ -193,7 +193,7 @@ check("07.bias", label_from_bias)
 #
 # `record` trains a label-private network for one epoch over some samples and keeps every message.
 # A head of two layers means: the client holds the last two layers with weights, and what stands
-# between them. The labels come from the client's diary, which no view shows; they are for scoring.
+# between them. The labels come from the client's log, which no view shows; they are for scoring.
 
 
 # %%
@@ -216,7 +216,7 @@ def record(net, split, layers=1, batch_size=1, seed=seed, **options):
         device=device,
         record=True,
     ).transcript
-    truth = torch.cat([page["labels"] for page in transcript.diary.values()]).cpu()
+    truth = torch.cat([page["labels"] for page in transcript.client_log.values()]).cpu()
     return transcript, truth
 
 

@@ -598,7 +598,7 @@ def leak(number, outputs=10, change=lambda gradient, labels: gradient, **options
     ).transcript
     view = watched.view("server", grants=["anchor_labels"])
     sent = view.payloads("feature_gradient")
-    truths = [page["labels"].cpu() == 1 for page in watched.diary.values()]
+    truths = [page["labels"].cpu() == 1 for page in watched.client_log.values()]
     earlier = lines[:1] + lines[:-1]  # the first is of epoch 1, which does not count
     attacks = {
         "length": GradientLeak("norm")(view).scores.split(64),

@@ -337,7 +337,7 @@ def guarded(number, make_server):
     return protocol.Client(front, detector=Panel(number)), make_server(rest)
 
 
-thorough = Hijacking(seed=seed, rehearsal=10 if budget == "tiny" else 100)
+thorough = Hijacking(seed=seed, warmup_steps=10 if budget == "tiny" else 100)
 
 
 def hijacker(settings):
@@ -520,7 +520,7 @@ known_architecture = honest.transcript.client
 
 def in_haste(number):
     return hijacker(
-        Hijacking(seed=number, rehearsal=thorough.rehearsal // 2, critic_steps=1, batch=32)
+        Hijacking(seed=number, warmup_steps=thorough.warmup_steps // 2, critic_steps=1, batch=32)
     )
 
 

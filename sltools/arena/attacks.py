@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from sltools import defenses, experiments, metrics, models, protocol, seeds
-from sltools.arena.trial import HIJACKING, Row, Trial, whole
+from sltools.arena.trial import HIJACKING, Row, Trial, finished
 from sltools.attacks import DecoderInversion, Hijacking, HijackingServer, LabelInference, UnSplit
 from sltools.detectors import LabelGap
 from sltools.models import Architecture
@@ -61,7 +61,7 @@ def unsplit(trial: Trial, session: protocol.Session) -> list[Row]:
     steps = experiments.STEPS[trial.settings.budget]
     attack = UnSplit(steps=steps, restarts=trial.settings.clones, seed=trial.victim)
     found = []
-    for number, run in enumerate(map(whole, attack.runs(session.observe(trial.targets)))):
+    for number, run in enumerate(map(finished, attack.runs(session.observe(trial.targets)))):
         found += _images(trial, "UnSplit", run.inputs, number)
         found += _theft(trial, session, run.clone, number)
     return found
@@ -76,7 +76,7 @@ def decoder(trial: Trial, session: protocol.Session) -> list[Row]:
         attack = DecoderInversion(steps=steps, batch=32, seed=seed)
         # The attacker knows the defence and not its random numbers.
         options = trial.defense.options(trial.strength, session.client.front, GUESS + seed)
-        run = whole(attack(view, trial.public, defense=options.get("outgoing")))
+        run = finished(attack(view, trial.public, defense=options.get("outgoing")))
         found += _images(trial, "decoder", run.inputs, number)
     return found
 
@@ -92,13 +92,13 @@ def labels(trial: Trial, session: protocol.Session) -> list[Row]:
     view = second.transcript.view("server", ["head_weight_gradients"])
     found = []
     for number, seed in trial.attackers:
-        clusters = whole(LabelInference("wire", seed=seed)(first)).clusters
+        clusters = finished(LabelInference("wire", seed=seed)(first)).clusters
         wire = _score(trial, watched, clusters=clusters)
         assert wire.cluster_accuracy is not None and wire.random_partition is not None
         pair = (wire.cluster_accuracy, wire.random_partition)
         found.append(trial.row("labels, wire", "cluster_accuracy", *pair, number))
         match = LabelInference("published", seed=seed, device=trial.settings.device)
-        matched = _score(trial, singles, whole(match(view)).labels)
+        matched = _score(trial, singles, finished(match(view)).labels)
         found.append(trial.row("labels, published", "label_accuracy", *_right(matched), number))
     return found
 
@@ -132,7 +132,7 @@ def watched(trial: Trial, server: Callable[..., protocol.Server]) -> Any:
     front, middle, *head = models.cut(trial.network(), trial.cut)
     client = trial.client(front, *head)
     client.detector = LabelGap()
-    return whole(
+    return finished(
         protocol.train(
             client,
             server(middle, label_private=bool(head)),

@@ -110,7 +110,7 @@ class Trial:
 
     def session(self) -> protocol.Session:
         """Train the victim as its budget says, before a curious server."""
-        return whole(
+        return finished(
             experiments.train_victim(
                 replace(self.dataset, train=self.train),
                 self.cut,
@@ -124,7 +124,7 @@ class Trial:
     def recorded(self, count: int, batch_size: int) -> protocol.Session:
         """Train a fresh client for one epoch on `count` samples, on record."""
         client, server = experiments.parties(self.network(), self.cut, self.client)
-        return whole(
+        return finished(
             protocol.train(
                 client,
                 server,
@@ -144,7 +144,7 @@ class Trial:
         return Row(*trial, attack, clone, measure, value, baseline)
 
 
-def whole(result: Any) -> Any:
+def finished(result: Any) -> Any:
     """Return `result`, or raise KeyboardInterrupt if it was cut short: half of it is no trial."""
     if result.interrupted:
         raise KeyboardInterrupt

@@ -91,7 +91,7 @@ class DecoderInversion:
         front = view.client_model if front is None else saved.without_sample_gradients(front)
         front = front.to(device, torch.float32).eval()
         decoder = networks.decoder(smashed.shape[1:], public_images.shape[1:], seed=self.seed)
-        course = _Course(decoder.to(device), smashed.to(device))
+        course = _TrainingState(decoder.to(device), smashed.to(device))
         interrupted = False
         try:
             pixels = span.pixels(public_images.to(device)).clamp(0, 1)
@@ -122,7 +122,7 @@ class DecoderInversion:
             interrupted=interrupted,
         )
 
-    def _train(self, course: "_Course", sender: "_Sender", images: Tensor) -> None:
+    def _train(self, course: "_TrainingState", sender: "_Sender", images: Tensor) -> None:
         optimizer = Adam(course.decoder.parameters(), lr=self.lr)
         order = seeds.generator(self.seed, "public order")
         for step in bar(range(self.steps), "decoder"):
@@ -169,7 +169,7 @@ class _Sender:
         return made
 
 
-class _Course:
+class _TrainingState:
     """A decoder on its way, with losses and snapshots of what it makes of the smashed data."""
 
     def __init__(self, decoder: nn.Sequential, smashed: Tensor) -> None:

@@ -28,10 +28,10 @@ class Hijacking:
 
     For each gradient that it returns, the server trains pilot and decoder on `batch` public images
     at `pilot_lr`, then the critic for `critic_steps` steps at `critic_lr`, with gradient penalty
-    times `penalty`. At the first message pilot and decoder have `rehearsal` steps to themselves.
+    times `penalty`. At the first message pilot and decoder have `warmup_steps` steps to themselves.
 
     The authors' code has 1e-5 for pilot, decoder and client, 1e-4 for the critic, one critic step,
-    penalty 500 and no rehearsal, for deeper clients and 10,000 steps and more; ours is for clients
+    penalty 500 and no warm-up, for deeper clients and 10,000 steps and more; ours is for clients
     that learn at 1e-3. It also takes the penalty's norm over two of three axes; here over all.
     """
 
@@ -39,15 +39,15 @@ class Hijacking:
     critic_lr: float = 1e-3
     critic_steps: int = 2
     penalty: float = 10.0
-    rehearsal: int = 100
+    warmup_steps: int = 100
     batch: int = 64
     seed: int = 0
 
     def __post_init__(self) -> None:
         for name in ("critic_steps", "batch"):
             check_count(name, getattr(self, name))
-        if self.rehearsal != 0:
-            check_count("rehearsal", self.rehearsal)
+        if self.warmup_steps != 0:
+            check_count("warmup_steps", self.warmup_steps)
         for name in ("pilot_lr", "critic_lr", "penalty"):
             check_amount(name, getattr(self, name))
 
@@ -156,7 +156,7 @@ class HijackingServer(Server):
             for name, loss in losses.items():
                 self._losses[name].append(loss)
             self._loss_steps.append(self.steps)
-        gradient = self._hijacker.lure(smashed)
+        gradient = self._hijacker.adversarial_gradient(smashed)
         self.steps += 1
         self.seconds += time.perf_counter() - start
         return gradient.to(sent.dtype)
@@ -197,12 +197,12 @@ class _Hijacker:
         # Half the usual memory: the critic chases a client that moves.
         betas = (0.5, 0.999)
         self._critic_optimizer = Adam(self.critic.parameters(), settings.critic_lr, betas)
-        for _ in range(settings.rehearsal):
-            self._rehearse()
+        for _ in range(settings.warmup_steps):
+            self._warm_up()
 
     def learn(self, smashed: Tensor) -> dict[str, Tensor]:
         """Train the three networks beside the client's `smashed` (B, ...); return the losses."""
-        decoder_loss = self._rehearse()
+        decoder_loss = self._warm_up()
         for _ in range(self.settings.critic_steps):
             with torch.no_grad():
                 piloted = self.pilot(self._public_batch(len(smashed)))
@@ -213,12 +213,12 @@ class _Hijacker:
             self._critic_optimizer.step()
         return {"decoder": decoder_loss, "critic": gap.detach(), "penalty": penalty.detach()}
 
-    def lure(self, smashed: Tensor) -> Tensor:
+    def adversarial_gradient(self, smashed: Tensor) -> Tensor:
         """The gradient of the critic's mean score with respect to `smashed`: what is sent."""
         smashed = smashed.requires_grad_()
         return torch.autograd.grad(self.critic(smashed).mean(), smashed)[0]
 
-    def _rehearse(self) -> Tensor:
+    def _warm_up(self) -> Tensor:
         """One step of pilot and decoder on public images."""
         images = self._public_batch(self.settings.batch)
         # Cross-entropy: with the squared error, dark images drive the sigmoid to 0 and hold it.

@@ -1,7 +1,7 @@
 """What a client can do about it: each defence is one argument of `protocol.Client`.
 
     Client(front, outgoing=GaussianNoise(0.5))                    # changes what is sent
-    Client(front, outgoing=Together(TopK(0.1), RandomisedResponse(1.0, classes=10)))
+    Client(front, outgoing=Compose(TopK(0.1), RandomisedResponse(1.0, classes=10)))
     Client(front, penalty=NoPeek(0.5))                            # changes what is learned
     Client(front, head, returning=Marvell(4.0))                   # changes dL/du
     Client(front, optimizer=PrivateOptimizer(front, 1.0, 1.0))    # changes how the front learns
@@ -12,7 +12,7 @@ Each says in `promises` what it promises and in `leaves` what it leaves open.
 from sltools.defenses.correlation import NoPeek, distance_correlation
 from sltools.defenses.gradients import Marvell, MaxNorm
 from sltools.defenses.labels import RandomisedResponse
-from sltools.defenses.outgoing import Outgoing, Together
+from sltools.defenses.outgoing import Compose, Outgoing
 from sltools.defenses.smashed import (
     GaussianNoise,
     LaplaceNoise,
@@ -33,7 +33,7 @@ __all__ = [
     "PrivateOptimizer",
     "Quantisation",
     "RandomisedResponse",
-    "Together",
+    "Compose",
     "TopK",
     "distance_correlation",
 ]

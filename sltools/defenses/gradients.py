@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from sltools import seeds
-from sltools.defenses.outgoing import Outgoing, positive, whole
+from sltools.defenses.outgoing import Outgoing, check_integer, positive
 
 
 class MaxNorm(Outgoing):
@@ -135,7 +135,7 @@ class Marvell:
 
     def __init__(self, strength: float, positive_class: int = 1, seed: int = 0) -> None:
         self.strength = positive("strength", strength)
-        self.positive_class = whole("positive_class", positive_class, 0)
+        self.positive_class = check_integer("positive_class", positive_class, 0)
         self.plan: NoisePlan | None = None
         self._line: Tensor | None = None
         self._generator = seeds.generator(seed, type(self).__name__)

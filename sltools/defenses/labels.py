@@ -6,7 +6,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sltools.defenses.outgoing import Outgoing, positive, whole
+from sltools.defenses.outgoing import Outgoing, check_integer, positive
 from sltools.errors import DefenseError
 
 
@@ -25,7 +25,7 @@ class RandomisedResponse(Outgoing):
     def __init__(self, epsilon: float, classes: int, seed: int = 0) -> None:
         super().__init__(seed)
         self.epsilon = positive("epsilon", epsilon)
-        self.classes = whole("classes", classes, 2)
+        self.classes = check_integer("classes", classes, 2)
 
     @property
     def truth(self) -> float:

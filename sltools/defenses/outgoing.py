@@ -53,7 +53,7 @@ class Outgoing:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in settings.items())})"
 
 
-class Together:
+class Compose:
     """Several defences, applied one after the other.
 
     Raises DefenseError for two of one class and seed, whose noise would be the same.
@@ -84,7 +84,7 @@ class Together:
         return last[0].nbytes(tensor) if last else float(tensor.nbytes)
 
     def __repr__(self) -> str:
-        return f"Together({', '.join(map(repr, self.defenses))})"
+        return f"Compose({', '.join(map(repr, self.defenses))})"
 
 
 def positive(name: str, value: Any) -> float:
@@ -94,7 +94,7 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
-def whole(name: str, value: Any, least: int = 1) -> int:
+def check_integer(name: str, value: Any, least: int = 1) -> int:
     """Return `value`; raise DefenseError unless it is a whole number of at least `least`."""
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise DefenseError(f"{name} must be a whole number of at least {least}, not {value!r}")

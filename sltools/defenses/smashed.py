@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sltools.defenses import accounting
-from sltools.defenses.outgoing import Outgoing, positive, whole
+from sltools.defenses.outgoing import Outgoing, check_integer, positive
 from sltools.errors import DefenseError
 
 
@@ -102,7 +102,7 @@ class Quantisation(Outgoing):
 
     def __init__(self, bits: int, seed: int = 0) -> None:
         super().__init__(seed)
-        self.bits = whole("bits", bits)
+        self.bits = check_integer("bits", bits)
         if bits > 16:
             raise DefenseError(f"bits must be at most 16, not {bits}")
 

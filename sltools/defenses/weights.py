@@ -8,7 +8,7 @@ from torch.optim import Optimizer
 
 from sltools import seeds
 from sltools.defenses import accounting
-from sltools.defenses.outgoing import positive, whole
+from sltools.defenses.outgoing import check_integer, positive
 from sltools.errors import DefenseError
 from sltools.protocol import MakeOptimizer, adam
 
@@ -41,7 +41,7 @@ class PrivateOptimizer:
     ) -> None:
         self.clip = positive("clip", clip)
         self.multiplier = positive("multiplier", multiplier)
-        self.batch_size = whole("batch_size", batch_size)
+        self.batch_size = check_integer("batch_size", batch_size)
         self._front, self._inner, self._seed = front, inner, seed
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> Optimizer:

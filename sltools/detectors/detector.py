@@ -4,7 +4,7 @@ import math
 
 from torch import Tensor
 
-from sltools.defenses.outgoing import whole
+from sltools.defenses.outgoing import check_integer
 from sltools.errors import DefenseError
 
 
@@ -27,7 +27,7 @@ class Detector:
     """
 
     def __init__(self, window: int, threshold: float) -> None:
-        self.window = whole("window", window)
+        self.window = check_integer("window", window)
         if isinstance(threshold, bool) or not isinstance(threshold, int | float):
             raise DefenseError(f"threshold must be a number, not {threshold!r}")
         if not 0 <= threshold < 1:

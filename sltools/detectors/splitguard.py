@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from sltools import seeds
-from sltools.defenses.outgoing import positive, whole
+from sltools.defenses.outgoing import check_integer, positive
 from sltools.detectors.detector import Detector
 from sltools.errors import DefenseError
 
@@ -49,8 +49,11 @@ class SplitGuard(Detector):
                 f"the probability of a probe is between 0 and 1, not {probability!r}"
             )
         self.probability = probability
-        self.warmup, self.changed = whole("warmup", warmup, 0), whole("changed", changed)
-        self.classes = whole("classes", classes, 2)
+        self.warmup, self.changed = (
+            check_integer("warmup", warmup, 0),
+            check_integer("changed", changed),
+        )
+        self.classes = check_integer("classes", classes, 2)
         self.slope, self.power = positive("slope", slope), positive("power", power)
         self._generator = seeds.generator(seed, "SplitGuard")
         self._false, self._first, self._second = Heap(), Heap(), Heap()

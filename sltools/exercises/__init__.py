@@ -27,7 +27,7 @@ def check(key: str, answer: Any) -> Verdict:
     """
     verdict = judge(find(key), LocalAnswer(answer))
     record.note_verdict(verdict)
-    display.promise(verdict)
+    display.queue_display(verdict)
     return verdict
 
 

@@ -9,7 +9,7 @@ from typing import Any
 _UNSEEN: list[Any] = []
 
 
-def promise(verdict: Any) -> None:
+def queue_display(verdict: Any) -> None:
     """See to it that `verdict` is seen once the running cell ends; outside IPython do nothing."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:

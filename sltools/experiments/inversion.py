@@ -49,10 +49,10 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Attacked:
-    """What was done to one victim; `ceiling` is None if it was interrupted."""
+    """What was done to one victim; `oracle` is None if it was interrupted."""
 
     runs: list[_Run]
-    ceiling: metrics.ImageScores | None
+    oracle: metrics.ImageScores | None
 
 
 def run_inversion(settings: InversionSettings) -> Outcome:
@@ -75,9 +75,9 @@ def run_inversion(settings: InversionSettings) -> Outcome:
             attacked.append(_attack_victim(settings, attack, dataset, truth, number, seed))
         except KeyboardInterrupt:
             break
-        if attacked[-1].ceiling is None:
+        if attacked[-1].oracle is None:
             break
-    whole = [victim for victim in attacked if victim.ceiling is not None]
+    whole = [victim for victim in attacked if victim.oracle is not None]
     kept = whole or attacked  # half an attack is better than none, and not averaged with whole ones
     if not kept:
         raise Interrupted("interrupted before the first victim was attacked; nothing to report")
@@ -88,7 +88,7 @@ def run_inversion(settings: InversionSettings) -> Outcome:
         "mean_image": [metrics.score_images(mean_image, truth)],
     }
     if whole:
-        known = [victim.ceiling for victim in whole if victim.ceiling is not None]
+        known = [victim.oracle for victim in whole if victim.oracle is not None]
         baselines["known_weights"] = known
     middle = _median_run(runs)
     facts = {
@@ -131,19 +131,19 @@ def _attack_victim(
     if session.interrupted:
         raise KeyboardInterrupt
     found = replace(attack, seed=seed).runs(session.observe(truth))
-    ceiling = None
+    oracle = None
     if not found[0].interrupted:
         steps = max(500, STEPS.get(settings.budget, 1000) // 2)
         granted = session.observe(truth, grants=["client_model"])
-        ceiling = KnownWeightsInversion(steps=steps)(granted)
+        oracle = KnownWeightsInversion(steps=steps)(granted)
     runs = []
     for clone, result in enumerate(found):
         scores = metrics.score_images(result.inputs, truth)
         report = _score_clone(result, session, dataset, f"random clone {clone}")
         runs.append(_Run(number, result, scores, report))
-    if ceiling is None or ceiling.interrupted:
+    if oracle is None or oracle.interrupted:
         return _Attacked(runs, None)
-    return _Attacked(runs, metrics.score_images(ceiling.inputs, truth))
+    return _Attacked(runs, metrics.score_images(oracle.inputs, truth))
 
 
 def _done(victims: int, planned: int, result: InversionResult) -> str:

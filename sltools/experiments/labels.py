@@ -110,7 +110,7 @@ def _watch(
     if session.interrupted:
         raise KeyboardInterrupt
     transcript = session.transcript
-    truth = torch.cat([page["labels"] for page in transcript.diary.values()]).cpu()
+    truth = torch.cat([page["labels"] for page in transcript.client_log.values()]).cpu()
     return transcript.view("server", _GRANTS.get(settings.setting, ())), truth
 
 

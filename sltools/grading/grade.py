@@ -202,7 +202,7 @@ def grade(
             "root or where user namespaces are allowed; or, if you trust every submission, with "
             "--no-isolation"
         )
-    kept = _Kept(out / CACHE, plan, sandbox)
+    kept = _ResultCache(out / CACHE, plan, sandbox)
     try:
         graded = _grade(found, kept, plan, sandbox, jobs or os.cpu_count() or 1)
         report.write(out, plan.title, graded)
@@ -215,7 +215,7 @@ def grade(
 
 
 def _grade(
-    found: Sequence[Submission], kept: "_Kept", plan: Plan, sandbox: Sandbox, jobs: int
+    found: Sequence[Submission], kept: "_ResultCache", plan: Plan, sandbox: Sandbox, jobs: int
 ) -> list[Result]:
     """Grade what is not `kept` yet."""
     results = {sub.name: _at_once(plan, sub) or kept.read(sub) for sub in found}
@@ -355,14 +355,14 @@ def _remarks(notebook: RemoteNotebook, names: Sequence[str]) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class _Noticed:
+class _Similarities:
     """What shows when submissions are compared: by name, flags and notes."""
 
     flags: Mapping[str, list[str]]
     notes: Mapping[str, list[str]]
 
 
-def _compare(plan: Plan, found: Sequence[Submission]) -> _Noticed:
+def _compare(plan: Plan, found: Sequence[Submission]) -> _Similarities:
     """Compare the submissions with each other, and with what is published."""
     exercise, solution = (list(_published(folder)) for folder in ("exercises", "solutions"))
     given = [*exercise, *plan.given()]
@@ -383,7 +383,7 @@ def _compare(plan: Plan, found: Sequence[Submission]) -> _Noticed:
     for name, forms in answers.items():
         equal = [key for key, form in forms.items() if form in solved]
         notes[name] = [f"{', '.join(equal)}: a published solution"] if equal else []
-    return _Noticed(flags, notes)
+    return _Similarities(flags, notes)
 
 
 def _answers(plan: Plan, submission: Submission) -> dict[str, str]:
@@ -395,7 +395,7 @@ def _answers(plan: Plan, submission: Submission) -> dict[str, str]:
     return copies.forms(submission.cells, wanted, kept)
 
 
-def _with_flags(results: Sequence[Result], noticed: _Noticed) -> list[Result]:
+def _with_flags(results: Sequence[Result], noticed: _Similarities) -> list[Result]:
     """Add what only shows when submissions are compared; nothing is deducted for it."""
     by_learner: dict[str, list[str]] = {}
     for result in results:
@@ -416,7 +416,7 @@ def _published(folder: str, topic: str = "") -> Iterator[Sequence[str]]:
         yield submissions.parse(path.read_bytes())
 
 
-class _Kept:
+class _ResultCache:
     """Results of an earlier run, in a folder; their names tell nothing of the salt."""
 
     def __init__(self, folder: Path, plan: Plan, sandbox: Sandbox) -> None:

@@ -615,7 +615,7 @@ def _noisy_training(seed: int) -> tuple[Transcript, Tensor]:
     session = protocol.train(
         client, server, digits.train[order[:640]], epochs=1, seed=victim, record=True
     )
-    pages = session.transcript.diary.values()
+    pages = session.transcript.client_log.values()
     return session.transcript, torch.cat([page["labels"] for page in pages])
 
 
@@ -624,7 +624,7 @@ def _shuffled(transcript: Transcript, seed: int) -> Transcript:
     generator = seeds.generator(seed, "shuffle")
     anchors = transcript.view("server", ["anchor_labels"]).anchor_labels
     orders, start = {}, 0
-    for step, page in transcript.diary.items():
+    for step, page in transcript.client_log.items():
         rows = torch.arange(len(page["labels"]))
         free = rows[anchors[start : start + len(rows)] < 0]
         rows[free] = free[torch.randperm(len(free), generator=generator)]

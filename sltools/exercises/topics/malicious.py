@@ -494,7 +494,7 @@ def _watched(seed: int, place: int) -> tuple[Batches, Batches]:
     for kind in ("honest", "hijacked"):
         number = seeds.derive(seed, f"{kind} {place}") % 2**31
         front, rest = models.cut(models.for_images(private.images.shape, number), "pool1")
-        settings = Hijacking(seed=number, rehearsal=20, critic_steps=1, batch=32)
+        settings = Hijacking(seed=number, warmup_steps=20, critic_steps=1, batch=32)
         server = (
             protocol.Server(rest) if kind == "honest" else _Careful(rest, public.images, settings)
         )
