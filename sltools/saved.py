@@ -6,7 +6,7 @@ run code. What else is in the file does not depend on that.
 
 import copy
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -26,7 +26,6 @@ class Unsaved:
 
 
 Network = nn.Sequential | Unsaved
-_Network = TypeVar("_Network", nn.Sequential, Unsaved)
 
 
 def pack(name: str, network: Network) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -53,12 +52,12 @@ def unpack(name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Netw
     return Architecture(facts["layers"]).restore(state, facts.get("training", ()))
 
 
-def without_sample_gradients(network: _Network) -> _Network:
+def without_sample_gradients(network: nn.Sequential) -> nn.Sequential:
     """Copy `network` without the hooks that opacus sets for DP-SGD.
 
     They belong to the training: no inputs could be searched under a copy that has them.
     """
-    if isinstance(network, nn.Sequential) and hasattr(network, "autograd_grad_sample_hooks"):
+    if hasattr(network, "autograd_grad_sample_hooks"):
         return copy.deepcopy(Architecture.of(network).restore(*_state_and_modes(network)))
     return copy.deepcopy(network)
 

@@ -308,8 +308,8 @@ def _check_saved(name: str, value: Any) -> None:
 def _grant(transcript: "Transcript", name: str) -> Any:
     """Fetch what `name` grants from the other party: a network, or tensors by step."""
     if name == "client_model":
-        client = transcript.models.get("client")
-        value: Any = client and saved.without_sample_gradients(client)
+        value: Any = transcript.models.get("client")
+        value = value and saved.without_sample_gradients(value)
     elif name == "anchor_labels":
         value = _anchors({step: page["labels"] for step, page in transcript.client_log.items()})
     else:
