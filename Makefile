@@ -51,7 +51,7 @@ test: $(VENV)/.dev
 	@echo "== 2/3 library, grading, exercises on right and wrong answers"
 	$(PYTEST) $(BALANCED) -m "$(QUICK)" --durations=36
 	@echo "== 3/3 every lesson gives the outputs it shows"
-	$(PYTEST) $(TWO_AT_ONCE) $(NBVAL) course/*.ipynb
+	$(PYTEST) $(TWO_AT_ONCE) $(NBVAL) course/*.ipynb course/appendix/*.ipynb
 
 proofs: $(VENV)/.dev $(BARE)/.installed
 	$(PYTEST) $(BALANCED) -m proofs --bare=$(BARE) --durations=36

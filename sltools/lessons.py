@@ -126,6 +126,11 @@ def lessons(folder: Path | None = None) -> list[Lesson]:
     return [read(path) for path in sorted((folder or course()).glob("[0-9][0-9]_*.ipynb"))]
 
 
+def appendix(folder: Path | None = None) -> list[Lesson]:
+    """List the notebooks that go deeper, each numbered as the lesson that it belongs to."""
+    return lessons((folder or course()) / "appendix")
+
+
 def find(key: str, folder: Path | None = None) -> Lesson:
     """Return the lesson called `key`: its number ("4", "04"), its name, or the path of a notebook.
 
@@ -140,6 +145,9 @@ def find(key: str, folder: Path | None = None) -> Lesson:
     known = lessons(folder)
     for lesson in known:
         if wanted == lesson.name or (wanted.isdecimal() and int(wanted) == lesson.number):
+            return lesson
+    for lesson in appendix(folder):
+        if wanted == lesson.name:
             return lesson
     raise LessonError(f"there is no lesson {key!r}; the lessons are: {_names(known)}")
 

@@ -83,7 +83,9 @@ def other_settings(lesson: Lesson) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    "lesson", lessons.lessons(notebooks.COURSE), ids=lambda lesson: lesson.name
+    "lesson",
+    [*lessons.lessons(notebooks.COURSE), *lessons.appendix(notebooks.COURSE)],
+    ids=lambda lesson: lesson.name,
 )
 def test_a_lesson_runs_with_other_settings(
     lesson: Lesson, bare: Path, environment: dict[str, str], empty: Path

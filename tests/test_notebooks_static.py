@@ -12,6 +12,7 @@ from tools import notebooks
 
 COURSE = notebooks.COURSE
 LESSONS = sorted(COURSE.glob("*.ipynb"))
+APPENDIX = sorted(notebooks.APPENDIX.glob("*.ipynb"))
 TAGS = {"parameters", "nbval-ignore-output", "nbval-skip", "skip-execution", "hide-input"}
 MAX_BYTES = 1_500_000
 MAX_SECONDS, MAX_SECONDS_COURSE = 45, 360
@@ -19,7 +20,7 @@ QUIET = 0.25  # calibration of two cores with nothing else to do; a busy machine
 
 SOLUTIONS = sorted(notebooks.SOLUTIONS.glob("*.ipynb"))
 EXERCISES = sorted((notebooks.ROOT / "exercises").glob("*.ipynb"))
-ALL = [*LESSONS, *SOLUTIONS, *EXERCISES]
+ALL = [*LESSONS, *APPENDIX, *SOLUTIONS, *EXERCISES]
 
 
 def _name(path: Path) -> str:
@@ -27,13 +28,14 @@ def _name(path: Path) -> str:
 
 
 lesson = pytest.mark.parametrize("path", LESSONS, ids=_name)
-executed = pytest.mark.parametrize("path", [*LESSONS, *SOLUTIONS], ids=_name)
+run = pytest.mark.parametrize("path", [*LESSONS, *APPENDIX], ids=_name)
+executed = pytest.mark.parametrize("path", [*LESSONS, *APPENDIX, *SOLUTIONS], ids=_name)
 exercise = pytest.mark.parametrize("path", EXERCISES, ids=_name)
 every = pytest.mark.parametrize("path", ALL, ids=_name)
 
 
 def test_every_notebook_is_what_its_source_builds() -> None:
-    for folder in (COURSE, notebooks.SOLUTIONS):
+    for folder in notebooks.FOLDERS:
         assert notebooks.differences(folder) == [], "run: make notebooks"
 
 
@@ -109,11 +111,11 @@ def test_every_picture_has_alt_text(path: Path) -> None:
 def test_links_stay_inside_what_a_learner_has(path: Path) -> None:
     for target in _links(path):
         linked = (path.parent / target.split("#")[0]).resolve()
-        assert linked.parent in (COURSE, notebooks.ROOT / "exercises"), target
+        assert linked.parent in (COURSE, notebooks.APPENDIX, notebooks.ROOT / "exercises"), target
         assert linked.exists(), target
 
 
-@lesson
+@run
 def test_parameters_are_the_ones_every_lesson_has(path: Path) -> None:
     tagged = [cell for cell in _code(path) if "parameters" in _tags(cell)]
     if not tagged and path.name.startswith("00_"):
@@ -150,7 +152,7 @@ def test_a_notebook_is_small(path: Path) -> None:
 
 
 def test_the_course_runs_in_a_coffee_break() -> None:
-    facts = {path.stem: _read(path).metadata.sltools for path in LESSONS}
+    facts = {path.stem: _read(path).metadata.sltools for path in [*LESSONS, *APPENDIX]}
     seconds = {
         name: fact.seconds * min(1, QUIET / fact.calibration) for name, fact in facts.items()
     }
@@ -158,7 +160,7 @@ def test_the_course_runs_in_a_coffee_break() -> None:
     assert sum(seconds.values()) <= MAX_SECONDS_COURSE, seconds
 
 
-@lesson
+@run
 def test_the_alternative_settings_are_allowed(path: Path) -> None:
     found = lessons.read(path)
     for name, value in _read(path).metadata.sltools.get("alternative", {}).items():

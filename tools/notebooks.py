@@ -1,6 +1,6 @@
 """Build the notebooks from percent scripts.
 
-    course/src/NN_name.py     -> course/NN_name.ipynb, executed
+    course/src/NN_name.py     -> course/NN_name.ipynb, executed; so in course/appendix/
     solutions/src/NN_name.py  -> solutions/NN_name.ipynb, executed, and exercises/NN_name.ipynb,
                                  where each solution is a stub and nothing was run
 
@@ -37,6 +37,8 @@ from sltools.lessons import headless_kernel
 
 ROOT = Path(__file__).resolve().parents[1]
 COURSE, SOLUTIONS = ROOT / "course", ROOT / "solutions"
+APPENDIX = COURSE / "appendix"
+FOLDERS = (COURSE, APPENDIX, SOLUTIONS)
 CELL_TIMEOUT = 600  # seconds
 MEASURED = ("seconds", "calibration")  # facts of a notebook that its source does not give
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -233,7 +235,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--check", action="store_true", help="run nothing, compare only")
     parser.add_argument("--folder", type=Path, help="only the notebooks of this folder's src/")
     options = parser.parse_args(arguments)
-    folders = [options.folder] if options.folder else [COURSE, SOLUTIONS]
+    folders = [options.folder] if options.folder else FOLDERS
 
     if options.check:
         found = [difference for folder in folders for difference in differences(folder)]
