@@ -102,7 +102,7 @@ def test_an_interrupted_training_is_not_kept(folder: Path, monkeypatch: pytest.M
     def step(*arguments: Any) -> Any:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(protocol, "_step", step)
+    monkeypatch.setattr(protocol.training, "_step", step)
     assert _victim().interrupted
     assert not folder.exists()
 

@@ -68,10 +68,10 @@ def test_interrupting_the_first_training_leaves_nothing_to_report(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.delenv("SLTOOLS_CACHE", raising=False)  # nobody trained it before
-    monkeypatch.setattr(protocol, "_step", interrupt(protocol._step, 3))
+    monkeypatch.setattr(protocol.training, "_step", interrupt(protocol.training._step, 3))
     with pytest.raises(SltoolsError, match="interrupted before the first victim"):
         experiments.run_inversion(TINY)
-    monkeypatch.setattr(protocol, "_step", interrupt(protocol._step, 3))
+    monkeypatch.setattr(protocol.training, "_step", interrupt(protocol.training._step, 3))
     with pytest.raises(SltoolsError, match="interrupted before the first victim"):
         experiments.run_labels(experiments.LabelSettings(budget="tiny"))
 

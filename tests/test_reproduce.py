@@ -189,7 +189,7 @@ def test_an_interrupted_attack_leaves_no_row(
         with pytest.raises(KeyboardInterrupt):
             reproduce.reproduce(data.load("digits"), ["pool1"], "cpu", tmp_path / "rows.csv")
     monkeypatch.delenv("SLTOOLS_CACHE", raising=False)  # nobody trained it before
-    monkeypatch.setattr(protocol, "_step", interrupted)
+    monkeypatch.setattr(protocol.training, "_step", interrupted)
     monkeypatch.setattr(reproduce, "attack", lambda *_: _restarts(ROW))
     with pytest.raises(KeyboardInterrupt):
         reproduce.reproduce(data.load("digits"), ["pool1"], "cpu", tmp_path / "rows.csv")

@@ -7,10 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any, cast
 
-import torch
 from torch import Tensor, nn
 
-from sltools import defenses, experiments, metrics, models, protocol, seeds
+from sltools import defenses, experiments, metrics, models, protocol
 from sltools.arena.trial import HIJACKING, Row, Trial, finished
 from sltools.attacks import DecoderInversion, Hijacking, HijackingServer, LabelInference, UnSplit
 from sltools.detectors import LabelGap
@@ -179,7 +178,7 @@ def _score(
     trial: Trial, count: int, found: Tensor | None = None, **clusters: Any
 ) -> metrics.LabelReport:
     """Score what was found of the first `count` samples, in the order that they were sent."""
-    order = torch.randperm(count, generator=seeds.generator(trial.victim, "order"))
+    order = next(protocol.data_orders(count, trial.victim))
     truth = trial.dataset.train.labels[:count][order]
     return metrics.score_labels(truth, len(trial.dataset.classes), found, **clusters)
 

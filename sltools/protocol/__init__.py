@@ -1,0 +1,16 @@
+"""Split learning between two parties that exchange messages and nothing else.
+
+Vanilla: the client sends z and the labels, the server replies with dL/dz.
+Label-private (U-shaped): the client sends z, the server replies with features u, the client's head
+returns dL/du, the server replies with dL/dz. The labels stay with the client.
+"""
+
+from sltools.protocol.optimizers import MakeOptimizer, adam
+from sltools.protocol.parties import Client, Computed, Server, exchange
+from sltools.protocol.session import Session, recut
+from sltools.protocol.training import data_orders, train
+
+__all__ = [
+    "Client", "Computed", "MakeOptimizer", "Server", "Session", "adam", "data_orders", "exchange",
+    "recut", "train",
+]  # fmt: skip
