@@ -16,13 +16,12 @@ from sltools.attacks import networks
 from sltools.attacks.inversion import (
     RECORDS,
     InversionResult,
-    check_amount,
-    check_count,
     explainable,
 )
 from sltools.attacks.pixels import POOR, InputRange, warn_of_range
 from sltools.errors import AttackError
 from sltools.progress import bar
+from sltools.validation import attack_check
 from sltools.view import View, fresh
 
 CHUNK = 500  # images that are decoded at once
@@ -49,8 +48,8 @@ class DecoderInversion:
 
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "snapshots"):
-            check_count(name, getattr(self, name))
-        check_amount("lr", self.lr)
+            attack_check.integer(name, getattr(self, name))
+        attack_check.amount("lr", self.lr)
 
     def __call__(
         self,

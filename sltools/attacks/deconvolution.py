@@ -14,9 +14,10 @@ from torch.nn.functional import fold, unfold
 
 from sltools import devices
 from sltools.attacks import colours
-from sltools.attacks.inversion import InversionResult, check_share, explainable, input_shape
+from sltools.attacks.inversion import InversionResult, explainable, input_shape
 from sltools.errors import AttackError
 from sltools.models import Architecture
+from sltools.validation import attack_check
 from sltools.view import View, fresh
 
 CHUNK = 256  # images whose windows are looked at together
@@ -60,7 +61,7 @@ class BlindDeconvolution:
     device: str | None = None
 
     def __post_init__(self) -> None:
-        check_share("exposure", self.exposure)
+        attack_check.share("exposure", self.exposure)
 
     def __call__(self, view: View) -> InversionResult:
         """Attack what `view` shows, in double precision: seconds for filters of 5 x 5 pixels.

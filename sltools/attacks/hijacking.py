@@ -13,10 +13,11 @@ from torch.optim import Adam
 
 from sltools import seeds
 from sltools.attacks import networks
-from sltools.attacks.inversion import READ_EVERY, InversionResult, check_amount, check_count
+from sltools.attacks.inversion import READ_EVERY, InversionResult
 from sltools.errors import AttackError
 from sltools.messages import Message
 from sltools.protocol import Server
+from sltools.validation import attack_check
 from sltools.view import View, fresh
 
 CHUNK = 500  # images that are decoded at once
@@ -45,11 +46,11 @@ class Hijacking:
 
     def __post_init__(self) -> None:
         for name in ("critic_steps", "batch"):
-            check_count(name, getattr(self, name))
+            attack_check.integer(name, getattr(self, name))
         if self.warmup_steps != 0:
-            check_count("warmup_steps", self.warmup_steps)
+            attack_check.integer("warmup_steps", self.warmup_steps)
         for name in ("pilot_lr", "critic_lr", "penalty"):
-            check_amount(name, getattr(self, name))
+            attack_check.amount(name, getattr(self, name))
 
 
 class HijackingServer(Server):

@@ -17,6 +17,7 @@ from sltools.attacks.pixels import InputRange
 from sltools.errors import AttackError
 from sltools.progress import bar
 from sltools.saved import Unsaved
+from sltools.validation import attack_check
 from sltools.view import View
 
 READ_EVERY = 50  # steps between two looks at the loss: each look waits for the device
@@ -159,11 +160,11 @@ class InputSearch:
         for name in ("steps", "group", "patience", "snapshots"):
             value = getattr(self, name)
             if name in ("steps", "snapshots") or value is not None:
-                check_count(name, value)
+                attack_check.integer(name, value)
         for name in ("tv", "l2", "l1", "input_lr"):
-            check_amount(name, getattr(self, name))
+            attack_check.amount(name, getattr(self, name))
         if self.tv_end is not None:
-            check_amount("tv_end", self.tv_end)
+            attack_check.amount("tv_end", self.tv_end)
             if not self.tv_end * self.tv > 0:
                 raise AttackError(
                     "the weight of total variation falls by a factor, which zero is not: give tv "
@@ -325,24 +326,6 @@ class InputSearch:
     def _rate(self, step: int) -> float:
         """The factor on the learning rates at step number `step`."""
         return (1 + math.cos(math.pi * step / self.steps)) / 2 if self.cosine else 1.0
-
-
-def check_count(name: str, value: Any) -> None:
-    """Raise AttackError unless `value` is a whole number of at least 1."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise AttackError(f"{name} must be a whole number of at least 1, not {value!r}")
-
-
-def check_amount(name: str, value: Any) -> None:
-    """Raise AttackError unless `value` is a finite number of at least 0."""
-    if not isinstance(value, (int, float)) or not 0 <= value < math.inf:
-        raise AttackError(f"{name} must be a finite number of at least 0, not {value!r}")
-
-
-def check_share(name: str, value: Any) -> None:
-    """Raise AttackError unless `value` is a number above 0 and at most 1."""
-    if not isinstance(value, (int, float)) or not 0 < value <= 1:
-        raise AttackError(f"{name}, a share of pixels, must be in (0, 1], not {value!r}")
 
 
 def input_shape(view: View) -> tuple[int, ...]:

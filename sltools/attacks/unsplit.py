@@ -14,13 +14,11 @@ from sltools.attacks.ensemble import Ensemble
 from sltools.attacks.inversion import (
     InputSearch,
     InversionResult,
-    check_amount,
-    check_count,
-    check_share,
     input_shape,
 )
 from sltools.attacks.pixels import InputRange
 from sltools.errors import AttackError
+from sltools.validation import attack_check
 from sltools.view import View, fresh
 
 EXPOSE_EVERY = 25  # steps between two rescalings
@@ -66,11 +64,11 @@ class UnSplit(InputSearch):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("restarts", self.restarts)
-        check_amount("clone_lr", self.clone_lr)
-        check_amount("leak", self.leak)
+        attack_check.integer("restarts", self.restarts)
+        attack_check.amount("clone_lr", self.clone_lr)
+        attack_check.amount("leak", self.leak)
         if self.exposure is not None:
-            check_share("exposure", self.exposure)
+            attack_check.share("exposure", self.exposure)
         if self.photographs and self.exposure is None:
             raise AttackError(
                 "photographs=True sets colours along with the exposure, so it needs one: leave "

@@ -2,8 +2,8 @@
 
 import warnings
 
-from sltools.defenses.outgoing import positive
 from sltools.errors import DefenseError
+from sltools.validation import defense_check
 
 
 def epsilon(multiplier: float, releases: int, delta: float = 1e-5, rate: float = 1.0) -> float:
@@ -16,10 +16,10 @@ def epsilon(multiplier: float, releases: int, delta: float = 1e-5, rate: float =
         from opacus.accountants import RDPAccountant
     except ImportError:
         raise DefenseError("accounting needs opacus: pip install opacus") from None
-    positive("multiplier", multiplier)
-    if positive("delta", delta) >= 1 or positive("rate", rate) > 1:
+    defense_check.positive("multiplier", multiplier)
+    if defense_check.positive("delta", delta) >= 1 or defense_check.positive("rate", rate) > 1:
         raise DefenseError(f"delta is below 1 and rate at most 1, not {delta} and {rate}")
-    if positive("releases", releases) != int(releases):
+    if defense_check.positive("releases", releases) != int(releases):
         raise DefenseError(f"releases must be a whole number, not {releases!r}")
     accountant = RDPAccountant()
     accountant.history = [(multiplier, rate, releases)]

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from sltools.defenses.outgoing import positive
 from sltools.errors import DefenseError
+from sltools.validation import defense_check
 
 
 def distance_correlation(x: Tensor, z: Tensor) -> Tensor:
@@ -47,7 +47,7 @@ class NoPeek:
     leaves = "the variation that remains: it can still be enough to recover the image"
 
     def __init__(self, weight: float) -> None:
-        self.weight = positive("weight", weight)
+        self.weight = defense_check.positive("weight", weight)
 
     def __call__(self, images: Tensor, smashed: Tensor) -> Tensor:
         """Return the penalty of a batch; one image alone has none."""

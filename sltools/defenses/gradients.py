@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from sltools import seeds
-from sltools.defenses.outgoing import Outgoing, check_integer, positive
+from sltools.defenses.outgoing import Outgoing
+from sltools.validation import defense_check
 
 
 class MaxNorm(Outgoing):
@@ -134,8 +135,8 @@ class Marvell:
     leaves = "the other classes, if there are more than two; and accuracy, for the noise is learned"
 
     def __init__(self, strength: float, positive_class: int = 1, seed: int = 0) -> None:
-        self.strength = positive("strength", strength)
-        self.positive_class = check_integer("positive_class", positive_class, 0)
+        self.strength = defense_check.positive("strength", strength)
+        self.positive_class = defense_check.integer("positive_class", positive_class, 0)
         self.plan: NoisePlan | None = None
         self._line: Tensor | None = None
         self._generator = seeds.generator(seed, type(self).__name__)

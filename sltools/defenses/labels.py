@@ -6,8 +6,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from sltools.defenses.outgoing import Outgoing, check_integer, positive
+from sltools.defenses.outgoing import Outgoing
 from sltools.errors import DefenseError
+from sltools.validation import defense_check
 
 
 class RandomisedResponse(Outgoing):
@@ -24,8 +25,8 @@ class RandomisedResponse(Outgoing):
 
     def __init__(self, epsilon: float, classes: int, seed: int = 0) -> None:
         super().__init__(seed)
-        self.epsilon = positive("epsilon", epsilon)
-        self.classes = check_integer("classes", classes, 2)
+        self.epsilon = defense_check.positive("epsilon", epsilon)
+        self.classes = defense_check.integer("classes", classes, 2)
 
     @property
     def truth(self) -> float:

@@ -1,7 +1,6 @@
 """Defences that change what a client is about to send."""
 
-import math
-from typing import Any, ClassVar
+from typing import ClassVar
 
 from torch import Tensor
 
@@ -85,17 +84,3 @@ class Compose:
 
     def __repr__(self) -> str:
         return f"Compose({', '.join(map(repr, self.defenses))})"
-
-
-def positive(name: str, value: Any) -> float:
-    """Return `value`; raise DefenseError unless it is a finite number above 0."""
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
-        raise DefenseError(f"{name} must be a finite number above 0, not {value!r}")
-    return float(value)
-
-
-def check_integer(name: str, value: Any, least: int = 1) -> int:
-    """Return `value`; raise DefenseError unless it is a whole number of at least `least`."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise DefenseError(f"{name} must be a whole number of at least {least}, not {value!r}")
-    return value

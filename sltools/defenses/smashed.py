@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from sltools.defenses import accounting
-from sltools.defenses.outgoing import Outgoing, check_integer, positive
+from sltools.defenses.outgoing import Outgoing
 from sltools.errors import DefenseError
+from sltools.validation import defense_check
 
 
 class GaussianNoise(Outgoing):
@@ -21,7 +22,7 @@ class GaussianNoise(Outgoing):
 
     def __init__(self, scale: float, seed: int = 0) -> None:
         super().__init__(seed)
-        self.scale = positive("scale", scale)
+        self.scale = defense_check.positive("scale", scale)
 
     def change(self, tensor: Tensor) -> Tensor:
         """Return `tensor` plus noise."""
@@ -40,7 +41,7 @@ class LaplaceNoise(Outgoing):
 
     def __init__(self, scale: float, seed: int = 0) -> None:
         super().__init__(seed)
-        self.scale = positive("scale", scale)
+        self.scale = defense_check.positive("scale", scale)
 
     def change(self, tensor: Tensor) -> Tensor:
         """Return `tensor` plus noise."""
@@ -69,8 +70,8 @@ class LocalPrivacy(Outgoing):
 
     def __init__(self, clip: float, multiplier: float, seed: int = 0) -> None:
         super().__init__(seed)
-        self.clip = positive("clip", clip)
-        self.multiplier = positive("multiplier", multiplier)
+        self.clip = defense_check.positive("clip", clip)
+        self.multiplier = defense_check.positive("multiplier", multiplier)
 
     def change(self, tensor: Tensor) -> Tensor:
         """Return `tensor` with each sample clipped, plus noise.
@@ -102,7 +103,7 @@ class Quantisation(Outgoing):
 
     def __init__(self, bits: int, seed: int = 0) -> None:
         super().__init__(seed)
-        self.bits = check_integer("bits", bits)
+        self.bits = defense_check.integer("bits", bits)
         if bits > 16:
             raise DefenseError(f"bits must be at most 16, not {bits}")
 
@@ -128,7 +129,7 @@ class TopK(Outgoing):
 
     def __init__(self, share: float, seed: int = 0) -> None:
         super().__init__(seed)
-        self.share = positive("share", share)
+        self.share = defense_check.positive("share", share)
         if share > 1:
             raise DefenseError(f"share must be in (0, 1], not {share}")
 

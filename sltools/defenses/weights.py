@@ -8,9 +8,9 @@ from torch.optim import Optimizer
 
 from sltools import seeds
 from sltools.defenses import accounting
-from sltools.defenses.outgoing import check_integer, positive
 from sltools.errors import DefenseError
 from sltools.protocol import MakeOptimizer, adam
+from sltools.validation import defense_check
 
 
 class PrivateOptimizer:
@@ -39,9 +39,9 @@ class PrivateOptimizer:
         inner: MakeOptimizer = adam,
         seed: int = 0,
     ) -> None:
-        self.clip = positive("clip", clip)
-        self.multiplier = positive("multiplier", multiplier)
-        self.batch_size = check_integer("batch_size", batch_size)
+        self.clip = defense_check.positive("clip", clip)
+        self.multiplier = defense_check.positive("multiplier", multiplier)
+        self.batch_size = defense_check.integer("batch_size", batch_size)
         self._front, self._inner, self._seed = front, inner, seed
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
@@ -78,7 +78,7 @@ class PrivateOptimizer:
         By opacus' RDP accountant, for Poisson sampling. Whole epochs in a shuffled order, as
         `protocol.train` takes them, are usually accounted so too, though no theorem says it.
         """
-        rate = min(1.0, self.batch_size / positive("samples", samples))
+        rate = min(1.0, self.batch_size / defense_check.positive("samples", samples))
         return accounting.epsilon(self.multiplier, steps, delta, rate)
 
     def __repr__(self) -> str:

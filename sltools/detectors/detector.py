@@ -4,8 +4,8 @@ import math
 
 from torch import Tensor
 
-from sltools.defenses.outgoing import check_integer
 from sltools.errors import DefenseError
+from sltools.validation import defense_check
 
 
 class Detector:
@@ -27,7 +27,7 @@ class Detector:
     """
 
     def __init__(self, window: int, threshold: float) -> None:
-        self.window = check_integer("window", window)
+        self.window = defense_check.integer("window", window)
         if isinstance(threshold, bool) or not isinstance(threshold, int | float):
             raise DefenseError(f"threshold must be a number, not {threshold!r}")
         if not 0 <= threshold < 1:

@@ -7,8 +7,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sltools.defenses.outgoing import check_integer
 from sltools.detectors.detector import Detector
+from sltools.validation import defense_check
 
 
 class Pairs(NamedTuple):
@@ -45,7 +45,7 @@ class Scrutinizer(Detector):
 
     def __init__(self, warmup: int = 50, window: int = 10, threshold: float = 0.8) -> None:
         super().__init__(window, threshold)
-        self.warmup = check_integer("warmup", warmup, 0)
+        self.warmup = defense_check.integer("warmup", warmup, 0)
         self._history: list[Pairs] = []
 
     def judge(

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from sltools import seeds
-from sltools.defenses.outgoing import check_integer, positive
 from sltools.detectors.detector import Detector
 from sltools.errors import DefenseError
+from sltools.validation import defense_check
 
 
 class SplitGuard(Detector):
@@ -44,17 +44,20 @@ class SplitGuard(Detector):
         seed: int = 0,
     ) -> None:
         super().__init__(window, threshold)
-        if not 0 < positive("probability", probability) < 1:
+        if not 0 < defense_check.positive("probability", probability) < 1:
             raise DefenseError(
                 f"the probability of a probe is between 0 and 1, not {probability!r}"
             )
         self.probability = probability
         self.warmup, self.changed = (
-            check_integer("warmup", warmup, 0),
-            check_integer("changed", changed),
+            defense_check.integer("warmup", warmup, 0),
+            defense_check.integer("changed", changed),
         )
-        self.classes = check_integer("classes", classes, 2)
-        self.slope, self.power = positive("slope", slope), positive("power", power)
+        self.classes = defense_check.integer("classes", classes, 2)
+        self.slope, self.power = (
+            defense_check.positive("slope", slope),
+            defense_check.positive("power", power),
+        )
         self._generator = seeds.generator(seed, "SplitGuard")
         self._false, self._first, self._second = Heap(), Heap(), Heap()
 

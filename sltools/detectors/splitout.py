@@ -8,10 +8,10 @@ from torch.nn.functional import cross_entropy
 
 from sltools import seeds
 from sltools.data import Split
-from sltools.defenses.outgoing import check_integer, positive
 from sltools.detectors.detector import Detector
 from sltools.errors import DefenseError
 from sltools.protocol import adam
+from sltools.validation import defense_check
 
 
 class SplitOut(Detector):
@@ -50,10 +50,10 @@ class SplitOut(Detector):
         from sklearn.neighbors import LocalOutlierFactor  # slow to import, and only needed here
 
         super().__init__(window, threshold=0.5)
-        if positive("share", share) > 1:
+        if defense_check.positive("share", share) > 1:
             raise DefenseError(f"a share of the images is above 0 and at most 1, not {share!r}")
-        self.share, self.epochs = share, check_integer("epochs", epochs)
-        check_integer("batch_size", batch_size)
+        self.share, self.epochs = share, defense_check.integer("epochs", epochs)
+        defense_check.integer("batch_size", batch_size)
         gradients = honest_gradients(net, split, share, epochs, batch_size, seed)
         self.gradients = len(gradients)
         if self.gradients < 2:

@@ -63,8 +63,8 @@ def data_orders(samples: int, seed: int) -> Iterator[Tensor]:
 
     It comes from the stream (`seed`, "order"). A client keeps it to itself: for scoring only.
 
-    >>> [epoch.tolist() for epoch, _ in zip(data_orders(4, seed=0), range(2))]
-    [[1, 0, 2, 3], [0, 1, 2, 3]]
+    >>> [order.tolist() for _, order in zip(range(2), data_orders(4, seed=0))]
+    [[3, 2, 0, 1], [3, 0, 1, 2]]
     """
     generator = seeds.generator(seed, "order")
     while True:
