@@ -55,7 +55,7 @@ def _moments(tmp_path: Path, little_course: Path, monkeypatch: pytest.MonkeyPatc
     (little_course.parent / "exercises").mkdir()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(lessons, "_material", lambda: little_course.parent)
+    monkeypatch.setattr(lessons.catalog, "material", lambda: little_course.parent)
     monkeypatch.setattr(lessons, "open_lab", lambda *_: None)
     monkeypatch.setattr(papermill, "execute_notebook", _execute)
     monkeypatch.setattr(sweep, "_executor", _in_this_process)

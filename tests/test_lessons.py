@@ -17,7 +17,7 @@ from sltools.lessons import Parameter
 @pytest.fixture
 def material(little_course: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The folder above a small course, which sltools takes for its own."""
-    monkeypatch.setattr(lessons, "_material", lambda: little_course.parent)
+    monkeypatch.setattr(lessons.catalog, "material", lambda: little_course.parent)
     (little_course / "results").mkdir()
     (little_course / "results" / "long.json").write_text("{}")
     (little_course / ".ipynb_checkpoints").mkdir()
@@ -110,13 +110,13 @@ def test_a_damaged_notebook_is_named(little_course: Path, content: str) -> None:
 
 
 def test_the_course_is_found_beside_the_package() -> None:
-    assert lessons.course() == Path(lessons.__file__).parents[1] / "course"
+    assert lessons.course() == Path(lessons.__file__).parents[2] / "course"
 
 
 def test_an_installation_without_lessons_says_so(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(lessons, "_PACKAGE", tmp_path / "sltools")
+    monkeypatch.setattr(lessons.catalog, "PACKAGE", tmp_path / "sltools")
     with pytest.raises(LessonError, match="without its lessons"):
         lessons.course()
     (tmp_path / "sltools" / "_material" / "course").mkdir(parents=True)
@@ -381,10 +381,10 @@ def _contents(folder: Path) -> dict[Path, bytes]:
 
 
 def test_lab_options_open_the_copy_on_its_first_lesson(tmp_path: Path) -> None:
-    assert not any("default_url" in option for option in lessons._lab_options(tmp_path))
+    assert not any("default_url" in option for option in lessons.lab._lab_options(tmp_path))
     (tmp_path / "course").mkdir()
     (tmp_path / lessons.START).write_text("{}")
-    options = lessons._lab_options(tmp_path)
+    options = lessons.lab._lab_options(tmp_path)
     assert f"--ServerApp.root_dir={tmp_path.resolve()}" in options
     assert "--LabApp.default_url=/lab/tree/course/00_start_here.ipynb" in options
 
@@ -394,9 +394,9 @@ def test_lab_runs_as_root_and_without(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, root: bool
 ) -> None:
     monkeypatch.setattr(os, "geteuid", lambda: uid, raising=False)
-    assert ("--allow-root" in lessons._lab_options(tmp_path)) is root
+    assert ("--allow-root" in lessons.lab._lab_options(tmp_path)) is root
     monkeypatch.delattr(os, "geteuid")
-    assert "--allow-root" not in lessons._lab_options(tmp_path)
+    assert "--allow-root" not in lessons.lab._lab_options(tmp_path)
 
 
 def test_open_lab_adds_the_users_arguments_and_keeps_their_configuration(
@@ -420,4 +420,4 @@ def test_a_lesson_has_one_thread_unless_the_user_says_more(
     if theirs:
         monkeypatch.setenv("OMP_NUM_THREADS", theirs)
     assert lessons.headless_kernel()().kernel_spec.env["OMP_NUM_THREADS"] == used
-    assert lessons._lab_environment()["OMP_NUM_THREADS"] == used
+    assert lessons.lab._lab_environment()["OMP_NUM_THREADS"] == used

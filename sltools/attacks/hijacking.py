@@ -47,8 +47,7 @@ class Hijacking:
     def __post_init__(self) -> None:
         for name in ("critic_steps", "batch"):
             attack_check.integer(name, getattr(self, name))
-        if self.warmup_steps != 0:
-            attack_check.integer("warmup_steps", self.warmup_steps)
+        attack_check.integer("warmup_steps", self.warmup_steps, 0)
         for name in ("pilot_lr", "critic_lr", "penalty"):
             attack_check.amount(name, getattr(self, name))
 
