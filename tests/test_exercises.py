@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from sltools import exercises
-from sltools.exercises import Task, judging
-from sltools.exercises.judging import LocalAnswer
+from sltools.checking import judging
+from sltools.checking.judging import LocalAnswer
+from sltools.exercises import Task
 from sltools.lessons import headless_kernel
 from tests import bank
 from tools import notebooks

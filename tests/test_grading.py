@@ -22,8 +22,8 @@ from torch import nn
 
 from sltools import cli, data, exercises, experiments, lessons
 from sltools.attacks import UnSplit
+from sltools.checking.judging import AnswerFailed, LocalAnswer, judge
 from sltools.errors import ExerciseError
-from sltools.exercises.judging import AnswerFailed, LocalAnswer, judge
 from sltools.grading import assignment as homework
 from sltools.grading import cells as code
 from sltools.grading import copies, report, sandbox, secrets, submissions, wire
@@ -226,6 +226,25 @@ def test_a_jail_holds(isolated: Sandbox, tmp_path: Path, run: Callable) -> None:
     assert seen["user"] != 0, "limits on processes do not hold for root"
     assert _ask(remote, "fill") == 28  # no space left on device
     assert 0 < _ask(remote, "fork") < LIMITS.processes
+
+
+@pytest.mark.parametrize("forgotten", [False, True], ids=["as it is", "its stand-in removed"])
+@pytest.mark.parametrize("name", ["exercises.topics.inversion", "grading.assignment"])
+def test_no_check_can_be_imported(
+    isolated: Sandbox, run: Callable, name: str, forgotten: bool
+) -> None:
+    source = f"""
+import importlib, sys
+def load():
+    if {forgotten}:
+        del sys.modules["sltools.exercises"]
+    try:
+        importlib.import_module("sltools.{name}")
+    except Exception as error:
+        return [type(error).__name__]
+    return []
+"""
+    assert _ask(run(isolated, source), "load")[0] in ("ImportError", "ModuleNotFoundError")
 
 
 def test_what_is_hidden_is_hidden_inside_of_visible_folders(

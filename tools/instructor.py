@@ -12,8 +12,9 @@ import sys
 from collections.abc import Callable
 
 from sltools import exercises, lessons
-from sltools.exercises import Task, judging
-from sltools.exercises.judging import LocalAnswer
+from sltools.checking import judging
+from sltools.checking.judging import LocalAnswer
+from sltools.exercises import Task
 from tests import bank
 from tools.notebooks import ROOT
 

@@ -10,11 +10,12 @@ A check computes what is right from data it draws itself; it never compares with
 
 from typing import Any
 
+from sltools.checking import display
+from sltools.checking.judging import LocalAnswer, Verdict, judge
+from sltools.checking.task import Task, find, tasks
 from sltools.errors import ExerciseError
-from sltools.exercises import display, record, topics
-from sltools.exercises.judging import LocalAnswer, Verdict, judge
+from sltools.exercises import record, topics
 from sltools.exercises.quiz import Quiz
-from sltools.exercises.task import Task, find, tasks
 
 __all__ = ["Task", "Verdict", "check", "find", "hint", "progress", "quiz", "tasks"]
 

@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from sltools import lessons, storage
+from sltools.checking.judging import MARKS, Verdict
+from sltools.checking.task import Task, tasks
 from sltools.errors import ExerciseError
-from sltools.exercises.judging import MARKS, Verdict
-from sltools.exercises.task import Task, tasks
 
 NAME = "my-progress.json"
 VARIABLE = "SLTOOLS_PROGRESS"

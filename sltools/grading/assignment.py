@@ -19,8 +19,8 @@ from torch import Tensor
 from torch.nn.functional import conv2d
 
 from sltools import seeds, storage
+from sltools.checking.task import Answer, Judge, Task, Wrong, compare, tensor
 from sltools.errors import ExerciseError
-from sltools.exercises.task import Answer, Judge, Task, Wrong, compare, tensor
 from sltools.grading import cells, report, secrets
 from sltools.grading.grade import checked, topics_of
 from sltools.grading.submissions import Submission

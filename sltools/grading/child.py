@@ -10,28 +10,21 @@ import os
 import socket
 import sys
 import traceback
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-LIBRARY = Path(__file__).resolve().parents[1]
+from sltools.checking.judging import AnswerFailed, LocalAnswer, NotAttempted
+from sltools.checking.task import Wrong
+from sltools.grading import wire
+from sltools.grading.cells import defined, without_magics
 
 
-def replace_exercises() -> None:
-    """Let `from sltools.exercises import check` work, and do nothing; there are no checks here."""
+def without_checks() -> ModuleType:
+    """What a submission finds as `sltools.exercises`: `check` and the others do nothing here."""
     package = ModuleType("sltools.exercises")
-    package.__path__ = [str(LIBRARY / "exercises")]
     for name in ("check", "hint", "progress", "quiz"):
         setattr(package, name, lambda *_: None)
-    sys.modules[package.__name__] = package
-
-
-replace_exercises()
-
-from sltools.exercises.judging import AnswerFailed, LocalAnswer, NotAttempted  # noqa: E402
-from sltools.exercises.task import Wrong  # noqa: E402
-from sltools.grading import wire  # noqa: E402
-from sltools.grading.cells import defined, without_magics  # noqa: E402
+    return package
 
 
 class Notebook:
@@ -41,6 +34,7 @@ class Notebook:
         self.module = ModuleType("__main__")
         self.module.__dict__.update(display=lambda *_, **__: None, get_ipython=lambda: None)
         sys.modules["__main__"] = self.module
+        sys.modules["sltools.exercises"] = without_checks()
 
     def run(self, number: int, source: str) -> dict[str, Any]:
         """Run a cell; return what it defines, and its `error` or None."""

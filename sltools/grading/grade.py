@@ -21,9 +21,9 @@ from typing import Protocol
 import torch
 
 from sltools import exercises, lessons, storage
+from sltools.checking import judging
+from sltools.checking.task import Task
 from sltools.errors import ExerciseError
-from sltools.exercises import judging
-from sltools.exercises.task import Task
 from sltools.grading import cells, copies, jail, report, secrets, submissions
 from sltools.grading.remote import RemoteAnswer, RemoteNotebook, shortened
 from sltools.grading.sandbox import LIBRARY, Sandbox, clean, refusal

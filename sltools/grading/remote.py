@@ -7,9 +7,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from sltools.checking.judging import AnswerFailed, NotAttempted
+from sltools.checking.task import Task, Wrong
 from sltools.errors import ExerciseError
-from sltools.exercises.judging import AnswerFailed, NotAttempted
-from sltools.exercises.task import Task, Wrong
 from sltools.grading.cells import should_define
 from sltools.grading.sandbox import Ended, Killed, Process, Sandbox, TimedOut
 from sltools.grading.wire import TooLarge, WireError
@@ -160,7 +160,7 @@ class RemoteNotebook:
 
 
 class RemoteAnswer:
-    """The answer of a submission to one task; see `sltools.exercises.task.Answer`.
+    """The answer of a submission to one task; see `sltools.checking.task.Answer`.
 
     `name` is what the learner calls it; where nothing is called so, the task's own name counts.
     """

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sltools import storage
-from sltools.exercises.judging import MARKS
+from sltools.checking.judging import MARKS
 
 if TYPE_CHECKING:
     from sltools.grading.grade import Result, TaskResult

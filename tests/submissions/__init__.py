@@ -93,7 +93,7 @@ class Equal(float):
 def {name}(*a): return Equal()
 """
 PATCHES = """
-import torch, sltools.exercises.task as task, sltools.exercises.judging as judging, sltools.metrics
+import torch, sltools.checking.task as task, sltools.checking.judging as judging, sltools.metrics
 for owner, name in [(torch, "allclose"), (torch, "equal"), (task, "close"), (judging, "judge")]:
     setattr(owner, name, lambda *a, **k: True)
 task.compare = sltools.metrics.mse = lambda *a, **k: None

@@ -12,9 +12,9 @@ from torch.nn.functional import interpolate, mse_loss
 
 from sltools import data, metrics, seeds
 from sltools.attacks.inversion import brightness, total_variation
+from sltools.checking.task import Answer, Wrong, close, compare, number, task, tensor
 from sltools.exercises.challenges import are_public, collages, nearest, trained_on_digits
 from sltools.exercises.quiz import Question, Quiz
-from sltools.exercises.task import Answer, Wrong, close, compare, number, task, tensor
 
 
 @task(

@@ -9,9 +9,9 @@ from torch.nn.functional import conv2d
 
 from sltools import data, experiments, metrics, protocol, seeds
 from sltools.attacks import UnSplit
+from sltools.checking.task import Answer, Wrong, compare, differentiable, number, task, tensor
 from sltools.exercises.challenges import collages
 from sltools.exercises.quiz import Question, Quiz
-from sltools.exercises.task import Answer, Wrong, compare, differentiable, number, task, tensor
 
 
 @task(

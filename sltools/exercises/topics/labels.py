@@ -13,8 +13,8 @@ from torch.nn.functional import normalize, one_hot
 from sltools import data, metrics, models, protocol, seeds
 from sltools.attacks import LabelInference
 from sltools.attacks.labels import matching_condition
+from sltools.checking.task import Answer, Wrong, compare, number, task, tensor
 from sltools.exercises.quiz import Question, Quiz
-from sltools.exercises.task import Answer, Wrong, compare, number, task, tensor
 from sltools.messages import Message
 from sltools.transcript import Transcript
 

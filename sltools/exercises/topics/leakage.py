@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sltools import data, metrics, seeds
+from sltools.checking.task import Answer, Wrong, close, compare, dictionary, number, task, tensor
 from sltools.exercises.challenges import are_public, collages, nearest, trained_on_digits
 from sltools.exercises.quiz import Question, Quiz
-from sltools.exercises.task import Answer, Wrong, close, compare, dictionary, number, task, tensor
 from sltools.protocol import Session
 from sltools.view import View
 

@@ -11,10 +11,10 @@ from torch.nn.functional import normalize
 
 from sltools import data, models, protocol, seeds
 from sltools.attacks import Hijacking, HijackingServer
+from sltools.checking.task import Answer, Wrong, close, compare, draw, number, pair, task, tensor
 from sltools.detectors import Detector
 from sltools.detectors.scrutinizer import gap, similarities
 from sltools.exercises.quiz import Question, Quiz
-from sltools.exercises.task import Answer, Wrong, close, compare, draw, number, pair, task, tensor
 from sltools.messages import Message
 
 SKIPPED, BATCHES = 20, 50  # of each client of the challenge: seen by nobody, and seen in all

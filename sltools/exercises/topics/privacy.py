@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from sltools import data, defenses, experiments, metrics, seeds
+from sltools.checking.task import Answer, Wrong, close, compare, draw, number, pair, task, tensor
 from sltools.exercises.challenges import collages
 from sltools.exercises.quiz import Question, Quiz
-from sltools.exercises.task import Answer, Wrong, close, compare, draw, number, pair, task, tensor
 
 SCALE, QUERIES = 1.5, 4  # of the challenge's noise, and the messages for each image
 HALF, FULL = 0.75, 0.5  # of the mean image's error, for half of the points and for all

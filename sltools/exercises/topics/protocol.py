@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 
 from sltools import data, protocol, seeds
+from sltools.checking.task import Answer, Wrong, compare, dictionary, number, task, tensor
 from sltools.exercises.challenges import trained_on_digits
 from sltools.exercises.quiz import Question, Quiz
-from sltools.exercises.task import Answer, Wrong, compare, dictionary, number, task, tensor
 
 MESSAGES = ("smashed", "features", "feature_gradient", "cut_gradient")
 

@@ -9,8 +9,8 @@ from torch.nn.functional import cross_entropy, normalize, one_hot
 
 from sltools import data, experiments, models, protocol, seeds
 from sltools.attacks import UnSplit
+from sltools.checking.task import Answer, Wrong, compare, draw, number, pair, task, tensor
 from sltools.exercises.quiz import Question, Quiz
-from sltools.exercises.task import Answer, Wrong, compare, draw, number, pair, task, tensor
 from sltools.models import Architecture
 
 CLASSES = 4

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from sltools import seeds
+from sltools.checking.task import Answer, Wrong, compare, dictionary, number, task, tensor
 from sltools.exercises.quiz import Question, Quiz
-from sltools.exercises.task import Answer, Wrong, compare, dictionary, number, task, tensor
 
 SENT = {  # what a view calls it -> the kind of message that carries it
     "smashed": "smashed",

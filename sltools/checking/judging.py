@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from sltools import seeds
-from sltools.exercises import display
-from sltools.exercises.task import Answer, Task, Wrong
+from sltools.checking import display
+from sltools.checking.task import Answer, Task, Wrong
 
 MARKS = {  # never colour alone
     "not attempted": "○",
