@@ -4,8 +4,6 @@ Results are kept beside the scores under a key of the submission, the checks, th
 salt: an interrupted run goes on, and a changed check grades anew.
 """
 
-import hashlib
-import json
 import multiprocessing
 import os
 import time
@@ -13,25 +11,32 @@ import traceback
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
 import torch
 
-from sltools import exercises, lessons, storage
+from sltools import exercises, lessons
 from sltools.checking import judging
 from sltools.checking.task import Task
 from sltools.errors import ExerciseError
 from sltools.grading import cells, copies, jail, report, secrets, submissions
 from sltools.grading.remote import RemoteAnswer, RemoteNotebook, shortened
-from sltools.grading.sandbox import LIBRARY, Sandbox, clean, refusal
+from sltools.grading.results import (
+    FAULT,
+    GRADED,
+    REVIEW,
+    UNREADABLE,
+    Result,
+    ResultCache,
+    TaskResult,
+)  # fmt: skip
+from sltools.grading.sandbox import Sandbox, clean, refusal
 from sltools.grading.submissions import Submission
 from sltools.progress import bar
 
 CACHE = ".results"
-GRADED, UNREADABLE, REVIEW, FAULT = "graded", "unreadable", "needs review", "grader_error"
 OTHER = "other topic"
 
 
@@ -131,51 +136,6 @@ def topics_of(submission: Submission) -> Counter[str]:
     return Counter(t.topic for t in exercises.tasks() if t.key in keys or t.answer in names)
 
 
-@dataclass(frozen=True)
-class TaskResult:
-    """What a check found; `points` is None where that is not known, by no fault of the learner."""
-
-    task: str
-    title: str
-    outcome: str
-    message: str
-    points: float | None
-    out_of: int
-
-
-@dataclass(frozen=True)
-class Result:
-    """What became of a submission.
-
-    `remarks` are for the learner, `flags` and `notes` for the teacher alone: a flag asks to be
-    looked at. `cells` says, by number, which
-    code cells failed.
-    """
-
-    submission: str
-    status: str
-    learner: str = ""
-    tasks: tuple[TaskResult, ...] = ()
-    remarks: tuple[str, ...] = ()
-    flags: tuple[str, ...] = ()
-    cells: dict[str, str] = field(default_factory=dict)
-    timed_out: bool = False
-    killed: bool = False
-    seconds: float = 0.0
-    notes: tuple[str, ...] = ()
-
-    @property
-    def points(self) -> float | None:
-        """The sum of the points, or None if one of them is not known, or there are no tasks."""
-        known = [task.points for task in self.tasks if task.points is not None]
-        return sum(known) if self.tasks and len(known) == len(self.tasks) else None
-
-    @property
-    def out_of(self) -> int:
-        """The points that could be earned."""
-        return sum(task.out_of for task in self.tasks)
-
-
 def grade(
     folder: Path, out: Path, plan: Plan, sandbox: Sandbox, jobs: int | None = None
 ) -> list[Result]:
@@ -202,7 +162,7 @@ def grade(
             "root or where user namespaces are allowed; or, if you trust every submission, with "
             "--no-isolation"
         )
-    kept = _ResultCache(out / CACHE, plan, sandbox)
+    kept = ResultCache(out / CACHE, plan, sandbox)
     try:
         graded = _grade(found, kept, plan, sandbox, jobs or os.cpu_count() or 1)
         report.write(out, plan.title, graded)
@@ -215,7 +175,7 @@ def grade(
 
 
 def _grade(
-    found: Sequence[Submission], kept: "_ResultCache", plan: Plan, sandbox: Sandbox, jobs: int
+    found: Sequence[Submission], kept: ResultCache, plan: Plan, sandbox: Sandbox, jobs: int
 ) -> list[Result]:
     """Grade what is not `kept` yet."""
     results = {sub.name: _at_once(plan, sub) or kept.read(sub) for sub in found}
@@ -414,39 +374,3 @@ def _published(folder: str, topic: str = "") -> Iterator[Sequence[str]]:
     """Yield the code of the course's own notebooks in `folder`, of all topics or one."""
     for path in sorted((lessons.course().parent / folder).glob(f"{topic}*.ipynb")):
         yield submissions.parse(path.read_bytes())
-
-
-class _ResultCache:
-    """Results of an earlier run, in a folder; their names tell nothing of the salt."""
-
-    def __init__(self, folder: Path, plan: Plan, sandbox: Sandbox) -> None:
-        self._folder = storage.writable_folder(folder)
-        self._plan = plan
-        self._conditions = [asdict(sandbox.limits), sandbox.isolate, _release()]
-
-    def read(self, submission: Submission) -> Result | None:
-        try:
-            facts = json.loads(self._path(submission).read_text(encoding="utf-8"))
-            facts |= {name: tuple(facts[name]) for name in ("remarks", "flags", "notes")}
-            facts["tasks"] = tuple(TaskResult(**task) for task in facts["tasks"])
-            return Result(**facts)
-        except (OSError, ValueError, TypeError, LookupError):
-            return None
-
-    def write(self, submission: Submission, result: Result) -> None:
-        storage.replace(self._path(submission), json.dumps(asdict(result), indent=1) + "\n")
-
-    def _path(self, submission: Submission) -> Path:
-        keys = [task.key for task in self._plan.tasks(submission)]
-        content = [submission.name, submission.digest, self._plan.learner(submission), keys]
-        text = json.dumps([*content, *self._conditions])
-        return self._folder / f"{secrets.derive(self._plan.salt, text).hex()[:32]}.json"
-
-
-@cache
-def _release() -> str:
-    """Hash all of the library: whatever a check may use."""
-    digest = hashlib.sha256()
-    for path in sorted(LIBRARY.rglob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()

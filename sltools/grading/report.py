@@ -16,7 +16,7 @@ from sltools import storage
 from sltools.checking.judging import MARKS
 
 if TYPE_CHECKING:
-    from sltools.grading.grade import Result, TaskResult
+    from sltools.grading.results import Result, TaskResult
 
 FEEDBACK = "feedback"
 # Where a spreadsheet looks for one: in a cell, or after what it may take for the end of a cell.
