@@ -31,7 +31,7 @@ def test_the_wheel_holds_the_library_and_the_lessons_and_nothing_else(tmp_path: 
     notebooks = {f"{f}/{path.name}" for f in folders for path in (ROOT / f).glob("*.ipynb")}
     material = {n.removeprefix("sltools/_material/") for n in names if "/_material/" in n}
     assert notebooks == {name for name in material if name.endswith(".ipynb")}
-    assert {"sltools/lessons.py", "sltools/cli.py"} <= names
+    assert {"sltools/lessons/running.py", "sltools/cli.py"} <= names
     facts = f"attacking_split_learning-{__version__}.dist-info"
     assert {Path(name).parts[0] for name in names} == {"sltools", facts}
     unwanted = {"src", "tests", "tools", "__pycache__", ".ipynb_checkpoints"}

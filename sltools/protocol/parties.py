@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +13,23 @@ from sltools.messages import Message
 from sltools.protocol.optimizers import MakeOptimizer, adam
 from sltools.transcript import Transcript
 
-if TYPE_CHECKING:
-    from sltools.detectors import Detector
-
 Batch = tuple[Tensor, Tensor]
 
 
 def _unchanged(gradient: Tensor, labels: Tensor) -> Tensor:
     return gradient
+
+
+class Detector(Protocol):
+    """What a client asks of a detector; `sltools.detectors` has some, with alarms and scores."""
+
+    def probe(self, labels: Tensor) -> Tensor | None:
+        """Return false labels to send in place of `labels` (B,), or None to leave the batch."""
+
+    def watch(
+        self, labels: Tensor, cut_gradient: Tensor, weight_gradient: Tensor, *, probe: bool
+    ) -> None:
+        """Take note of one exchange, after the backward pass and before the client's step."""
 
 
 class Client:
@@ -49,7 +58,7 @@ class Client:
         outgoing: Callable[[str, Tensor], Tensor] = lambda kind, tensor: tensor,
         returning: Callable[[Tensor, Tensor], Tensor] = _unchanged,
         extra: Callable[[int, Tensor, Tensor], Iterable[Batch]] = lambda *batch: (),
-        detector: "Detector | None" = None,
+        detector: Detector | None = None,
     ) -> None:
         _check_hooks(criterion=criterion, penalty=penalty, outgoing=outgoing)
         _check_hooks(returning=returning, extra=extra, detector=detector)
