@@ -10,9 +10,10 @@
     python -m tools.notebooks --check      run nothing; say where notebooks and sources disagree
 
 A script's header may hold `jupyter: sltools: {minutes: 40}`, which `minutes` computes from what the
-notebook holds; number and title are read off the file name and the first heading. What stands between `### BEGIN SOLUTION` and `### END SOLUTION` becomes
-`raise NotImplementedError` in the exercise, or, if the first line between them is
-`# stub: answer = ...`, that text. `{{task 04.tv}}` becomes the heading of that task.
+notebook holds; number and title are read off the file name and the first heading. What stands
+between `### BEGIN SOLUTION` and `### END SOLUTION` becomes `raise NotImplementedError` in the
+exercise, or, if the first line between them is `# stub: answer = ...`, that text. `{{task 04.tv}}`
+becomes the heading of that task.
 """
 
 import argparse
