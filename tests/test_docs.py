@@ -53,6 +53,15 @@ def test_every_name_of_the_library_exists(page: Path) -> None:
         assert pkgutil.resolve_name(name)
 
 
+def test_what_a_row_says_of_a_file_is_in_the_file() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `((?:sltools|tests)/[\w/]+\.py)` \| (.*)$", page, re.M)
+    for file, told in rows:
+        text = (ROOT / file).read_text(encoding="utf-8")
+        assert [name for name in re.findall(r"`(\w+)`", told) if name not in text] == [], file
+    assert len(rows) > 10
+
+
 def test_the_flow_of_one_image_runs(capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(.*?)```", page, re.S)
