@@ -1,4 +1,4 @@
-"""Record what detectors find under course/results/detection.json, for lesson 09 and the README.
+"""Record what detectors find under course/results/detection.json, for lesson 09.
 
     python -m benchmarks.record_detection digits mnist
 

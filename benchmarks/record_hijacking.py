@@ -1,4 +1,4 @@
-"""Record feature-space hijacking under course/results/, for lesson 09 and the README to show.
+"""Record feature-space hijacking under course/results/, for lesson 09 to show.
 
     python -m benchmarks.record_hijacking hijacking_mnist --dataset mnist
     python -m benchmarks.record_hijacking hijacking_mnist_pool2 --dataset mnist --cut pool2

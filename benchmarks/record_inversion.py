@@ -1,4 +1,4 @@
-"""Record a run of attack 1 under course/results/, for lessons and the README to show.
+"""Record a run of attack 1 under course/results/, for lessons and docs/results.md to show.
 
     python -m benchmarks.record_inversion published_digits --budget published --targets 3 \\
         --victims 1 --clones 1

@@ -11,7 +11,7 @@ stand what the mean image scores, and that of the target's class, and what a sea
 given the weights: the best of several, for it is to bound what the attack can reach. An attack that
 is in the file already, with all its restarts, is not run again, so the command can be interrupted
 and goes on where it was.
-`python -m benchmarks.reproduce --summary` prints the table of the README, and what is missing.
+`python -m benchmarks.reproduce --summary` prints the table of docs/results.md, and what is missing.
 """
 
 import csv

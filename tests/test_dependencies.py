@@ -61,7 +61,9 @@ def test_the_version_is_known_without_an_installation(tmp_path: Path) -> None:
     assert re.fullmatch(r"\d+\.\d+\.\d+", printed.stdout.strip())
 
 
-@pytest.mark.parametrize("name", ["README.md", "INSTRUCTOR.md", "Makefile", *map(str, SOURCES)])
+@pytest.mark.parametrize(
+    "name", ["README.md", "docs/instructors/guide.md", "Makefile", *map(str, SOURCES)]
+)
 def test_nobody_is_told_to_install_another_project_of_our_name(name: str) -> None:
     text = (ROOT / name).read_text(encoding="utf-8")
     for arguments in re.findall(r"pip install ([^\n`]*)", text):

@@ -146,6 +146,13 @@ def test_the_parts_of_a_lesson_are_there(path: Path) -> None:
         assert "threat card" in prose, "an attack needs a threat card"
 
 
+@run
+def test_minutes_follow_from_the_rule(path: Path) -> None:
+    notebook = _read(path)
+    told, rule = notebook.metadata.sltools.minutes, notebooks.minutes(notebook)
+    assert abs(told - rule) <= 5, f"the header says {told} minutes, the rule {rule}"
+
+
 @every
 def test_a_notebook_is_small(path: Path) -> None:
     assert path.stat().st_size < MAX_BYTES

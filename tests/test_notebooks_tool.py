@@ -5,7 +5,7 @@ from pathlib import Path
 import nbformat
 import pytest
 from nbformat import NotebookNode
-from nbformat.v4 import new_code_cell, new_notebook, new_output
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from tools import notebooks
 
@@ -152,6 +152,25 @@ def test_clean_refuses_a_path_of_this_machine(text: str) -> None:
 def test_clean_accepts_addresses_and_rates() -> None:
     text = "https://example.org/home/x, 3 images/s, course/results/x.json, 1/2"
     notebooks.clean(_notebook(new_output("stream", name="stdout", text=text)))
+
+
+@pytest.mark.parametrize(
+    ("words", "lines", "pictures", "minutes"),
+    [(0, 0, 0, 10), (3000, 120, 4, 35), (3000, 120, 3, 35), (3000, 96, 4, 30), (300, 0, 20, 20)],
+)
+def test_minutes_are_words_and_lines_and_figures(
+    words: int, lines: int, pictures: int, minutes: int
+) -> None:
+    picture = new_output("display_data", data={"image/png": "aa", "text/plain": "a picture"})
+    notebook = _notebook(*[picture] * pictures, new_output("stream", text="12 words"))
+    notebook.cells[0].source = "x = 1\n\n" * lines
+    notebook.cells.append(new_markdown_cell("word " * words))
+    assert notebooks.minutes(notebook) == minutes
+
+
+def test_a_picture_in_the_prose_is_a_figure_too() -> None:
+    prose = '![one](1.png)\n\n<img src="2.png" alt="two">\n\n' * 10
+    assert notebooks.minutes(new_notebook(cells=[new_markdown_cell(prose)])) == 20
 
 
 def _notebook(*outputs: NotebookNode) -> NotebookNode:

@@ -1,15 +1,18 @@
-"""Write the parts of INSTRUCTOR.md that follow from the course: minutes, and wrong answers.
+"""Write the parts of docs/instructors/ that follow from the course: minutes, and wrong answers.
 
     python -m tools.instructor            rewrite them
     python -m tools.instructor --check    say whether they are what they should be
 
-The wrong answers are those of the bank that proves the checks, with what each of them is told.
+The wrong answers are those of the bank that proves the checks, with what each of them is told. A
+number before `<!-- minutes: L04 04.tv 15 -->` is what lesson 04, the task 04.tv (`04.*`: all tasks
+of the topic) and 15 minutes take together; before `<!-- hours: ... -->` the same in half hours.
 """
 
 import argparse
 import re
 import sys
 from collections.abc import Callable
+from pathlib import Path
 
 from sltools import exercises, lessons
 from sltools.checking import judging
@@ -18,8 +21,10 @@ from sltools.exercises import Task
 from tests import bank
 from tools.notebooks import ROOT
 
-PAGE = ROOT / "INSTRUCTOR.md"
+FOLDER = ROOT / "docs" / "instructors"
+PAGES = (FOLDER / "guide.md", FOLDER / "wrong-answers.md")
 MARK = re.compile(r"(<!-- made by tools.instructor: (\w+) -->\n).*?(<!-- end -->)", re.S)
+NUMBER = re.compile(r"[\d½]+( <!-- (minutes|hours): (.+?) -->)")
 
 
 def minutes() -> str:
@@ -32,6 +37,13 @@ def minutes() -> str:
         rows.append(
             f"| {lesson.number:02} {lesson.title} | {lesson.minutes} | {spent} | {listed} |"
         )
+    return "\n".join(rows)
+
+
+def appendix() -> str:
+    """Return the table of the notebooks that go deeper, with their minutes."""
+    rows = ["| goes deeper than | notebook | minutes |", "|---|---|---|"]
+    rows += [f"| {n.number:02} | {n.title} | {n.minutes} |" for n in lessons.appendix()]
     return "\n".join(rows)
 
 
@@ -54,24 +66,56 @@ def _told(task: Task, answer: object) -> str:
     return message.partition("\n")[0].replace("|", "\\|")
 
 
-PARTS: dict[str, Callable[[], str]] = {"minutes": minutes, "wrong_answers": wrong_answers}
+PARTS: dict[str, Callable[[], str]] = {
+    "minutes": minutes,
+    "appendix": appendix,
+    "wrong_answers": wrong_answers,
+}
 
 
-def page() -> str:
-    """Return the whole page with its made parts written anew."""
-    text = PAGE.read_text(encoding="utf-8")
-    return MARK.sub(lambda found: f"{found[1]}\n{PARTS[found[2]]()}\n\n{found[3]}", text)
+def spent(what: str) -> int:
+    """Add up minutes: `what` names lessons (L04), tasks (04.tv, 04.*) and numbers of minutes."""
+    return sum(map(_minutes, what.split()))
+
+
+def _minutes(name: str) -> int:
+    if name.isdecimal():
+        return int(name)
+    if name.startswith("L"):
+        return lessons.find(name[1:]).minutes
+    if name.endswith(".*"):
+        return sum(task.minutes for task in exercises.tasks(name[:2]))
+    return exercises.find(name).minutes
+
+
+def _number(found: re.Match[str]) -> str:
+    total = spent(found[3])
+    halves = round(total / 30)
+    hours = f"{halves // 2}{'½' * (halves % 2)}"
+    return f"{total if found[2] == 'minutes' else hours}{found[1]}"
+
+
+def page(path: Path) -> str:
+    """Return the whole page with its made parts and numbers written anew."""
+    text = path.read_text(encoding="utf-8")
+    text = MARK.sub(lambda found: f"{found[1]}\n{PARTS[found[2]]()}\n\n{found[3]}", text)
+    return NUMBER.sub(_number, text)
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the command line described above; return its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tools.instructor", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tools.instructor",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--check", action="store_true", help="write nothing, compare only")
     if not parser.parse_args(arguments).check:
-        PAGE.write_text(page(), encoding="utf-8")
+        for path in PAGES:
+            path.write_text(page(path), encoding="utf-8")
         return 0
-    same = page() == PAGE.read_text(encoding="utf-8")
-    print("INSTRUCTOR.md is up to date" if same else "run: python -m tools.instructor")
+    same = all(page(path) == path.read_text(encoding="utf-8") for path in PAGES)
+    print("docs/instructors is up to date" if same else "run: python -m tools.instructor")
     return 0 if same else 1
 
 

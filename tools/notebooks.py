@@ -9,10 +9,11 @@
     python -m tools.notebooks --all        build and run everything, as after a change in sltools
     python -m tools.notebooks --check      run nothing; say where notebooks and sources disagree
 
-A script's header may hold `jupyter: sltools: {minutes: 40}`; number and title are read off the file
-name and the first heading. What stands between `### BEGIN SOLUTION` and `### END SOLUTION` becomes
-`raise NotImplementedError` in the exercise, or, if the first line between them is
-`# stub: answer = ...`, that text. `{{task 04.tv}}` becomes the heading of that task.
+A script's header may hold `jupyter: sltools: {minutes: 40}`, which `minutes` computes from what the
+notebook holds; number and title are read off the file name and the first heading. What stands
+between `### BEGIN SOLUTION` and `### END SOLUTION` becomes `raise NotImplementedError` in the
+exercise, or, if the first line between them is `# stub: answer = ...`, that text. `{{task 04.tv}}`
+becomes the heading of that task.
 """
 
 import argparse
@@ -40,6 +41,7 @@ COURSE, SOLUTIONS = ROOT / "course", ROOT / "solutions"
 APPENDIX = COURSE / "appendix"
 FOLDERS = (COURSE, APPENDIX, SOLUTIONS)
 CELL_TIMEOUT = 600  # seconds
+WORDS_A_MINUTE, LINES_A_MINUTE = 150, 12
 MEASURED = ("seconds", "calibration")  # facts of a notebook that its source does not give
 WIDGET = "application/vnd.jupyter.widget-view+json"
 PRIVATE_PATH = re.compile(r"(?<![\w.:/])/(home|Users|root|tmp|opt|usr|var)/|[A-Z]:\\\\")
@@ -211,6 +213,22 @@ def notebooks_of(script: Path) -> list[Path]:
     folder = script.parents[1]
     folders = [folder] if folder.name != SOLUTIONS.name else [folder, folder.parent / "exercises"]
     return [place / f"{script.stem}.ipynb" for place in folders]
+
+
+def minutes(notebook: NotebookNode) -> int:
+    """Return a learner's minutes by a rule that nobody has checked with a clock.
+
+    Words of Markdown / 150, plus lines of code that are not blank / 12, plus one for each figure,
+    to the nearest 5; at least 10.
+    """
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    lines = [line for cell in code_cells(notebook) for line in cell.source.splitlines()]
+    outputs = [output.get("data", {}) for cell in code_cells(notebook) for output in cell.outputs]
+    figures = sum(any(kind.startswith("image/") for kind in data) for data in outputs)
+    figures += len(re.findall(r"!\[|<img\b", "\n".join(prose)))
+    spent = sum(len(text.split()) for text in prose) / WORDS_A_MINUTE
+    spent += sum(bool(line.strip()) for line in lines) / LINES_A_MINUTE + figures
+    return max(10, 5 * math.floor(spent / 5 + 0.5))
 
 
 def code_cells(notebook: NotebookNode) -> list[NotebookNode]:
