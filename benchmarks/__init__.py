@@ -7,15 +7,7 @@ from typing import Any
 import numpy as np
 
 from sltools import storage
-from sltools.attacks import InversionResult
 from sltools.errors import SltoolsError
-
-
-def uninterrupted(result: InversionResult) -> InversionResult:
-    """Return `result`; raise KeyboardInterrupt if it was interrupted: half a run says nothing."""
-    if result.interrupted:
-        raise KeyboardInterrupt
-    return result
 
 
 def check_writable(path: Path) -> None:

@@ -26,13 +26,14 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 from torch.optim import LBFGS, Adam
 
-from benchmarks import check_writable, uninterrupted, write_facts
+from benchmarks import check_writable, write_facts
 from sltools import data, devices, experiments, lessons, metrics, protocol, seeds
 from sltools.attacks import InversionResult, UnSplit
 from sltools.attacks.ensemble import Ensemble
 from sltools.attacks.unsplit import EXPOSE_EVERY
 from sltools.cli import INTERRUPTED
 from sltools.errors import SltoolsError
+from sltools.interrupts import finished
 from sltools.messages import Message
 from sltools.progress import bar
 from sltools.transcript import Transcript
@@ -433,7 +434,7 @@ def _error(attack: UnSplit, victim: "Target") -> float:
 def attacked(attack: UnSplit, victim: "Target", further: str | None) -> list[dict[str, float]]:
     """Attack one victim from every start and score, for each, the targets and the clone."""
     runs = replace(attack, restarts=CLONES, seed=victim.seed).runs(victim.view(further))
-    return [victim.score(uninterrupted(run)) for run in runs]
+    return [victim.score(finished(run)) for run in runs]
 
 
 @dataclass(frozen=True)
@@ -470,9 +471,7 @@ class Target:
 def target(dataset: str, cut: str, seed: int) -> Target:
     """Train a victim and let it send the targets with their labels."""
     source = data.load(dataset)
-    session = experiments.train_victim(source, cut, seed=seed, record=True)
-    if session.interrupted:
-        raise KeyboardInterrupt  # half a training is no victim
+    session = finished(experiments.train_victim(source, cut, seed=seed, record=True))
     kept = session.transcript
     smashed = [message for message in kept.messages if message.kind == "smashed"]
     others = {when: smashed[round(share * (len(smashed) - 1))] for when, share in WHEN.items()}

@@ -19,6 +19,7 @@ from benchmarks import reproduce, write_facts
 from sltools import data, devices, experiments, lessons, metrics, protocol
 from sltools.attacks import BlindDeconvolution
 from sltools.errors import SltoolsError
+from sltools.interrupts import finished
 from sltools.progress import bar
 
 STAGES = {"cifar10": ["conv1"]}
@@ -53,9 +54,8 @@ def main(
 
 def _run(source: data.Dataset, seed: int) -> dict[str, dict[str, Any]]:
     """Train one victim and attack it at every stage."""
-    session = experiments.train_victim(source, budget=reproduce.BUDGETS[source.name], seed=seed)
-    if session.interrupted:
-        raise KeyboardInterrupt  # half a training is no victim
+    budget = reproduce.BUDGETS[source.name]
+    session = finished(experiments.train_victim(source, budget=budget, seed=seed))
     stages = STAGES.get(source.name, USUAL)
     return {stage: _scored(protocol.recut(session, stage), source, seed) for stage in stages}
 

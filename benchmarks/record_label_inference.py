@@ -17,8 +17,9 @@ from torch.optim import SGD
 
 from benchmarks import write_facts
 from sltools import data, devices, lessons, metrics, models, protocol
-from sltools.attacks import LabelInference, LabelResult
+from sltools.attacks import LabelInference
 from sltools.data import Dataset, Split
+from sltools.interrupts import finished
 from sltools.transcript import Transcript
 
 FRONT = "pool1"
@@ -73,14 +74,14 @@ def _matching(dataset: Dataset, depth: int) -> dict[str, list[list[float]]]:
     for seed in SEEDS:
         net = models.for_images(dataset.train.images.shape, seed)
         client, server = _parties(net, depth)
+        few = dataset.train[:ONLINE]
         session = protocol.train(
-            client, server, dataset.train[:ONLINE], epochs=1, batch_size=1, seed=seed, record=True
+            client, server, few, epochs=1, batch_size=1, seed=seed, record=True
         )
-        transcript = session.transcript
+        transcript = finished(session).transcript
         view, truth = transcript.view("server", ["head_weight_gradients"]), _truth(transcript)
         for clone, runs in found.items():
-            found_here = LabelInference(clone=clone, seed=seed)(view)
-            _whole(session, found_here)
+            found_here = finished(LabelInference(clone=clone, seed=seed)(view))
             right = found_here.labels == truth
             runs.append([round(part.double().mean().item(), 4) for part in right.split(WINDOW)])
             print(dataset.name, depth, clone, runs[-1], flush=True)
@@ -129,10 +130,11 @@ def _trained(
     done = 0
     for epoch in epochs:
         if epoch > done:
-            session = protocol.train(
-                client, server, dataset.train, epochs=epoch - done, batch_size=64, seed=seed
+            session = finished(
+                protocol.train(
+                    client, server, dataset.train, epochs=epoch - done, batch_size=64, seed=seed
+                )
             )
-            _whole(session)
             done = epoch
         yield net, session.accuracy(dataset.test)
 
@@ -160,8 +162,7 @@ def _matched(net: nn.Sequential, depth: int, dataset: Dataset, seed: int) -> flo
     """Match the granted gradients with a frozen clone: the accuracy."""
     transcript = _at_rest(net, depth, dataset.train[:MATCHED], 1, seed)
     view = transcript.view("server", ["head_weight_gradients"])
-    found = LabelInference(clone="frozen", seed=seed)(view)
-    _whole(found)
+    found = finished(LabelInference(clone="frozen", seed=seed)(view))
     return metrics.label_accuracy(found.labels, _truth(transcript))
 
 
@@ -172,14 +173,7 @@ def _at_rest(
     session = protocol.train(
         client, server, split, epochs=1, batch_size=batch_size, seed=seed, record=True
     )
-    _whole(session)
-    return session.transcript
-
-
-def _whole(*parts: protocol.Session | LabelResult) -> None:
-    """Pass an interruption on: half a run is nothing to record."""
-    if any(part.interrupted for part in parts):
-        raise KeyboardInterrupt
+    return finished(session).transcript
 
 
 def _parties(

@@ -37,6 +37,7 @@ from sltools import data, devices, experiments, lessons, metrics, models, protoc
 from sltools.attacks import InversionResult, KnownWeightsInversion, UnSplit
 from sltools.cli import INTERRUPTED
 from sltools.errors import SltoolsError
+from sltools.interrupts import finished
 from sltools.models import Architecture
 from sltools.progress import bar
 
@@ -244,11 +245,11 @@ def reproduce(
     }
     for victim, stage, clone in bar(jobs, dataset.name):
         if victim not in sessions:
-            sessions[victim] = experiments.train_victim(
-                dataset, budget=BUDGETS[dataset.name], seed=victim, device=device
+            sessions[victim] = finished(
+                experiments.train_victim(
+                    dataset, budget=BUDGETS[dataset.name], seed=victim, device=device
+                )
             )
-        if sessions[victim].interrupted:
-            raise KeyboardInterrupt  # before a row: half a training is no victim
         session = protocol.recut(sessions[victim], stage)
         if (victim, stage) not in known:  # it has no clone, and so no clone seed
             known[victim, stage] = oracle(dataset, session, budget)
@@ -258,7 +259,7 @@ def reproduce(
 def oracle(dataset: data.Dataset, session: protocol.Session, budget: str) -> float:
     """The least raw MSE (median of the targets) that a search reaches with the weights known.
 
-    Which of several searches that is, is seen from the truth: a oracle may know everything. They
+    Which of several searches that is, is seen from the truth: an oracle may know everything. They
     are tried in turn, while the error is worth another.
     """
     targets = experiments.first_targets(dataset, TARGETS[dataset.name])
@@ -267,9 +268,7 @@ def oracle(dataset: data.Dataset, session: protocol.Session, budget: str) -> flo
     enough = ENOUGH * baselines(dataset, targets)["mean_image_mse"]
     best = math.inf
     for search in _oracles(dataset.name, budget):
-        found = search(granted)
-        if found.interrupted:
-            raise KeyboardInterrupt
+        found = finished(search(granted))
         best = min(best, _median(metrics.mse(found.inputs, truth)))
         if best < enough:
             break
@@ -289,12 +288,9 @@ def attack(
     targets = experiments.first_targets(dataset, TARGETS[dataset.name])
     truth = targets.images.to(session.predict(targets.images[:1]).device)
     start = time.process_time()
-    runs = replace(_attack(dataset.name, budget), seed=CLONES * victim + clone).runs(
-        session.observe(truth)
-    )
+    search = replace(_attack(dataset.name, budget), seed=CLONES * victim + clone)
+    runs = [finished(run) for run in search.runs(session.observe(truth))]
     seconds = time.process_time() - start
-    if any(run.interrupted for run in runs):
-        raise KeyboardInterrupt  # half an attack is no row
     objectives = [run.objective if _sound(run) else math.inf for run in runs]
     best = objectives.index(min(objectives))
     return [

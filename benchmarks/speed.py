@@ -32,10 +32,11 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from benchmarks import check_writable, uninterrupted
+from benchmarks import check_writable
 from sltools import data, devices, experiments, lessons, metrics, storage
 from sltools.attacks import InversionResult, UnSplit
 from sltools.errors import SltoolsError
+from sltools.interrupts import finished
 from sltools.protocol import Session
 
 STEPS = (50, 75, 100, 150, 200, 300, 400, 600, 800, 1000, 1500, 2000)
@@ -145,7 +146,7 @@ def _recorded(path: Path) -> tuple[dict[str, Any], Tensor]:
 
 def _published_seconds(session: Session, truth: Tensor) -> float:
     """Seconds of the whole published schedule on `truth`, from its first rounds."""
-    timed = uninterrupted(UnSplit.published(rounds=TIMED_ROUNDS)(session.observe(truth)))
+    timed = finished(UnSplit.published(rounds=TIMED_ROUNDS)(session.observe(truth)))
     return timed.seconds * UnSplit.published().steps / timed.settings["steps"]
 
 
@@ -172,7 +173,7 @@ def _runs(
     attack: UnSplit, seeds: Sequence[int], session: Session, truth: Tensor, test: data.Split
 ) -> list[dict[str, float]]:
     view = session.observe(truth)
-    results = (uninterrupted(replace(attack, seed=seed)(view)) for seed in seeds)
+    results = (finished(replace(attack, seed=seed)(view)) for seed in seeds)
     return [_scored(result, session, truth, test) for result in results]
 
 

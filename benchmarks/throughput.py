@@ -27,11 +27,12 @@ import typer
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import check_writable, uninterrupted, write_facts
+from benchmarks import check_writable, write_facts
 from sltools import data, devices, experiments, lessons, metrics
 from sltools.attacks import UnSplit
 from sltools.attacks.ensemble import Ensemble
 from sltools.errors import SltoolsError
+from sltools.interrupts import finished
 from sltools.protocol import Session
 from sltools.view import View
 
@@ -131,7 +132,7 @@ def _seconds_per_step(view: View, steps: int) -> float:
 
 def _more_steps(kind: type[UnSplit], view: View, steps: int) -> tuple[float, Tensor]:
     """Seconds that `steps` steps more take, without what an attack does once; the images found."""
-    short, long = (uninterrupted(kind(steps=1 + more, snapshots=1)(view)) for more in (0, steps))
+    short, long = (finished(kind(steps=1 + more, snapshots=1)(view)) for more in (0, steps))
     return long.seconds - short.seconds, long.inputs
 
 
@@ -230,7 +231,7 @@ def _seconds(work: Callable[[], Any], device: str) -> float:
 def _whole(session: Session, source: data.Dataset) -> dict[str, float]:
     """Invert every test image in one call, with the usual number of steps."""
     view = session.observe(source.test.images)
-    found = uninterrupted(replace(experiments.unsplit(DATASET, "quick"), snapshots=1)(view))
+    found = finished(replace(experiments.unsplit(DATASET, "quick"), snapshots=1)(view))
     truth = source.test.images.to(found.inputs.device)
     floor = source.train.images.mean(0).to(truth).expand_as(truth)
     clone = torch.nn.Sequential(found.clone, session.server.model)

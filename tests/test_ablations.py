@@ -217,7 +217,7 @@ def test_further_images_follow_the_targets(when: str, sent: ablations.Target) ->
 def test_further_images_are_of_the_weights_of_their_time(sent: ablations.Target) -> None:
     source = data.load("digits")
     train = source.train[:192]
-    rows = torch.randperm(192, generator=protocol.seeds.generator(3, "order")).split(64)
+    rows = next(protocol.data_orders(192, seed=3)).split(64)
     net = models.mnist_net(3)
     client, server = experiments.parties(net, "pool1")
     fronts = []

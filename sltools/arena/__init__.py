@@ -30,6 +30,7 @@ from sltools.arena.report import (
 )  # fmt: skip
 from sltools.arena.trial import Row, Settings, Trial
 from sltools.errors import SltoolsError
+from sltools.interrupts import keep_partial
 from sltools.progress import bar
 
 __all__ = [
@@ -86,13 +87,11 @@ def _run_missing(
         for defense in tried
         for strength in defense.strengths
     ]
-    try:
+    with keep_partial() as work:
         for trial in bar([trial for trial in trials if trial.key not in done], "arena"):
             start = time.process_time()
             found = attacks.rows(trial)
             with room_for(found, folder):
                 append(folder / CSV, found)
                 add_time(folder, time.process_time() - start)
-    except KeyboardInterrupt:
-        return True
-    return False
+    return work.interrupted

@@ -10,9 +10,10 @@ from typing import Any, cast
 from torch import Tensor, nn
 
 from sltools import defenses, experiments, metrics, models, protocol
-from sltools.arena.trial import HIJACKING, Row, Trial, finished
+from sltools.arena.trial import HIJACKING, Row, Trial
 from sltools.attacks import DecoderInversion, Hijacking, HijackingServer, LabelInference, UnSplit
 from sltools.detectors import LabelGap
+from sltools.interrupts import finished
 from sltools.models import Architecture
 
 WATCHED = {"tiny": 128, "quick": 640, "full": 3840}  # first samples of a training, for their labels

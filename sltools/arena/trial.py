@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from sltools import data, experiments, models, protocol
 from sltools.arena.defenses import Defense
+from sltools.interrupts import finished
 
 CUTS = ("pool1", "relu4")  # of a label-private client; a vanilla one is cut at the first alone
 HIJACKING = "hijacking"
@@ -142,10 +143,3 @@ class Trial:
         settings, name = self.settings, self.defense.name
         trial = (settings.dataset, settings.budget, name, float(self.strength), self.victim)
         return Row(*trial, attack, clone, measure, value, baseline)
-
-
-def finished(result: Any) -> Any:
-    """Return `result`, or raise KeyboardInterrupt if it was cut short: half of it is no trial."""
-    if result.interrupted:
-        raise KeyboardInterrupt
-    return result

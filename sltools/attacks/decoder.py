@@ -20,6 +20,7 @@ from sltools.attacks.inversion import (
 )
 from sltools.attacks.pixels import POOR, InputRange, warn_of_range
 from sltools.errors import AttackError
+from sltools.interrupts import keep_partial
 from sltools.progress import bar
 from sltools.validation import attack_check
 from sltools.view import View, fresh
@@ -91,17 +92,14 @@ class DecoderInversion:
         front = front.to(device, torch.float32).eval()
         decoder = networks.decoder(smashed.shape[1:], public_images.shape[1:], seed=self.seed)
         course = _TrainingState(decoder.to(device), smashed.to(device))
-        interrupted = False
-        try:
+        with keep_partial() as work:
             pixels = span.pixels(public_images.to(device)).clamp(0, 1)
             self._train(course, _Sender(front, defense, span), pixels)
-        except KeyboardInterrupt:
-            interrupted = True
         course.snapshot()
         snapshots = span.inputs(torch.stack(course.snapshots))
         inputs = snapshots[-1].clone()
         loss = _explained(front, inputs, course.smashed)
-        if loss > POOR and defense is None and not interrupted:
+        if loss > POOR and defense is None and not work.interrupted:
             warn_of_range(front, course.smashed, inputs.shape[1:], span)
         return InversionResult(
             inputs,
@@ -118,7 +116,7 @@ class DecoderInversion:
             seconds=time.perf_counter() - start,
             feature_loss=loss,
             objective=loss,
-            interrupted=interrupted,
+            interrupted=work.interrupted,
         )
 
     def _train(self, course: "_TrainingState", sender: "_Sender", images: Tensor) -> None:

@@ -15,6 +15,7 @@ from sltools import devices, saved, storage
 from sltools.attacks.ensemble import Ensemble
 from sltools.attacks.pixels import InputRange
 from sltools.errors import AttackError
+from sltools.interrupts import keep_partial
 from sltools.progress import bar
 from sltools.saved import Unsaved
 from sltools.validation import attack_check
@@ -181,15 +182,11 @@ class InputSearch:
         size = self.group or len(targets)
         groups = list(zip(inputs.split(size, dim=1), targets.split(size), strict=True))
         trace = _Trace(self.steps * len(groups), self.snapshots, self.bounded)
-        interrupted = False
-        with bar(None, "inverting", total=trace.total) as progress:
-            try:
-                for found, wanted in groups:
-                    for losses in self._search_group(found, wanted, networks):
-                        trace.record(losses, inputs)
-                        progress.update()
-            except KeyboardInterrupt:
-                interrupted = True
+        with bar(None, "inverting", total=trace.total) as progress, keep_partial() as work:
+            for found, wanted in groups:
+                for losses in self._search_group(found, wanted, networks):
+                    trace.record(losses, inputs)
+                    progress.update()
         self._finish(inputs, networks)
         if self.bounded:
             inputs.clamp_(0, 1)
@@ -207,7 +204,7 @@ class InputSearch:
             "seed": self.seed,
             "device": str(targets.device),
             "seconds": time.perf_counter() - start,
-            "interrupted": interrupted,
+            "interrupted": work.interrupted,
         }
         if explained["total"].isnan().all():
             raise AttackError(

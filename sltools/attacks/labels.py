@@ -13,6 +13,7 @@ from torch.optim import Adam
 
 from sltools import devices, seeds, storage
 from sltools.errors import AttackError
+from sltools.interrupts import keep_partial
 from sltools.progress import bar
 from sltools.view import View, fresh
 
@@ -148,8 +149,7 @@ class LabelInference:
         optimizer = Adam(head.parameters(), lr=self.lr, amsgrad=True)
         labels = torch.full((len(pairs),), -1)
         scores = torch.full((len(pairs), _last(head).out_features), torch.nan)
-        interrupted = False
-        try:
+        with keep_partial() as work:
             for step, pair in enumerate(bar(pairs, "label inference")):
                 u, gradient = (tensor.to(device, torch.float32) for tensor in pair)
                 scores[step] = matching_distances(head, u, gradient)
@@ -158,9 +158,7 @@ class LabelInference:
                     optimizer.zero_grad()
                     cross_entropy(head(u), guess.to(device)).backward()
                     optimizer.step()
-        except KeyboardInterrupt:
-            interrupted = True
-        facts = {"device": str(device), "interrupted": interrupted}
+        facts = {"device": str(device), "interrupted": work.interrupted}
         return {"labels": labels, "scores": scores, **facts}
 
     def _solve(self, view: View) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from sltools.experiments.outcome import Outcome, provenance
 from sltools.experiments.presets import STEPS, unsplit
 from sltools.experiments.targets import first_targets, usual_targets
 from sltools.experiments.victims import train_victim
+from sltools.interrupts import finished, keep_partial
 from sltools.models import Architecture
 from sltools.progress import bar
 
@@ -69,14 +70,12 @@ def run_inversion(settings: InversionSettings) -> Outcome:
     truth = targets.images.to(settings.device)
     attack = _unsplit(settings)
     attacked: list[_Attacked] = []
-    for number in bar(range(settings.victims), "victims"):
-        seed = settings.seed * settings.victims + number
-        try:
+    with keep_partial():
+        for number in bar(range(settings.victims), "victims"):
+            seed = settings.seed * settings.victims + number
             attacked.append(_attack_victim(settings, attack, dataset, truth, number, seed))
-        except KeyboardInterrupt:
-            break
-        if attacked[-1].oracle is None:
-            break
+            if attacked[-1].oracle is None:
+                break
     whole = [victim for victim in attacked if victim.oracle is not None]
     kept = whole or attacked  # half an attack is better than none, and not averaged with whole ones
     if not kept:
@@ -125,11 +124,11 @@ def _attack_victim(
 
     Raises KeyboardInterrupt if the training was interrupted: there is no victim then.
     """
-    session = train_victim(
-        dataset, settings.cut, budget=settings.budget, seed=seed, device=settings.device
+    session = finished(
+        train_victim(
+            dataset, settings.cut, budget=settings.budget, seed=seed, device=settings.device
+        )
     )
-    if session.interrupted:
-        raise KeyboardInterrupt
     found = replace(attack, seed=seed).runs(session.observe(truth))
     oracle = None
     if not found[0].interrupted:

@@ -13,6 +13,7 @@ from sltools.attacks import LabelInference
 from sltools.errors import Interrupted, SltoolsError
 from sltools.experiments.outcome import Outcome, provenance
 from sltools.experiments.victims import parties
+from sltools.interrupts import finished, keep_partial
 from sltools.progress import bar
 from sltools.view import View
 
@@ -50,17 +51,11 @@ def run_labels(settings: LabelSettings) -> Outcome:
     head = settings.head or models.stages(models.for_images(shape))[-2]
     seeds = [settings.seed * settings.victims + number for number in range(settings.victims)]
     found = []
-    interrupted = False
-    for seed in bar(seeds, "victims"):
-        try:
+    with keep_partial() as work:
+        for seed in bar(seeds, "victims"):
             view, truth = _watch(dataset, (settings.cut, head), count, seed, settings)
-            result = LabelInference(settings.setting, seed=seed, device=settings.device)(view)
-            if result.interrupted:
-                raise KeyboardInterrupt
-        except KeyboardInterrupt:
-            interrupted = True
-            break
-        found.append((result, truth, view))
+            attack = LabelInference(settings.setting, seed=seed, device=settings.device)
+            found.append((finished(attack(view)), truth, view))
     if not found:
         raise Interrupted("interrupted before the first victim was attacked; nothing to report")
     seeds = seeds[: len(found)]
@@ -77,7 +72,7 @@ def run_labels(settings: LabelSettings) -> Outcome:
         "metrics": _label_metrics(reports, ("label_accuracy", "cluster_accuracy")),
         "baselines": _label_metrics(reports, ("chance", "majority", "random_partition"), best=True),
         "runs": [{"seed": seed, **report.as_dict()} for seed, report in scored],
-        "interrupted": interrupted,
+        "interrupted": work.interrupted,
         "done": f"{len(found)} of {settings.victims} victims",
         **provenance(start, settings.device),
     }
@@ -107,9 +102,7 @@ def _watch(
         record=True,
         device=settings.device,
     )
-    if session.interrupted:
-        raise KeyboardInterrupt
-    transcript = session.transcript
+    transcript = finished(session).transcript
     truth = torch.cat([page["labels"] for page in transcript.client_log.values()]).cpu()
     return transcript.view("server", _GRANTS.get(settings.setting, ())), truth
 

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from sltools import devices, seeds
 from sltools.data import Split, expect
 from sltools.errors import ProtocolError
+from sltools.interrupts import keep_partial
 from sltools.progress import bar
 from sltools.protocol.parties import Batch, Client, Server, exchange
 from sltools.protocol.session import Session, parts, set_mode
@@ -42,19 +43,21 @@ def train(
     session = Session.of(client, server, split.images)
     transcript = session.transcript if record else None
     step = 0
-    with bar(range(epochs), "training") as progress, seeds.scope(seed, "training"):
-        try:
-            for _, order in zip(progress, data_orders(len(split), seed), strict=False):
-                losses, first = [], step
-                for rows in order.split(batch_size):
-                    batch = split.images[rows].to(device), split.labels[rows].to(device)
-                    loss, exchanges = _step(client, server, batch, step, step - first, transcript)
-                    losses += loss
-                    step += exchanges
-                session.losses.append(torch.stack(losses).mean().item() if losses else math.nan)
-                progress.set_postfix(loss=f"{session.losses[-1]:.3f}")
-        except KeyboardInterrupt:
-            session.interrupted = True
+    with (
+        bar(range(epochs), "training") as progress,
+        seeds.scope(seed, "training"),
+        keep_partial() as work,
+    ):
+        for _, order in zip(progress, data_orders(len(split), seed), strict=False):
+            losses, first = [], step
+            for rows in order.split(batch_size):
+                batch = split.images[rows].to(device), split.labels[rows].to(device)
+                loss, exchanges = _step(client, server, batch, step, step - first, transcript)
+                losses += loss
+                step += exchanges
+            session.losses.append(torch.stack(losses).mean().item() if losses else math.nan)
+            progress.set_postfix(loss=f"{session.losses[-1]:.3f}")
+    session.interrupted = work.interrupted
     return session
 
 
