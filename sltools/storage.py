@@ -107,6 +107,15 @@ def write(
 
     Returns its path. Raises SltoolsError rather than overwrite anything, and if the folder cannot
     be written: then nothing is left in it.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import torch
+    >>> from sltools import storage
+    >>> with TemporaryDirectory() as folder:
+    ...     kept = storage.write(Path(folder) / "new", {"a": torch.arange(3)}, {"seed": 0})
+    ...     storage.read(kept)
+    ({'a': tensor([0, 1, 2])}, {'seed': 0})
     """
     folder = new_folder(folder)
     texts = {FACTS: json.dumps(facts, indent=1).encode(), **(files or {})}
