@@ -144,7 +144,14 @@ def gap(pairs: Pairs) -> float:
 
 
 def overlap(pairs: Pairs) -> float:
-    """Intersection over union of the two bands mean ± spread, 0 to 1."""
+    """Intersection over union of the two bands mean ± spread, 0 to 1.
+
+    >>> from sltools.detectors.scrutinizer import Pairs, overlap
+    >>> overlap(Pairs(same=0.9, different=0.5, same_spread=0.1, different_spread=0.1))
+    0.0
+    >>> overlap(Pairs(same=0.5, different=0.5, same_spread=0.1, different_spread=0.1))
+    1.0
+    """
     bands = (
         (pairs.same - pairs.same_spread, pairs.same + pairs.same_spread),
         (pairs.different - pairs.different_spread, pairs.different + pairs.different_spread),

@@ -134,7 +134,17 @@ class Heap:
 
 
 def contrast(false: Heap, first: Heap, second: Heap) -> float:
-    """Return SplitGuard's S of three heaps (see `SplitGuard`), in radians, from -π to π."""
+    """Return SplitGuard's S of three heaps (see `SplitGuard`), in radians, from -π to π.
+
+    >>> import torch
+    >>> from sltools.detectors.splitguard import Heap, contrast
+    >>> false, first, second = Heap(), Heap(), Heap()
+    >>> first.add(torch.tensor([1.0, 0.0]))
+    >>> second.add(torch.tensor([1.0, 0.1]))
+    >>> false.add(torch.tensor([-5.0, 0.0]))  # the server pulls the other way, and harder
+    >>> f"{contrast(false, first, second):.1f}"
+    '3.1'
+    """
     regular = (first.mean + second.mean) / 2
     probed = abs(false.norm - (first.norm + second.norm) / 2)
     usual = abs(first.norm - second.norm)
