@@ -29,6 +29,17 @@ class Split:
     """Images (N, C, H, W), float32 in [0, 1], and their labels (N,), int64, on one device.
 
     Raises DataError for anything but tensors of one length; `from_tensors` looks closer.
+
+    >>> from sltools import data
+    >>> split = data.load("digits").train
+    >>> split
+    Split(1437 images of shape (1, 28, 28))
+    >>> split[:3].images.dtype, split[:3].labels
+    (torch.float32, tensor([3, 9, 1]))
+    >>> split[0]
+    Split(1 images of shape (1, 28, 28))
+    >>> split.first_per_class(2).labels.tolist()
+    [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8, 8, 9, 9]
     """
 
     images: Tensor
@@ -81,7 +92,15 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """A training and a test split, and the name of each class in the order of the labels."""
+    """A training and a test split, and the name of each class in the order of the labels.
+
+    >>> from sltools import data
+    >>> digits = data.load("digits")
+    >>> digits.name, len(digits.train), len(digits.test)
+    ('digits', 1437, 360)
+    >>> digits.classes[int(digits.test.labels[0])]
+    '7'
+    """
 
     name: str
     train: Split
@@ -93,7 +112,17 @@ Kind = TypeVar("Kind", Split, Dataset)
 
 
 def expect(kind: type[Kind], value: Any) -> Kind:
-    """Return `value`; raise DataError, which says what to do, unless it is a `kind`."""
+    """Return `value`; raise DataError, which says what to do, unless it is a `kind`.
+
+    >>> from sltools import data
+    >>> digits = data.load("digits")
+    >>> data.expect(data.Split, digits.test) is digits.test
+    True
+    >>> data.expect(data.Split, digits)  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    sltools.errors.DataError: Expected a Split of sltools.data, not ...Dataset: take its .train ...
+    """
     if isinstance(value, kind):
         return value
     advice = "from_tensors(...) makes a data set of your tensors, with the splits .train and .test"
@@ -125,6 +154,11 @@ def load(name: str) -> Dataset:
     Images are 1x28x28, those of cifar10 3x32x32.
     Raises DataError if the name is unknown, the files are incomplete, damaged or out of reach, or
     others are there in their place, such as pickled batches.
+
+    >>> from sltools import data
+    >>> digits = data.load("digits")
+    >>> digits.train, digits.test
+    (Split(1437 images of shape (1, 28, 28)), Split(360 images of shape (1, 28, 28)))
     """
     _require(name in NAMES, f"There is no data set {name!r}: choose one of {', '.join(NAMES)}.")
     if name == "digits":
@@ -139,7 +173,15 @@ def load(name: str) -> Dataset:
 
 
 def available() -> dict[str, str]:
-    """Tell for each of NAMES where `load` would find it. Nothing is downloaded or read."""
+    """Tell for each of NAMES where `load` would find it. Nothing is downloaded or read.
+
+    >>> from sltools import data
+    >>> places = data.available()
+    >>> list(places)
+    ['digits', 'mnist', 'fashion_mnist', 'cifar10']
+    >>> places["digits"]
+    'inside scikit-learn'
+    """
     return {"digits": "inside scikit-learn"} | {name: _place(name) for name in _SOURCES}
 
 
@@ -155,6 +197,15 @@ def from_tensors(
 
     Classes are named by their numbers unless `classes` gives a name for each.
     Raises DataError if a tensor has another shape, type or range.
+
+    >>> import torch
+    >>> from sltools import data
+    >>> images, labels = torch.rand(10, 3, 16, 16), torch.arange(10) % 2
+    >>> scans = data.from_tensors(
+    ...     "scans", images[:8], labels[:8], images[8:], labels[8:], classes=["healthy", "ill"]
+    ... )
+    >>> scans.train, scans.classes
+    (Split(8 images of shape (3, 16, 16)), ('healthy', 'ill'))
     """
     train = _checked("training", train_images, train_labels)
     test = _checked("test", test_images, test_labels)

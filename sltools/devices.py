@@ -13,6 +13,10 @@ def find(name: str | torch.device) -> torch.device:
     """Return the device called `name` ("cpu", "cuda", "cuda:1", ...).
 
     Raises SltoolsError if torch does not know it or this machine does not have it.
+
+    >>> from sltools import devices
+    >>> devices.find("cpu")
+    device(type='cpu')
     """
     try:
         device = torch.device(name)

@@ -31,6 +31,14 @@ class Message:
 
     `step` counts the exchanges of a run, `batch` those of an epoch, both from 0; `kind` is a key of
     SENDERS; `payload` is copied and detached; `phase` is "training" or "inference".
+
+    >>> import torch
+    >>> from sltools.messages import Message
+    >>> message = Message(step=0, batch=0, kind="smashed", payload=torch.zeros(64, 8, 12, 12))
+    >>> message
+    Message(step 0, client to server: smashed (64, 8, 12, 12), 294,912 bytes)
+    >>> message.digest() == message.copy().digest()
+    True
     """
 
     step: int
@@ -78,7 +86,18 @@ class Message:
 
 
 def pack(messages: Sequence[Message]) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
-    """Split messages into tensors and JSON-able facts, for a file."""
+    """Split messages into tensors and JSON-able facts, for a file.
+
+    >>> import torch
+    >>> from sltools.messages import Message, pack, unpack
+    >>> tensors, facts = pack([Message(0, 0, "labels", torch.tensor([3, 1]))])
+    >>> tensors
+    {'message/0': tensor([3, 1])}
+    >>> facts
+    [{'step': 0, 'batch': 0, 'kind': 'labels', 'phase': 'training'}]
+    >>> unpack(tensors, facts)
+    [Message(step 0, client to server: labels (2,), 16 bytes)]
+    """
     tensors = {f"message/{number}": message.payload for number, message in enumerate(messages)}
     facts = [
         {"step": message.step, "batch": message.batch, "kind": message.kind, "phase": message.phase}

@@ -33,6 +33,12 @@ def mse(x: Tensor, truth: Tensor) -> Tensor:
 
     Pixels are on the [0, 1] scale; papers that use [-1, 1] report four times these numbers.
     Raises DataError if the images cannot be compared.
+
+    >>> import torch
+    >>> from sltools import metrics
+    >>> truth = torch.tensor([0.0, 1.0]).view(2, 1, 1, 1).expand(2, 1, 8, 8)  # black and white
+    >>> metrics.mse(torch.full((2, 1, 8, 8), 0.5), truth)
+    tensor([0.2500, 0.2500])
     """
     x, truth = _comparable(x, truth)
     return (x - truth).square().mean(dim=(1, 2, 3))
@@ -42,6 +48,13 @@ def psnr(x: Tensor, truth: Tensor) -> Tensor:
     """Peak signal-to-noise ratio of each image in dB, (N,): 10 log10(1 / MSE), for a range of 1.
 
     Two identical images score infinity. Raises DataError if the images cannot be compared.
+
+    >>> import torch
+    >>> from sltools import metrics
+    >>> truth = torch.zeros(2, 1, 8, 8)
+    >>> nearly, wrong = truth[:1] + 0.1, truth[:1] + 1
+    >>> metrics.psnr(torch.cat([nearly, wrong]), truth).round(decimals=2)
+    tensor([20.,  0.])
     """
     from torchmetrics.functional.image import peak_signal_noise_ratio
 
@@ -56,6 +69,14 @@ def ssim(x: Tensor, truth: Tensor) -> Tensor:
     which would hide lost contrast. As in torchmetrics, windows reach over the edges, where images
     are mirrored; so the black margins of MNIST count, in which a blank image is right. Raises
     DataError for images of fewer than 11 pixels a side.
+
+    >>> from sltools import data, metrics
+    >>> images = data.load("digits").test.images[:4]
+    >>> f"{metrics.ssim(images, images).min():.2f}"
+    '1.00'
+    >>> faint = 0.2 * images  # all the shape, little of the contrast
+    >>> bool((metrics.ssim(faint, images) < 0.7).all())
+    True
     """
     from torchmetrics.functional.image import structural_similarity_index_measure
 
@@ -77,10 +98,17 @@ def ssim(x: Tensor, truth: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class AffineFit:
-    """The best `gain * x + offset` for each image.
+    """The best `gain * x + offset` for each image, as `affine_align` finds it.
 
     gain, offset, mse: (N,); aligned: (N, C, H, W), not clamped. A negative gain means that x is a
     negative of the truth; a constant x has gain 0.
+
+    >>> import torch
+    >>> from sltools import metrics
+    >>> truth = torch.linspace(0, 1, 64).view(1, 1, 8, 8)
+    >>> fit = metrics.affine_align(1 - truth, truth)  # a negative
+    >>> f"gain {fit.gain.item():.1f}, offset {fit.offset.item():.1f}, MSE {fit.mse.item():.1f}"
+    'gain -1.0, offset 1.0, MSE 0.0'
     """
 
     gain: Tensor
@@ -96,6 +124,14 @@ def affine_align(x: Tensor, truth: Tensor) -> AffineFit:
     unknown, so the raw MSE can be poor though the shape is right. This fit looks at the truth, as
     no attacker can: report its MSE only beside the raw one, as `ImageScores` does. Solved in
     float64, returned in float32. Raises DataError if the images cannot be compared.
+
+    >>> import torch
+    >>> from sltools import metrics
+    >>> truth = torch.linspace(0, 1, 64).view(1, 1, 8, 8)
+    >>> faint = 0.5 * truth + 0.25
+    >>> raw, fit = metrics.mse(faint, truth), metrics.affine_align(faint, truth)
+    >>> f"MSE {raw.item():.3f}, and {fit.mse.item():.3f} once contrast and brightness fit"
+    'MSE 0.021, and 0.000 once contrast and brightness fit'
     """
     x, truth = _comparable(x, truth)
     pixels, target = x.double().flatten(1), truth.double().flatten(1)
@@ -157,6 +193,15 @@ def accuracy(model: Model, split: Split, batch_size: int = 512) -> float:
 
     The model is evaluated on its own device, in evaluation mode and without gradients, and is left
     in the mode it was in. Raises DataError if the split is empty.
+
+    >>> from sltools import data, metrics, models, protocol
+    >>> digits = data.load("digits")
+    >>> net = models.mnist_net()
+    >>> before = metrics.accuracy(net, digits.test)
+    >>> session = protocol.train(*models.cut(net, "pool1"), digits.train, epochs=2)
+    >>> after = metrics.accuracy(net, digits.test)  # the parts share the weights of the network
+    >>> before < 0.2 < 0.5 < after
+    True
     """
     split = expect(Split, split)
     return _share(_predict(model, split.images, batch_size), split.labels)
@@ -167,6 +212,14 @@ def agreement(model: Model, other: Model, images: Tensor) -> float:
 
     Also called fidelity: unlike accuracy, it rewards a clone for copying the victim's mistakes.
     Raises DataError if there are no images.
+
+    >>> from sltools import data, metrics, models
+    >>> images = data.load("digits").test.images
+    >>> victim, other = models.mnist_net(seed=0), models.mnist_net(seed=1)
+    >>> metrics.agreement(victim, victim, images)
+    1.0
+    >>> metrics.agreement(victim, other, images) < 0.5
+    True
     """
     return _share(_predict(model, images), _predict(other, images))
 
@@ -207,7 +260,12 @@ def _share(guess: Tensor, truth: Tensor) -> float:
 
 
 def label_accuracy(guess: Labels, truth: Labels) -> float:
-    """Share of labels (N,) guessed exactly, in [0, 1]. Raises DataError if lengths differ."""
+    """Share of labels (N,) guessed exactly, in [0, 1]. Raises DataError if lengths differ.
+
+    >>> from sltools import metrics
+    >>> metrics.label_accuracy([0, 1, 2, -1], [0, 1, 1, 1])
+    0.5
+    """
     return _share(*_paired(guess, truth))
 
 
@@ -217,7 +275,13 @@ def cluster_accuracy(clusters: Labels, truth: Labels) -> float:
     No two clusters share a name (Hungarian algorithm), and the cluster numbers themselves mean
     nothing. With more clusters than classes, the members of a nameless cluster count as wrong.
     -1 marks a sample that is in no cluster; it counts as wrong. Random clusters score above
-    1 / classes: compare with a shuffle, as `score_labels` does.
+    1 / classes: compare with a shuffle, as `score_labels` does. Raises DataError if lengths differ.
+
+    >>> from sltools import metrics
+    >>> metrics.cluster_accuracy([5, 5, 0, 0], [1, 1, 2, 2])  # other numbers, the same partition
+    1.0
+    >>> metrics.cluster_accuracy([5, 5, 5, -1], [1, 1, 2, 2])
+    0.5
     """
     from scipy.optimize import linear_sum_assignment
     from sklearn.metrics.cluster import contingency_matrix
@@ -237,6 +301,12 @@ def leak_auc(scores: Tensor, positive: Tensor) -> float:
     The area under the ROC curve (Li et al., ICLR 2022). Below 0.5 the scores tell the classes too,
     the other way round. `positive` (N,) are booleans. Raises DataError if one class is missing and
     for scores that are not finite.
+
+    >>> import torch
+    >>> from sltools import metrics
+    >>> positive = torch.tensor([True, True, False, False])
+    >>> metrics.leak_auc(torch.tensor([0.9, 0.4, 0.6, 0.1]), positive)
+    0.75
     """
     from sklearn.metrics import roc_auc_score
 
@@ -280,6 +350,18 @@ class ImageScores:
     """All scores of one batch of reconstructions, each (N,).
 
     `ssim` is None for images smaller than its window; `summary` leaves it out then.
+
+    >>> import torch
+    >>> from sltools import metrics
+    >>> truth = torch.linspace(0, 1, 64).view(1, 1, 8, 8).expand(3, 1, 8, 8)
+    >>> scores = metrics.score_images(torch.stack([truth[0], 0.5 * truth[0], 1 - truth[0]]), truth)
+    >>> scores.ssim is None  # images of 8 x 8 pixels are too small
+    True
+    >>> summary = scores.summary()
+    >>> f"MSE {summary['mse_median']:.2f}, at worst {summary['mse_worst']:.2f}"
+    'MSE 0.08, at worst 0.34'
+    >>> f"{summary['negatives']:.0%} negatives"
+    '33% negatives'
     """
 
     mse: Tensor
@@ -302,12 +384,28 @@ class ImageScores:
 
 
 def for_json(numbers: Mapping[str, float]) -> dict[str, float | None]:
-    """Replace infinities and NaN, which JSON does not know, by None: the PSNR of equal images."""
+    """Replace infinities and NaN, which JSON does not know, by None: the PSNR of equal images.
+
+    >>> from sltools import metrics
+    >>> metrics.for_json({"mse": 0.0, "psnr": float("inf")})
+    {'mse': 0.0, 'psnr': None}
+    """
     return {key: value if math.isfinite(value) else None for key, value in numbers.items()}
 
 
 def score_images(x: Tensor, truth: Tensor) -> ImageScores:
-    """Score reconstructions x against the truth, both (N, C, H, W), by every measure."""
+    """Score reconstructions x against the truth, both (N, C, H, W), by every measure.
+
+    Raises DataError if the images cannot be compared.
+
+    >>> from sltools import data, metrics
+    >>> truth = data.load("digits").test.images[:4]
+    >>> scores = metrics.score_images(1 - truth, truth)  # negatives
+    >>> scores.gain
+    tensor([-1., -1., -1., -1.])
+    >>> bool((scores.mse > 0.1).all()), bool((scores.aligned_mse < 1e-6).all())
+    (True, True)
+    """
     fit = affine_align(x, truth)
     similar = ssim(x, truth) if min(x.shape[-2:]) >= SSIM_WINDOW else None
     return ImageScores(mse(x, truth), psnr(x, truth), similar, fit.mse, fit.gain)
@@ -315,7 +413,17 @@ def score_images(x: Tensor, truth: Tensor) -> ImageScores:
 
 @dataclass(frozen=True, eq=False)
 class InversionReport:
-    """The attack's reconstructions beside those of somebody who saw no smashed data."""
+    """The attack's reconstructions beside those of somebody who saw no smashed data.
+
+    >>> import torch
+    >>> from sltools import metrics
+    >>> truth = torch.linspace(0, 1, 64).view(1, 1, 8, 8)
+    >>> report = metrics.score_inversion(1 - truth, truth, mean_image=torch.full((1, 8, 8), 0.5))
+    >>> list(report.rows)
+    ['attack', 'blank image', 'mean image']
+    >>> report.as_dict()["attack"]["negatives"]
+    1.0
+    """
 
     rows: dict[str, ImageScores]
 
@@ -342,7 +450,17 @@ def score_inversion(
 
     The blank image is all zeros; `mean_image`, (C, H, W) or (1, C, H, W), is the mean of public
     data; `known_weights` (N, C, H, W), if given, is what inversion reaches when the client's
-    weights are known: what the same search reaches when nothing has to be stolen.
+    weights are known: what the same search reaches when nothing has to be stolen. Raises DataError
+    if the images cannot be compared.
+
+    >>> import torch
+    >>> from sltools import metrics
+    >>> truth = torch.tensor([0.0, 1.0]).repeat(32).view(1, 1, 8, 8)
+    >>> print(metrics.score_inversion(0.5 * truth, truth, mean_image=torch.full((1, 8, 8), 0.5)))
+                  MSE  worst  aligned    PSNR  SSIM  negatives
+    attack       0.12   0.12        0  9.0 dB     -         0%
+    blank image   0.5    0.5     0.25  3.0 dB     -         0%
+    mean image   0.25   0.25     0.25  6.0 dB     -         0%
     """
     for images in (inputs, truth, mean_image):
         _tensor(images, "inputs, truth and mean image")
@@ -363,7 +481,15 @@ def score_inversion(
 
 @dataclass(frozen=True)
 class CloneReport:
-    """A stolen client beside the victim and beside a client that nobody trained, in [0, 1]."""
+    """A stolen client beside the victim and beside a client that nobody trained, in [0, 1].
+
+    >>> from sltools import metrics
+    >>> print(metrics.CloneReport(0.95, 0.97, 0.12, 0.96, 0.11))
+                  accuracy  agrees with victim
+    victim           97.0%              100.0%
+    clone            95.0%               96.0%
+    random clone     12.0%               11.0%
+    """
 
     clone_accuracy: float
     victim_accuracy: float
@@ -391,7 +517,19 @@ def score_clone(
 
     The random clone, of the same architecture and untrained, says how much of the accuracy is due
     to the rest. (The published code scored the victim's front before an untrained clone of the
-    rest, which says nothing about the stolen part.)
+    rest, which says nothing about the stolen part.) Raises DataError if `test` is no split, or
+    empty.
+
+    >>> from sltools import data, metrics, models, protocol
+    >>> digits = data.load("digits")
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> session = protocol.train(front, rest, digits.train, epochs=2)
+    >>> untrained, _ = models.cut(models.mnist_net(seed=1), "pool1")
+    >>> report = metrics.score_clone(front, front, rest, digits.test, untrained)  # a perfect copy
+    >>> report.clone_accuracy == report.victim_accuracy, report.clone_agreement
+    (True, 1.0)
+    >>> report.random_accuracy < report.victim_accuracy
+    True
     """
     test = expect(Split, test)
     candidates = {"clone": clone, "victim": front, "random": random_clone}
@@ -407,7 +545,13 @@ def score_clone(
 
 @dataclass(frozen=True)
 class LabelReport:
-    """Inferred labels beside blind guesses, in [0, 1]; None where nothing was given to score."""
+    """Inferred labels beside blind guesses, in [0, 1]; None where nothing was given to score.
+
+    >>> from sltools import metrics
+    >>> report = metrics.score_labels([0, 0, 1, 1], classes=2, guess=[0, 0, 1, 0])
+    >>> report.label_accuracy, report.cluster_accuracy, report.majority
+    (0.75, None, 0.5)
+    """
 
     label_accuracy: float | None
     cluster_accuracy: float | None
@@ -446,6 +590,17 @@ def score_labels(
     `random_partition` is the median `cluster_accuracy` of the same clusters dealt out at random:
     naming clusters with the truth at hand helps them too. Raises DataError if there is nothing to
     score or the truth holds a label outside 0 … classes - 1.
+
+    >>> from sltools import metrics
+    >>> truth = [0, 0, 0, 1, 1, 1, 2, 2]
+    >>> clusters = [2, 2, 2, 0, 0, 0, 1, 1]  # the right partition, under other numbers
+    >>> print(metrics.score_labels(truth, classes=3, guess=truth, clusters=clusters))
+                                    accuracy
+    labels inferred                   100.0%
+    chance                             33.3%
+    always the most frequent class     37.5%
+    clusters, best names              100.0%
+    random clusters, best names        62.5%
     """
     truth = _labels(truth)
     if guess is None and clusters is None:

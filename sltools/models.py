@@ -19,6 +19,14 @@ def mnist_net(seed: int = 0) -> nn.Sequential:
 
     Layer by layer as `MnistNet` in the reference code. The initial weights come from the stream
     (`seed`, "victim").
+
+    >>> import torch
+    >>> from sltools import models
+    >>> net = models.mnist_net(seed=0)
+    >>> tuple(net(torch.zeros(5, 1, 28, 28)).shape)
+    (5, 10)
+    >>> sum(weights.numel() for weights in net.parameters())
+    45278
     """
     with seeds.scope(seed, "victim"):
         return _named(
@@ -42,6 +50,12 @@ def cifar_net(seed: int = 0) -> nn.Sequential:
 
     Layer by layer as `CifarNet` in the reference code. The initial weights come from the stream
     (`seed`, "victim").
+
+    >>> import torch
+    >>> from sltools import models
+    >>> net = models.cifar_net(seed=0)
+    >>> tuple(net(torch.zeros(5, 3, 32, 32)).shape)
+    (5, 10)
     """
     with seeds.scope(seed, "victim"):
         return _named(
@@ -68,7 +82,14 @@ def cifar_net(seed: int = 0) -> nn.Sequential:
 
 
 def for_images(shape: Sequence[int], seed: int = 0) -> nn.Sequential:
-    """Return the paper's network for images of `shape` (..., C, H, W), or raise ModelError."""
+    """Return the paper's network for images of `shape` (..., C, H, W), or raise ModelError.
+
+    >>> from sltools import data, models
+    >>> digits = data.load("digits")
+    >>> net = models.for_images(digits.train.images.shape, seed=1)
+    >>> net.conv1
+    Conv2d(1, 8, kernel_size=(5, 5), stride=(1, 1))
+    """
     size = tuple(shape[-3:])
     builders = {(1, 28, 28): mnist_net, (3, 32, 32): cifar_net}
     if size not in builders:
@@ -80,7 +101,12 @@ def for_images(shape: Sequence[int], seed: int = 0) -> nn.Sequential:
 
 
 def stages(net: nn.Sequential) -> list[str]:
-    """Name the stages of `net`, in order: the places where it can be cut."""
+    """Name the stages of `net`, in order: the places where it can be cut.
+
+    >>> from sltools import models
+    >>> models.stages(models.mnist_net())[:4]
+    ['conv1', 'relu1', 'pool1', 'conv2']
+    """
     return list(net._modules)  # named_children would pass over a layer that is used twice
 
 
@@ -92,6 +118,18 @@ def cut(net: nn.Sequential, at: str | Sequence[str]) -> tuple[nn.Sequential, ...
     names has the stages "0", "1", ... Raises ModelError for an unknown stage, for stages out of
     order, for a cut that leaves a part empty or two parts with the same weights, and for a network
     that does more than call its stages in order, which its parts would not do.
+
+    >>> import torch
+    >>> from sltools import models
+    >>> net, images = models.mnist_net(), torch.rand(2, 1, 28, 28)
+    >>> client, server = models.cut(net, "pool1")
+    >>> tuple(client(images).shape)  # what crosses the wire
+    (2, 8, 12, 12)
+    >>> bool((server(client(images)) == net(images)).all())
+    True
+    >>> front, middle, head = models.cut(net, ("pool1", "relu4"))
+    >>> models.stages(head)
+    ['fc3']
     """
     if not isinstance(net, nn.Sequential):
         raise ModelError(f"only an nn.Sequential can be cut, not a {type(net).__name__}")
@@ -125,7 +163,17 @@ def cut(net: nn.Sequential, at: str | Sequence[str]) -> tuple[nn.Sequential, ...
 
 
 def in_order(net: nn.Module) -> bool:
-    """Say whether calling `net` is calling its stages in order, and nothing else."""
+    """Say whether calling `net` is calling its stages in order, and nothing else.
+
+    >>> from torch import nn
+    >>> from sltools import models
+    >>> class Residual(nn.Sequential):
+    ...     def forward(self, images):
+    ...         return images + super().forward(images)
+    >>> layers = nn.Conv2d(1, 1, 3, padding=1), nn.ReLU()
+    >>> models.in_order(nn.Sequential(*layers)), models.in_order(Residual(*layers))
+    (True, False)
+    """
     plain = isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward
     return plain and "forward" not in vars(net) and not any(getattr(net, name) for name in _HOOKS)
 
@@ -139,6 +187,18 @@ class Architecture:
 
     `layers` is a JSON text; nothing learned can hide in it. `input_shape` is that of one sample.
     `build` makes a network of this shape with fresh weights.
+
+    >>> from sltools import models
+    >>> from sltools.models import Architecture
+    >>> front, _ = models.cut(models.mnist_net(), "pool1")
+    >>> known = Architecture.of(front, input_shape=(1, 28, 28))
+    >>> known
+    Architecture(conv1, relu1, pool1; 208 parameters, no weights)
+    >>> clone = known.build(seed=7)
+    >>> models.stages(clone) == models.stages(front)
+    True
+    >>> bool((clone.conv1.weight == front.conv1.weight).any())
+    False
     """
 
     layers: str

@@ -29,6 +29,21 @@ def replacing(path: Path) -> Iterator[Path]:
 
     If it cannot be written, or anything else is raised, `path` stays as it was. A link goes on to
     point where it did, and the mode of a file that is replaced is kept.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from sltools import storage
+    >>> with TemporaryDirectory() as folder:
+    ...     path = Path(folder) / "notes.txt"
+    ...     storage.replace(path, "whole")
+    ...     try:
+    ...         with storage.replacing(path) as part:
+    ...             part.write_text("half of i")
+    ...             raise OSError("no space left")
+    ...     except OSError:
+    ...         path.read_text()
+    9
+    'whole'
     """
     path = path.resolve()
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
@@ -107,6 +122,15 @@ def write(
 
     Returns its path. Raises SltoolsError rather than overwrite anything, and if the folder cannot
     be written: then nothing is left in it.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import torch
+    >>> from sltools import storage
+    >>> with TemporaryDirectory() as folder:
+    ...     kept = storage.write(Path(folder) / "new", {"a": torch.arange(3)}, {"seed": 0})
+    ...     storage.read(kept)
+    ({'a': tensor([0, 1, 2])}, {'seed': 0})
     """
     folder = new_folder(folder)
     texts = {FACTS: json.dumps(facts, indent=1).encode(), **(files or {})}

@@ -20,6 +20,23 @@ class Transcript:
     own network and `client_log` what the client computed and kept to itself, by step: both are
     there for views of this process only. `save` writes the messages, the architectures and the
     server's own model: what a server could have kept.
+
+    >>> from sltools import data, models, protocol
+    >>> split = data.load("digits").train[:128]
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> session = protocol.train(front, rest, split, epochs=1, record=True)
+    >>> transcript = session.transcript
+    >>> transcript
+    Transcript(6 messages, 1,180,672 bytes)
+    >>> for message in transcript.messages[:3]:
+    ...     print(message)
+    Message(step 0, client to server: labels (64,), 512 bytes)
+    Message(step 0, client to server: smashed (64, 8, 12, 12), 294,912 bytes)
+    Message(step 0, server to client: cut_gradient (64, 8, 12, 12), 294,912 bytes)
+    >>> transcript.nbytes("smashed"), transcript.nbytes("labels")
+    (589824, 1024)
+    >>> transcript.view("server")
+    View(server: 6 messages of cut_gradient, labels, smashed)
     """
 
     client: Architecture | None = None

@@ -58,6 +58,22 @@ class View:
 
     `knowledge` names what was read so far, `granted` what was granted beyond the wire. Only what is
     read through the properties is noted; names with an underscore are not for attacks.
+
+    >>> from sltools import data, models, protocol
+    >>> images = data.load("digits").train[:64]
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> session = protocol.train(front, rest, images, epochs=1)
+    >>> view = session.observe(images.images[:5])
+    >>> tuple(view.smashed.shape), view.architecture
+    ((5, 8, 12, 12), Architecture(conv1, relu1, pool1; 208 parameters, no weights))
+    >>> view.knowledge
+    ('client architecture', 'smashed')
+    >>> view.client_model  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    sltools.errors.NotObservable: the server cannot see client_model: the client keeps its ...
+    >>> session.observe(images.images[:5], grants=["client_model"]).granted
+    ('client_model',)
     """
 
     def __init__(
@@ -173,6 +189,13 @@ class View:
         """The part of this view that lies in the steps start <= step < stop.
 
         What is read from it is noted in this view too.
+
+        >>> from sltools import data, models, protocol
+        >>> split = data.load("digits").train[:128]
+        >>> front, rest = models.cut(models.mnist_net(), "pool1")
+        >>> view = protocol.train(front, rest, split, epochs=1, record=True).transcript.view()
+        >>> tuple(view.labels.shape), tuple(view.window(0, 1).labels.shape)
+        ((128,), (64,))
         """
         messages = [message for message in self._messages if start <= message.step < stop]
         grants = {
@@ -205,6 +228,17 @@ class View:
         """Write the view into a new `folder`; another process opens it with `View.open`.
 
         A network of other than `torch.nn` layers is left out: who asks for it later is told so.
+
+        >>> from pathlib import Path
+        >>> from tempfile import TemporaryDirectory
+        >>> from sltools import data, models, protocol
+        >>> from sltools.view import View
+        >>> split = data.load("digits").train[:64]
+        >>> front, rest = models.cut(models.mnist_net(), "pool1")
+        >>> view = protocol.train(front, rest, split, epochs=1, record=True).transcript.view()
+        >>> with TemporaryDirectory() as folder:
+        ...     View.open(view.save(Path(folder) / "seen"))
+        View(server: 3 messages of cut_gradient, labels, smashed)
         """
         tensors, messages = pack(self._messages)
         networks = {"own_model": self._own_model, "client_model": self._grants.get("client_model")}

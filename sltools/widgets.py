@@ -30,6 +30,17 @@ def show(draw: Draw, start: Mapping[str, Any] | None = None, **controls: Any) ->
     within half a second: compute beforehand what takes longer.
 
     Raises SltoolsError for a control that is none of these or cannot start where it should.
+
+    >>> from sltools import plots, widgets
+    >>> def draw(noise):
+    ...     return plots.bars({"accuracy": 0.9 - noise / 2}, "share of labels")
+    >>> form = widgets.show(draw, noise=(0.0, 1.0, 0.5))
+    >>> form
+    <picture with controls: noise>
+    >>> print(form.table())
+    noise = 0.0: Bars of share of labels. accuracy: 0.9.
+    noise = 0.5: Bars of share of labels. accuracy: 0.65.
+    noise = 1.0: Bars of share of labels. accuracy: 0.4.
     """
     built = {name: _control(name, control) for name, control in controls.items()}
     for name, value in (start or {}).items():

@@ -54,6 +54,13 @@ def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> Outcome:
     full disk: the same call goes on with the rest. Raises SltoolsError for an unknown defence or
     budget, for a folder of other settings (only `victims` may be more than before), and for one
     that cannot be written: the rows of a trial that it had no room for are in the message.
+
+    >>> from pathlib import Path
+    >>> from sltools import arena
+    >>> arena.run(arena.Settings(), Path("my-arena"), only=["firewall"])  # doctest: +ELLIPSIS
+    Traceback (most recent call last):
+        ...
+    sltools.errors.SltoolsError: no defence is called 'firewall'; there are none, Gaussian ...
     """
     known = {defense.name: defense for defense in DEFENSES}
     if unknown := [name for name in only if name not in known]:

@@ -17,6 +17,17 @@ class Defense:
 
     `label_private` says who holds the head. Some defences only make sense for a vanilla client.
     `response(strength, seed)` changes the labels once for all, before the client trains.
+
+    >>> from sltools import defenses
+    >>> from sltools.arena import DEFENSES, Defense
+    >>> [defense.name for defense in DEFENSES][:3]
+    ['none', 'Gaussian noise', 'Laplace noise']
+    >>> mine = Defense(
+    ...     "one bit",
+    ...     lambda strength, front, seed: {"outgoing": defenses.Quantisation(1, seed)},
+    ... )
+    >>> mine.options(0.0, None, 7)
+    {'outgoing': Quantisation(bits=1)}
     """
 
     name: str

@@ -18,7 +18,18 @@ CSV, FIGURE, SETTINGS = "arena.csv", "arena.png", "arena.json"
 
 
 def read(path: Path) -> list[Row]:
-    """Read the rows of an arena's CSV file, none if there is no file; SltoolsError if damaged."""
+    """Read the rows of an arena's CSV file, none if there is no file; SltoolsError if damaged.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from sltools import arena
+    >>> from sltools.arena.report import append
+    >>> row = arena.Row("digits", "tiny", "none", 0.0, 0, "service", -1, "accuracy", 0.87, 0.1)
+    >>> with TemporaryDirectory() as folder:
+    ...     append(Path(folder) / arena.CSV, [row])
+    ...     arena.read(Path(folder) / arena.CSV) == [row]
+    True
+    """
     if not path.exists():
         return []
     kinds: dict[Any, Callable[[str], Any]] = {str: str, int: int, float: float}
@@ -98,7 +109,16 @@ def room_for(rows: Sequence[Row], folder: Path) -> Iterator[None]:
 def medians(
     rows: Iterable[Row], attack: str, measure: str, field: str = "value"
 ) -> dict[tuple[str, float], list[float]]:
-    """The values (or baselines) of a measure, all victims and clones, by defence and strength."""
+    """The values (or baselines) of a measure, all victims and clones, by defence and strength.
+
+    >>> from sltools.arena import Row, medians
+    >>> trial = ("digits", "tiny", "top-k", 0.1)
+    >>> rows = [Row(*trial, victim, "UnSplit", 0, "aligned_mse", 0.03, 0.05) for victim in range(2)]
+    >>> medians(rows, "UnSplit", "aligned_mse")
+    {('top-k', 0.1): [0.03, 0.03]}
+    >>> medians(rows, "UnSplit", "aligned_mse", field="baseline")
+    {('top-k', 0.1): [0.05, 0.05]}
+    """
     found: dict[tuple[str, float], list[float]] = {}
     for row in rows:
         if (row.attack, row.measure) == (attack, measure):
@@ -128,6 +148,18 @@ def table(rows: Iterable[Row]) -> str:
 
     "seen" and "falsely": does a hijacker raise an alarm in LabelGap (1) or not (0), does an honest
     server?
+
+    >>> from sltools.arena import Row, table
+    >>> trial = ("digits", "tiny", "top-k", 0.1, 0)
+    >>> rows = [
+    ...     Row(*trial, "service", -1, "accuracy", 0.87, 0.1),
+    ...     Row(*trial, "UnSplit", 0, "aligned_mse", 0.0307, 0.0459),
+    ... ]
+    >>> header, _, values = table(rows).splitlines()
+    >>> header.split(" | ")[:6]
+    ['| defence', 'accuracy', 'bytes', 'seconds', 'dCor', 'UnSplit']
+    >>> values.split(" | ")[:6]
+    ['| top-k 0.1', '0.87', '', '', '', '0.0307']
     """
     rows = list(rows)
     columns = {name: medians(rows, *measure) for name, measure in COLUMNS.items()}

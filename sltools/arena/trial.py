@@ -32,6 +32,11 @@ class Row:
 
     `attack` is "service" for what the user loses, "wire" for what the messages say by themselves;
     `clone` numbers the attacks of one kind on one victim, -1 if there is but one.
+
+    >>> from sltools.arena import Row
+    >>> row = Row("digits", "tiny", "top-k", 0.1, 0, "UnSplit", 0, "aligned_mse", 0.031, 0.046)
+    >>> row.key
+    ('digits', 'tiny', 'top-k', 0.1, 0, False)
     """
 
     dataset: str
@@ -54,7 +59,17 @@ class Row:
 
 @dataclass(frozen=True)
 class Trial:
-    """One victim with one defence, before a curious server or before a `malicious` one."""
+    """One victim with one defence, before a curious server or before a `malicious` one.
+
+    >>> from sltools import data
+    >>> from sltools.arena import DEFENSES, Settings, Trial
+    >>> digits = data.load("digits")
+    >>> top_k = next(defense for defense in DEFENSES if defense.name == "top-k")
+    >>> trial = Trial(Settings(budget="tiny"), digits, top_k, strength=0.1, victim=0)
+    >>> session = trial.session()
+    >>> session.client.outgoing, session.accuracy(digits.test) > 0.5
+    (TopK(share=0.1), True)
+    """
 
     settings: Settings
     dataset: data.Dataset

@@ -38,6 +38,20 @@ class DecoderInversion:
     bounded to [0, 1], or to the client's `input_range`, by the decoder's last layer. Weights come
     from the stream (`seed`, "decoder"), the order of the public images from (`seed`, "public
     order").
+
+    >>> from sltools import data, metrics, models, protocol
+    >>> from sltools.attacks import DecoderInversion
+    >>> digits = data.load("digits")
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> session = protocol.train(front, rest, digits.train, epochs=1)
+    >>> secret, public = digits.test.images[:2], digits.test.images[2:]
+    >>> view = session.observe(secret, grants=["client_model"])
+    >>> result = DecoderInversion(steps=50, batch=16)(view, public)
+    >>> result.knowledge
+    ('client model (granted)', 'smashed', 'public images')
+    >>> mean_image = public.mean(0).expand_as(secret)
+    >>> bool((metrics.mse(result.inputs, secret) < metrics.mse(mean_image, secret)).all())
+    True
     """
 
     steps: int = 1000

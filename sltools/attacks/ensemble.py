@@ -21,6 +21,17 @@ class Ensemble:
     All are in evaluation mode. The running mean of a normalisation without weights of its own is
     among the `weights`: a clone begins with 0, and where the layer before it has no bias nothing
     else could take its place. (For its variance the weights of the layer before it can make up.)
+
+    >>> import torch
+    >>> from sltools import models
+    >>> from sltools.attacks.ensemble import Ensemble
+    >>> fronts = [models.cut(models.mnist_net(seed), "pool1")[0] for seed in range(3)]
+    >>> together = Ensemble(fronts)
+    >>> images = torch.rand(3, 5, 1, 28, 28)  # five for each network
+    >>> tuple(together(images).shape)
+    (3, 5, 8, 12, 12)
+    >>> torch.allclose(together(images)[2], fronts[2](images[2]), atol=1e-5)
+    True
     """
 
     def __init__(

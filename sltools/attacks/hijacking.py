@@ -34,6 +34,13 @@ class Hijacking:
     The authors' code has 1e-5 for pilot, decoder and client, 1e-4 for the critic, one critic step,
     penalty 500 and no warm-up, for deeper clients and 10,000 steps and more; ours is for clients
     that learn at 1e-3. It also takes the penalty's norm over two of three axes; here over all.
+    Raises AttackError for a number that is not finite, negative or, for a count, not whole.
+
+    >>> from sltools.attacks import Hijacking
+    >>> theirs = {"critic_steps": 1, "penalty": 500.0, "warmup_steps": 0}
+    >>> authors = Hijacking(pilot_lr=1e-5, critic_lr=1e-4, **theirs)
+    >>> authors.batch, authors.penalty / Hijacking().penalty
+    (64, 50.0)
     """
 
     pilot_lr: float = 1e-3
@@ -65,6 +72,21 @@ class HijackingServer(Server):
     device of the messages. Pilot, decoder, critic, order of the public images and penalty have
     random streams of their own. `options` are those of `Server`. Raises AttackError for images or
     smashed data it cannot work with.
+
+    These are too few steps for images: it takes some thousand samples.
+
+    >>> from sltools import data, models, protocol
+    >>> from sltools.attacks import Hijacking, HijackingServer
+    >>> digits = data.load("digits")
+    >>> secret, public = digits.test.images[:2], digits.test.images[2:]
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> server = HijackingServer(rest, public, Hijacking(warmup_steps=10, batch=16))
+    >>> session = protocol.train(front, server, digits.train[:160], epochs=1, batch_size=16)
+    >>> server.steps, sorted(server.losses)
+    (10, ['critic', 'decoder', 'penalty'])
+    >>> result = server.invert(session.observe(secret))
+    >>> tuple(result.inputs.shape), result.knowledge
+    ((2, 1, 28, 28), ('smashed', 'public images'))
     """
 
     def __init__(

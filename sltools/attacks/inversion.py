@@ -33,6 +33,12 @@ def total_variation(images: Tensor) -> Tensor:
     """Mean squared difference of neighbouring pixels, down plus across: (..., N, C, H, W) to (...).
 
     As in the reference code (util.py). Images of one row have nothing below each other: 0.
+
+    >>> import torch
+    >>> from sltools.attacks.inversion import total_variation
+    >>> stripes = torch.tensor([[0.0, 1.0], [0.0, 1.0]]).view(1, 1, 2, 2)
+    >>> total_variation(stripes), total_variation(torch.ones(1, 1, 2, 2))
+    (tensor(1.), tensor(0.))
     """
     down = (images[..., 1:, :] - images[..., :-1, :]).square().flatten(-4)
     across = (images[..., :, 1:] - images[..., :, :-1]).square().flatten(-4)
@@ -43,12 +49,24 @@ def total_variation(images: Tensor) -> Tensor:
 
 
 def energy(images: Tensor) -> Tensor:
-    """Mean squared pixel, the paper's L2 prior for dark images: (..., N, C, H, W) to (...)."""
+    """Mean squared pixel, the paper's L2 prior for dark images: (..., N, C, H, W) to (...).
+
+    >>> import torch
+    >>> from sltools.attacks.inversion import energy
+    >>> energy(torch.full((1, 1, 2, 2), 0.5))
+    tensor(0.2500)
+    """
     return images.square().flatten(-4).mean(-1)
 
 
 def brightness(images: Tensor) -> Tensor:
-    """Mean absolute pixel, an L1 prior for black backgrounds: (..., N, C, H, W) to (...)."""
+    """Mean absolute pixel, an L1 prior for black backgrounds: (..., N, C, H, W) to (...).
+
+    >>> import torch
+    >>> from sltools.attacks.inversion import brightness
+    >>> brightness(torch.full((1, 1, 2, 2), 0.5))
+    tensor(0.5000)
+    """
     return images.abs().flatten(-4).mean(-1)
 
 
@@ -63,6 +81,23 @@ class InversionResult:
     `feature_loss` says how well the clone and the inputs, as returned, explain all smashed data:
     the mean squared error, divided by their variance if the attack was `scaled`; `objective` adds
     the weighted priors to it. Both are known to the attacker.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from sltools import data, models, protocol
+    >>> from sltools.attacks import InversionResult, UnSplit
+    >>> images = data.load("digits").train[:64]
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> session = protocol.train(front, rest, images, epochs=1)
+    >>> result = UnSplit(steps=20, snapshots=4)(session.observe(images.images[:3]))
+    >>> tuple(result.snapshots.shape), result.snapshot_steps.tolist()
+    ((5, 3, 1, 28, 28), [0, 5, 10, 15, 20])
+    >>> sorted(result.losses)
+    ['feature', 'l1', 'l2', 'total', 'tv']
+    >>> with TemporaryDirectory() as folder:
+    ...     again = InversionResult.open(result.save(Path(folder) / "result"))
+    >>> bool((again.inputs == result.inputs).all()), again.settings == result.settings
+    (True, True)
     """
 
     inputs: Tensor
@@ -139,6 +174,9 @@ class InputSearch:
 
     The same `seed` gives the same bits on one CPU with as many threads; elsewhere, and on CUDA from
     run to run, rounding differs, and Adam turns the sign of a tiny gradient into a step.
+
+    Raises AttackError for a count below 1 and for a weight or a rate that is negative or not
+    finite; a search raises it for data that are not finite or do not fit, and if it diverged.
     """
 
     steps: int = 1000

@@ -16,9 +16,23 @@ from sltools.view import View, fresh
 class KnownWeightsInversion(InputSearch):
     """Search the inputs under the client's true network, which the view must grant.
 
-    What it cannot recover even with many steps, these priors cannot recover from these layers; a
-    better prior may. True weights leave little to the priors, so they are weak. Needs the grant
-    "client_model"; raises NotObservable without it.
+    (He et al., ACSAC 2019, the white-box attack; the search is that of `InputSearch`.) What it
+    cannot recover even with many steps, these priors cannot recover from these layers; a better
+    prior may. True weights leave little to the priors, so they are weak. Needs the grant
+    "client_model"; raises NotObservable without it, and AttackError as UnSplit does.
+
+    >>> from sltools import data, metrics, models, protocol
+    >>> from sltools.attacks import KnownWeightsInversion
+    >>> digits = data.load("digits")
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> session = protocol.train(front, rest, digits.train, epochs=1)
+    >>> secret = digits.test.images[:2]
+    >>> result = KnownWeightsInversion(steps=100)(session.observe(secret, grants=["client_model"]))
+    >>> result.knowledge
+    ('client architecture', 'client model (granted)', 'smashed')
+    >>> mean_image = digits.train.images.mean(0).expand_as(secret)
+    >>> bool((metrics.mse(result.inputs, secret) < 0.1 * metrics.mse(mean_image, secret)).all())
+    True
     """
 
     tv: float = 0.01

@@ -31,6 +31,20 @@ class LabelResult:
     wins: matching distances (published), p - e_y (closed form) or distances to the centres (wire);
     NaN where nothing was seen. `counts` and `counts_at_least` (batches, classes) are those of
     `LabelInference.count`. `knowledge` names all that was read from the view.
+
+    >>> from sltools import data, models, protocol
+    >>> from sltools.attacks import LabelInference
+    >>> split = data.load("digits").train[:20]
+    >>> front, middle, head = models.cut(models.mnist_net(), ("pool1", "relu4"))
+    >>> client = protocol.Client(front, head)
+    >>> server = protocol.Server(middle, label_private=True)
+    >>> session = protocol.train(client, server, split, epochs=1, batch_size=1, record=True)
+    >>> view = session.transcript.view("server", grants=["head_weight_gradients"])
+    >>> result = LabelInference("published")(view)
+    >>> tuple(result.labels.shape), tuple(result.scores.shape), result.clusters is None
+    ((20,), (20, 10), True)
+    >>> result.settings["clone"], result.knowledge
+    ('co-trained', ('features', 'head architecture', 'head weight gradients (granted)'))
     """
 
     attack: str
@@ -90,6 +104,28 @@ class LabelInference:
     are among the `labels`: leave them out of a score, they were given.
 
     Raises AttackError for observations that the rule cannot use, NotObservable for missing ones.
+
+    >>> import torch
+    >>> from sltools import data, metrics, models, protocol
+    >>> from sltools.attacks import LabelInference
+    >>> split = data.load("digits").train[:320]
+    >>> front, middle, head = models.cut(models.mnist_net(), ("pool1", "relu4"))
+    >>> client = protocol.Client(front, head)
+    >>> server = protocol.Server(middle, label_private=True)
+    >>> session = protocol.train(client, server, split, epochs=1, batch_size=32, record=True)
+    >>> truth = torch.cat([page["labels"] for page in session.transcript.client_log.values()])
+
+    Without a grant there are clusters, which bear no names yet; with one there are labels.
+
+    >>> wire = LabelInference("wire")(session.transcript.view("server"))
+    >>> wire.knowledge
+    ('feature gradient', 'head architecture')
+    >>> metrics.cluster_accuracy(wire.clusters, truth) > 0.9
+    True
+    >>> view = session.transcript.view("server", grants=["head_weight_gradients"])
+    >>> closed = LabelInference("closed-form")(view)
+    >>> metrics.label_accuracy(closed.labels, truth)
+    1.0
     """
 
     setting: str = "published"
@@ -121,6 +157,19 @@ class LabelInference:
         batches smaller than the number of classes from an untrained client. `counts` supposes that
         the probabilities of each class sum to B / classes, and rounds: exact if that is off by less
         than 1/2. Rows that do not add up to B are wrong, and of a trained client most others too.
+
+        >>> from sltools import data, models, protocol
+        >>> from sltools.attacks import LabelInference
+        >>> split = data.load("digits").train[:8]
+        >>> front, middle, head = models.cut(models.mnist_net(), ("pool1", "relu4"))
+        >>> client = protocol.Client(front, head)
+        >>> server = protocol.Server(middle, label_private=True)
+        >>> session = protocol.train(client, server, split, epochs=1, batch_size=8, record=True)
+        >>> view = session.transcript.view("server", grants=["head_bias_gradients"])
+        >>> LabelInference().count(view).counts_at_least.tolist()
+        [[0, 2, 0, 2, 2, 0, 0, 0, 0, 2]]
+        >>> split.labels.bincount(minlength=10).tolist()
+        [0, 2, 0, 2, 2, 0, 0, 0, 0, 2]
         """
         return self._run(self._count, view)
 
@@ -215,6 +264,17 @@ def matching_distances(head: nn.Module, features: Tensor, gradient: Tensor) -> T
     """MSE between `gradient` and that of the head's last weights under each label: (classes,).
 
     `features` is one sample (1, ...); `gradient` (classes, D) is the client's.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from torch.nn.functional import cross_entropy
+    >>> from sltools.attacks.labels import matching_distances
+    >>> client = nn.Linear(4, 3)
+    >>> features = torch.full((1, 4), 0.1)
+    >>> cross_entropy(client(features), torch.tensor([2])).backward()  # the label is 2
+    >>> clone = nn.Linear(4, 3)  # with weights of its own
+    >>> int(matching_distances(clone, features, client.weight.grad).argmin())
+    2
     """
     weight = _last(head).weight
     candidates = torch.arange(len(weight), device=weight.device)
@@ -232,6 +292,15 @@ def matching_condition(
     With a one-layer head the distance of candidate c is |(p - e_y) - (q - e_c)|^2 |u|^2, up to a
     factor, so y wins if and only if p_y - p_c < 1 + q_y - q_c for every other c (and u is not 0).
     The client's probabilities p and the clone's q are (N, classes), the `labels` y (N,).
+
+    >>> import torch
+    >>> from sltools.attacks.labels import matching_condition
+    >>> unsure, sure = torch.tensor([[0.4, 0.6]]), torch.tensor([[0.99, 0.01]])
+    >>> label = torch.tensor([0])
+    >>> matching_condition(unsure, unsure, label)
+    tensor([True])
+    >>> matching_condition(sure, unsure, label)  # the client learned, its clone did not
+    tensor([False])
     """
     difference = client_probabilities - clone_probabilities
     return (difference.gather(1, labels[:, None]) - difference < 1).all(1)
@@ -246,6 +315,15 @@ def residuals(inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     hides the other p_c. The noise is an estimate: one eps of what was added up in G, magnified by
     the solution.
     Raises AttackError if A has not rank B in float32, because then many answers fit.
+
+    >>> import torch
+    >>> from sltools.attacks.labels import residuals
+    >>> probabilities = torch.tensor([[0.2, 0.8], [0.5, 0.5]])
+    >>> errors = probabilities - torch.eye(2)  # the labels are 0 and 1
+    >>> inputs = torch.tensor([[1.0, 2.0, 0.0], [0.0, 1.0, 1.0]])
+    >>> rows, noise = residuals(inputs, errors.T @ inputs / 2)
+    >>> rows.argmin(1)
+    tensor([0, 1])
     """
     batch, eps = len(inputs), torch.finfo(gradient.dtype).eps
     inputs, gradient = inputs.double(), gradient.double()

@@ -21,6 +21,21 @@ class LeakResult:
     """A score for each sample, (N,), on the CPU: the greater, the likelier of the class sought.
 
     `knowledge` names all that was read from the view.
+
+    >>> from sltools import data, models, protocol
+    >>> from sltools.attacks import GradientLeak
+    >>> some = data.load("digits").train[:64]
+    >>> rare = data.Split(some.images, (some.labels == 3).long())
+    >>> front, middle, head = models.cut(models.mnist_net(), ("pool1", "relu4"))
+    >>> client = protocol.Client(front, head)
+    >>> server = protocol.Server(middle, label_private=True)
+    >>> session = protocol.train(client, server, rare, epochs=1, record=True)
+    >>> view = session.transcript.view("server", grants=["anchor_labels"])
+    >>> result = GradientLeak("cosine")(view)
+    >>> tuple(result.scores.shape), result.settings
+    ((64,), {'rule': 'cosine', 'positive_class': 1})
+    >>> result.knowledge
+    ('anchor labels (granted)', 'feature gradient')
     """
 
     scores: Tensor
@@ -40,6 +55,22 @@ class GradientLeak:
     of `positive_class` does; the label of that sample is the grant "anchor_labels".
     `metrics.leak_auc` scores either. Raises AttackError for an unknown rule, without an anchor of
     the class and for gradients that are not finite; NotObservable for missing ones.
+
+    >>> import torch
+    >>> from sltools import data, metrics, models, protocol
+    >>> from sltools.attacks import GradientLeak
+    >>> some = data.load("digits").train[:320]
+    >>> rare = data.Split(some.images, (some.labels == 3).long())  # a class in ten
+    >>> front, middle, head = models.cut(models.mnist_net(), ("pool1", "relu4"))
+    >>> client = protocol.Client(front, head)
+    >>> server = protocol.Server(middle, label_private=True)
+    >>> session = protocol.train(client, server, rare, epochs=1, record=True)
+    >>> truth = torch.cat([page["labels"] for page in session.transcript.client_log.values()])
+    >>> leak = GradientLeak("norm")(session.transcript.view("server"))
+    >>> leak.knowledge
+    ('feature gradient',)
+    >>> metrics.leak_auc(leak.scores, truth == 1) > 0.9
+    True
     """
 
     rule: str = "norm"
@@ -79,6 +110,18 @@ def whitened_line(gradients: Tensor, line: Tensor) -> Tensor:
     normal classes of one covariance. It passes over directions in which the gradients scatter, and
     so over noise along them. Who knows the line is not said: with the true one this bounds what a
     server can find, to judge a defence. Raises AttackError for gradients that are not finite.
+
+    >>> import torch
+    >>> from sltools import metrics
+    >>> from sltools.attacks.leaks import whitened_line
+    >>> stream = torch.Generator().manual_seed(0)
+    >>> positive = torch.arange(200) % 2 == 1
+    >>> line = torch.tensor([1.0, 1.0])
+    >>> scatter = torch.randn(200, 2, generator=stream) * torch.tensor([0.1, 5.0])
+    >>> gradients = positive[:, None] * line + scatter
+    >>> plain, whitened = gradients @ line, whitened_line(gradients, line)
+    >>> metrics.leak_auc(plain, positive) < 0.8 < 0.95 < metrics.leak_auc(whitened, positive)
+    True
     """
     flat = _finite(gradients.flatten(1).cpu().double())
     covariance = torch.cov(flat.T, correction=0).view(flat.shape[1], flat.shape[1])
@@ -93,6 +136,16 @@ def near_rms(gradients: Tensor, line: Tensor | None = None) -> Tensor:
     about the same root-mean-square length: the long ones stay close to it. Nothing is granted. With
     `line` (D,), as for `whitened_line`, the coordinates along it stand for the lengths. On the CPU.
     Raises AttackError for gradients that are not finite.
+
+    >>> import torch
+    >>> from sltools import metrics
+    >>> from sltools.attacks.leaks import near_rms
+    >>> from sltools.defenses import MaxNorm
+    >>> positive = torch.arange(200) % 10 == 0
+    >>> gradients = torch.where(positive, 1.0, 0.1)[:, None] * torch.ones(200, 4)
+    >>> sent = MaxNorm()("feature_gradient", gradients)
+    >>> metrics.leak_auc(near_rms(sent), positive) > 0.95
+    True
     """
     flat = _finite(gradients.flatten(1).cpu().double())
     lengths = flat.norm(dim=1)

@@ -28,6 +28,12 @@ def pilot(image: Shape, smashed: Shape, *, rectified: bool, seed: int) -> nn.Seq
 
     `image` and `smashed` are the shapes of one sample. `rectified` ends it with a ReLU, for smashed
     data that are never negative. Weights come from the stream (`seed`, "pilot").
+
+    >>> import torch
+    >>> from sltools.attacks import networks
+    >>> pilot = networks.pilot((1, 28, 28), (8, 12, 12), rectified=True, seed=0)
+    >>> tuple(pilot(torch.zeros(5, 1, 28, 28)).shape)
+    (5, 8, 12, 12)
     """
     coarse = _map_shape(image, smashed)
     size, stride, window = _grid(image, coarse)
@@ -47,6 +53,12 @@ def decoder(smashed: Shape, image: Shape, *, seed: int) -> nn.Sequential:
 
     `smashed` and `image` are the shapes of one sample. Weights come from the stream
     (`seed`, "decoder").
+
+    >>> import torch
+    >>> from sltools.attacks import networks
+    >>> decoder = networks.decoder((8, 12, 12), (1, 28, 28), seed=0)
+    >>> tuple(decoder(torch.zeros(5, 8, 12, 12)).shape)
+    (5, 1, 28, 28)
     """
     coarse = _map_shape(image, smashed)
     size, stride, window = _grid(image, coarse)
@@ -68,6 +80,12 @@ def critic(smashed: Shape, *, seed: int) -> nn.Sequential:
     """Make a critic that gives smashed data (N, ...) a score (N, 1), without bounds.
 
     `smashed` is the shape of one sample. Weights come from the stream (`seed`, "critic").
+
+    >>> import torch
+    >>> from sltools.attacks import networks
+    >>> critic = networks.critic((8, 12, 12), seed=0)
+    >>> tuple(critic(torch.zeros(5, 8, 12, 12)).shape)
+    (5, 1)
     """
     with seeds.scope(seed, "critic"):
         if len(smashed) == 1:

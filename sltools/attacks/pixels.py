@@ -25,6 +25,16 @@ class InputRange:
     `bounds` are two numbers, or for each of them one number for each of `channels`: (0, 1) for
     pixels as they are, ((0 - mean) / std, (1 - mean) / std) for standardised ones. Raises
     AttackError for anything else.
+
+    >>> import torch
+    >>> from sltools.attacks.pixels import InputRange
+    >>> mean, deviation = 0.5, 0.25
+    >>> span = InputRange(((0 - mean) / deviation, (1 - mean) / deviation))
+    >>> print(span)
+    [-2, 2]
+    >>> grey = torch.full((1, 1, 1), 0.5)
+    >>> span.inputs(grey).item(), span.pixels(span.inputs(grey)).item()
+    (0.0, 0.5)
     """
 
     def __init__(self, bounds: Any = (0.0, 1.0), channels: int = 1) -> None:

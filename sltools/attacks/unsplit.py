@@ -53,6 +53,23 @@ class UnSplit(InputSearch):
     With `photographs` (N, 3, H, W) it also sets the colours, for any mixture of them explains a
     linear layer just as well: they become what photographs have and networks expect (`colours`).
     It takes some tens of targets to tell.
+
+    Raises AttackError for senseless settings, for smashed data that are not finite or not of this
+    architecture, for a client without weights and for a search that diverged; NotObservable if the
+    view shows no smashed data or no architecture.
+
+    >>> from sltools import data, metrics, models, protocol
+    >>> from sltools.attacks import UnSplit
+    >>> digits = data.load("digits")
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> session = protocol.train(front, rest, digits.train, epochs=1)
+    >>> secret = digits.test.images[:2]
+    >>> result = UnSplit(steps=200)(session.observe(secret))
+    >>> result.knowledge
+    ('client architecture', 'smashed')
+    >>> mean_image = digits.train.images.mean(0).expand_as(secret)
+    >>> bool((metrics.mse(result.inputs, secret) < 0.5 * metrics.mse(mean_image, secret)).all())
+    True
     """
 
     alternate: tuple[int, int] | None = None
@@ -96,6 +113,11 @@ class UnSplit(InputSearch):
 
         `rounds` x (`input_steps` + `clone_steps`) steps of Adam (amsgrad, 1e-3) for each image,
         total variation 0.1, L2 1, no bounds on pixels and no scaling of the feature loss.
+
+        >>> from sltools.attacks import UnSplit
+        >>> paper = UnSplit.published()
+        >>> f"{paper.steps:,} steps, in turns of {paper.alternate}"
+        '200,000 steps, in turns of (100, 100)'
         """
         return cls(
             steps=rounds * (input_steps + clone_steps),
@@ -125,7 +147,19 @@ class UnSplit(InputSearch):
         return min(self.runs(view, input_range=input_range), key=_objective)
 
     def runs(self, view: View, *, input_range: Any = (0.0, 1.0)) -> list[InversionResult]:
-        """Attack what `view` shows and return the result of every restart."""
+        """Attack what `view` shows and return the result of every restart.
+
+        >>> from sltools import data, models, protocol
+        >>> from sltools.attacks import UnSplit
+        >>> front, rest = models.cut(models.mnist_net(), "pool1")
+        >>> images = data.load("digits").train[:64]
+        >>> view = protocol.train(front, rest, images, epochs=1).observe(images.images[:1])
+        >>> attack = UnSplit(steps=20, restarts=3)
+        >>> runs = attack.runs(view)
+        >>> best = attack(view)
+        >>> best.objective == min(run.objective for run in runs)
+        True
+        """
         view = fresh(view)
         shape = input_shape(view)
         span = InputRange(input_range, shape[0])

@@ -11,6 +11,12 @@ def epsilon(multiplier: float, releases: int, delta: float = 1e-5, rate: float =
 
     The noise is `multiplier` times the sensitivity; each release uses a sample with probability
     `rate`, in secret. Raises DefenseError for senseless numbers and if opacus is not installed.
+
+    >>> from sltools.defenses.accounting import epsilon
+    >>> f"{epsilon(multiplier=1.0, releases=1):.1f}, {epsilon(multiplier=2.0, releases=1):.1f}"
+    '4.7, 2.2'
+    >>> f"{epsilon(multiplier=1.0, releases=100, rate=0.01):.1f}"  # batches drawn at random
+    '1.2'
     """
     try:
         from opacus.accountants import RDPAccountant

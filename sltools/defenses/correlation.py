@@ -14,6 +14,16 @@ def distance_correlation(x: Tensor, z: Tensor) -> Tensor:
     (B = 2 always gives 1, or 0 for constants). Of Euclidean distances, not of their squares, of
     which the theorem does not speak (Székely et al. 2007). Raises DefenseError for fewer than two
     samples or batches of different length.
+
+    >>> import torch
+    >>> from sltools.defenses import distance_correlation
+    >>> stream = torch.Generator().manual_seed(0)
+    >>> images = torch.rand(200, 1, 28, 28, generator=stream)
+    >>> f"{distance_correlation(images, 3 * images + 1):.2f}"
+    '1.00'
+    >>> x, unrelated = torch.randn(2, 200, 1, generator=stream)
+    >>> f"{distance_correlation(x, x.square()):.1f}, {distance_correlation(x, unrelated):.1f}"
+    '0.6, 0.1'
     """
     if not all(isinstance(v, Tensor) and v.ndim and v.is_floating_point() for v in (x, z)):
         raise DefenseError("distance correlation compares two tensors (B, ...) of floats")
@@ -41,6 +51,19 @@ class NoPeek:
     """A penalty at the cut: `weight` times the distance correlation of images and smashed data.
 
     (Vepakomma et al. 2020, who weight the two terms α and 1 - α; `weight` is their quotient.)
+    Raises DefenseError unless `weight` is a finite number above 0.
+
+    >>> from sltools import data, models, protocol
+    >>> from sltools.defenses import NoPeek, distance_correlation
+    >>> split = data.load("digits").train
+    >>> def dependence(penalty):
+    ...     front, rest = models.cut(models.mnist_net(), "pool1")
+    ...     client = protocol.Client(front, penalty=penalty)
+    ...     session = protocol.train(client, rest, split, epochs=1)
+    ...     images = split.images[:100]
+    ...     return distance_correlation(images, session.observe(images).smashed).item()
+    >>> dependence(NoPeek(weight=10.0)) < dependence(None)
+    True
     """
 
     promises = "a lower distance correlation on the training images; how low, it does not say"

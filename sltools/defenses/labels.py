@@ -16,7 +16,17 @@ class RandomisedResponse(Outgoing):
 
     Each answer is ε-locally differentially private; n answers about one sample are n·ε. A client
     that wants to be private once answers once, before it starts, and trains on the answers:
-    `Split(images, response("labels", labels))`.
+    `Split(images, response("labels", labels))`. (Warner, JASA 1965, for two answers; here K are
+    `classes`.) Raises DefenseError unless `epsilon` is above 0 and `classes` at least 2.
+
+    >>> import torch
+    >>> from sltools.defenses import RandomisedResponse
+    >>> response = RandomisedResponse(epsilon=1.0, classes=10)
+    >>> truth = torch.full((10_000,), 3)
+    >>> answers = response("labels", truth)
+    >>> share = (answers == truth).double().mean().item()
+    >>> f"true with probability {response.truth:.2f}, in {share:.2f} of the answers"
+    'true with probability 0.23, in 0.23 of the answers'
     """
 
     kind: ClassVar[str] = "labels"

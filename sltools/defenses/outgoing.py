@@ -16,6 +16,17 @@ class Outgoing:
     CPU, and goes on from message to message: a repeated query meets fresh noise. It is
     reproducible, for experiments: who knows the seed subtracts it. A client in earnest needs a
     secret seed and a cryptographic generator.
+
+    >>> import torch
+    >>> from sltools.defenses import Outgoing
+    >>> class Sign(Outgoing):  # says of each activation only whether it is above zero
+    ...     def change(self, tensor):
+    ...         return tensor + (tensor.sign() - tensor).detach()  # the gradient passes
+    >>> z = torch.tensor([[0.3, 0.0, 2.0]])
+    >>> Sign()("smashed", z)
+    tensor([[1., 0., 1.]])
+    >>> Sign()("labels", z) is z
+    True
     """
 
     kind: ClassVar[str] = "smashed"
@@ -56,6 +67,14 @@ class Compose:
     """Several defences, applied one after the other.
 
     Raises DefenseError for two of one class and seed, whose noise would be the same.
+
+    >>> import torch
+    >>> from sltools.defenses import Compose, Quantisation, RandomisedResponse, TopK
+    >>> defense = Compose(TopK(0.5), Quantisation(bits=1), RandomisedResponse(1.0, classes=10))
+    >>> defense("smashed", torch.tensor([[0.1, 3.0, 0.2, 2.0]]))
+    tensor([[0., 3., 0., 3.]])
+    >>> sorted(defense.kinds)
+    ['labels', 'smashed']
     """
 
     def __init__(self, *defenses: Outgoing) -> None:

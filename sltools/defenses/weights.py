@@ -25,6 +25,16 @@ class PrivateOptimizer:
     penalty that couples the samples of a batch (NoPeek): then `epsilon` is too small.
     A training batch of more than `batch_size` images is refused: `epsilon` would be too small too.
     Gawron and Stubbings (arXiv 2201.04018) show that hijacking works against it at any epsilon.
+
+    >>> from sltools import data, models, protocol
+    >>> from sltools.defenses import PrivateOptimizer
+    >>> split = data.load("digits").train
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> private = PrivateOptimizer(front, clip=1.0, multiplier=1.0, batch_size=64)
+    >>> client = protocol.Client(front, optimizer=private)
+    >>> session = protocol.train(client, rest, split, epochs=1, batch_size=64)
+    >>> [round(private.epsilon(len(split), steps)) for steps in (23, 230)]  # 1 and 10 epochs
+    [2, 5]
     """
 
     promises = "(epsilon, delta) for the weights, from a server whose replies do not learn from z"

@@ -13,7 +13,7 @@ class Detector:
 
         client = Client(front, detector=SplitGuard())
         train(client, server, split)
-        client.detector.raised_at
+        client.detector.raised_at  # the first batch with an alarm, or None
 
     `scores` holds one number for each batch from the first that could be scored, the mean of the
     last `window` suspicions: from 0 to 1, higher is more suspicious. `batches` are the numbers of
@@ -24,6 +24,20 @@ class Detector:
     A subclass defines `judge`, and `probe` if it is more than a listener. A detector that only
     listens leaves the training as it is, bit for bit. Use a new one for each client. Raises
     DefenseError for a senseless setting.
+
+    >>> import torch
+    >>> from sltools.detectors import Detector
+    >>> class Silence(Detector):  # suspects a server whose gradients are zero
+    ...     def judge(self, labels, cut_gradient, weight_gradient, probe):
+    ...         return float(cut_gradient.abs().max() == 0)
+    >>> detector = Silence(window=2, threshold=0.5)
+    >>> labels, of_weights = torch.tensor([0, 1]), torch.ones(3)
+    >>> for gradient in (torch.ones(2, 4), torch.zeros(2, 4), torch.zeros(2, 4)):
+    ...     detector.watch(labels, gradient, of_weights, probe=False)
+    >>> detector.scores, list(detector.batches)
+    ([0.5, 1.0], [1, 2])
+    >>> detector
+    Silence(window=2, threshold=0.5): alarm at batch 2 in 3 batches
     """
 
     def __init__(self, window: int, threshold: float) -> None:

@@ -40,7 +40,22 @@ class Scrutinizer(Detector):
 
     Sends nothing, so the server cannot tell that it is there. A loss without labels may pass, if it
     pulls images that look alike the same way; and as |g|^0.2 is large even for a small gap, so may
-    a hijacker (see `LabelGap`).
+    a hijacker (see `LabelGap`). Raises DefenseError for a senseless setting.
+
+    >>> from sltools import data, models, protocol
+    >>> from sltools.attacks import Hijacking, HijackingServer
+    >>> from sltools.detectors import Scrutinizer
+    >>> digits = data.load("digits")
+    >>> def watched(make_server):
+    ...     front, rest = models.cut(models.mnist_net(), "pool2")
+    ...     client = protocol.Client(front, detector=Scrutinizer(warmup=5))
+    ...     protocol.train(client, make_server(rest), digits.train[:960], epochs=1)
+    ...     return client.detector
+    >>> watched(protocol.Server)
+    Scrutinizer(window=10, threshold=0.8, warmup=5): no alarm in 15 batches
+    >>> attack = Hijacking(warmup_steps=20, batch=8)
+    >>> watched(lambda rest: HijackingServer(rest, digits.test.images, attack))
+    Scrutinizer(window=10, threshold=0.8, warmup=5): alarm at batch 14 in 15 batches
     """
 
     def __init__(self, warmup: int = 50, window: int = 10, threshold: float = 0.8) -> None:
@@ -67,7 +82,22 @@ class LabelGap(Detector):
     A suspicion is 1 minus the gap g of a batch (see `Scrutinizer`): a mean gap below 0.1 over a
     `window` of batches is an alarm. It needs no warm-up, for the gap is there before anything is
     learned. What passes the scrutinizer passes here as well. Probes are passed over, and so are
-    batches without a pair of each sort.
+    batches without a pair of each sort. Raises DefenseError for a senseless setting.
+
+    >>> from sltools import data, models, protocol
+    >>> from sltools.attacks import Hijacking, HijackingServer
+    >>> from sltools.detectors import LabelGap
+    >>> digits = data.load("digits")
+    >>> def watched(make_server):
+    ...     front, rest = models.cut(models.mnist_net(), "pool2")
+    ...     client = protocol.Client(front, detector=LabelGap())
+    ...     protocol.train(client, make_server(rest), digits.train[:960], epochs=1)
+    ...     return client.detector
+    >>> watched(protocol.Server)
+    LabelGap(window=10, threshold=0.9): no alarm in 15 batches
+    >>> attack = Hijacking(warmup_steps=20, batch=8)
+    >>> watched(lambda rest: HijackingServer(rest, digits.test.images, attack))
+    LabelGap(window=10, threshold=0.9): alarm at batch 9 in 15 batches
     """
 
     def __init__(self, window: int = 10, threshold: float = 0.9) -> None:
@@ -86,6 +116,14 @@ def similarities(gradients: Tensor, labels: Tensor) -> Pairs | None:
 
     None if there is no pair of one label or none of two. A gradient of zero is at right angles to
     all others.
+
+    >>> import torch
+    >>> from sltools.detectors.scrutinizer import gap, similarities
+    >>> labels = torch.tensor([0, 0, 1, 1])
+    >>> honest = torch.tensor([[1.0, 0.0], [2.0, 0.0], [-1.0, 0.0], [-3.0, 0.0]])
+    >>> blind = torch.ones(4, 2)
+    >>> gap(similarities(honest, labels)), gap(similarities(blind, labels))
+    (1.0, 0.0)
     """
     flat = gradients.flatten(1).double()
     unit = flat / flat.norm(dim=1, keepdim=True).clamp_min(1e-300)
@@ -106,7 +144,14 @@ def gap(pairs: Pairs) -> float:
 
 
 def overlap(pairs: Pairs) -> float:
-    """Intersection over union of the two bands mean ± spread, 0 to 1."""
+    """Intersection over union of the two bands mean ± spread, 0 to 1.
+
+    >>> from sltools.detectors.scrutinizer import Pairs, overlap
+    >>> overlap(Pairs(same=0.9, different=0.5, same_spread=0.1, different_spread=0.1))
+    0.0
+    >>> overlap(Pairs(same=0.5, different=0.5, same_spread=0.1, different_spread=0.1))
+    1.0
+    """
     bands = (
         (pairs.same - pairs.same_spread, pairs.same + pairs.same_spread),
         (pairs.different - pairs.different_spread, pairs.different + pairs.different_spread),

@@ -29,6 +29,23 @@ class SplitGuard(Detector):
     norm strays.
 
     Draws from the stream (`seed`, "SplitGuard"). Raises DefenseError for a senseless setting.
+
+    >>> from sltools import data, models, protocol
+    >>> from sltools.attacks import Hijacking, HijackingServer
+    >>> from sltools.detectors import SplitGuard
+    >>> digits = data.load("digits")
+    >>> def watched(make_server):
+    ...     front, rest = models.cut(models.mnist_net(), "pool2")
+    ...     client = protocol.Client(front, detector=SplitGuard(probability=0.3, warmup=5))
+    ...     protocol.train(client, make_server(rest), digits.train[:960], epochs=1, batch_size=32)
+    ...     return client.detector
+    >>> honest = watched(protocol.Server)
+    >>> len(honest.scores) > 0, honest.raised_at
+    (True, None)
+    >>> attack = Hijacking(warmup_steps=20, batch=8)
+    >>> hijacked = watched(lambda rest: HijackingServer(rest, digits.test.images, attack))
+    >>> hijacked.raised_at is None
+    False
     """
 
     def __init__(
@@ -120,7 +137,17 @@ class Heap:
 
 
 def contrast(false: Heap, first: Heap, second: Heap) -> float:
-    """Return SplitGuard's S of three heaps (see `SplitGuard`), in radians, from -π to π."""
+    """Return SplitGuard's S of three heaps (see `SplitGuard`), in radians, from -π to π.
+
+    >>> import torch
+    >>> from sltools.detectors.splitguard import Heap, contrast
+    >>> false, first, second = Heap(), Heap(), Heap()
+    >>> first.add(torch.tensor([1.0, 0.0]))
+    >>> second.add(torch.tensor([1.0, 0.1]))
+    >>> false.add(torch.tensor([-5.0, 0.0]))  # the server pulls the other way, and harder
+    >>> f"{contrast(false, first, second):.1f}"
+    '3.1'
+    """
     regular = (first.mean + second.mean) / 2
     probed = abs(false.norm - (first.norm + second.norm) / 2)
     usual = abs(first.norm - second.norm)

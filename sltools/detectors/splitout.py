@@ -35,6 +35,24 @@ class SplitOut(Detector):
     The choice and order of the images come from the stream (`seed`, "SplitOut"). Raises
     DefenseError if there are fewer than two batches, or if a front's first layer is not that of
     `net`.
+
+    >>> from sltools import data, models, protocol
+    >>> from sltools.attacks import Hijacking, HijackingServer
+    >>> from sltools.detectors import SplitOut
+    >>> digits = data.load("digits")
+    >>> def watched(make_server):
+    ...     detector = SplitOut(models.mnist_net(seed=1), digits.train, share=0.25, epochs=5)
+    ...     front, rest = models.cut(models.mnist_net(), "pool2")
+    ...     client = protocol.Client(front, detector=detector)
+    ...     protocol.train(client, make_server(rest), digits.train[:960], epochs=1)
+    ...     return client.detector
+    >>> honest = watched(protocol.Server)
+    >>> honest.gradients, len(honest.scores), honest.raised_at
+    (30, 6, None)
+    >>> attack = Hijacking(warmup_steps=20, batch=8)
+    >>> hijacked = watched(lambda rest: HijackingServer(rest, digits.test.images, attack))
+    >>> hijacked.raised_at is None
+    False
     """
 
     def __init__(

@@ -26,6 +26,11 @@ class InversionSettings:
     """Settings of `run_inversion`; `clones` are attacked with for each of `victims`.
 
     Without `targets`, it takes 10 of them, or as many as the data set needs.
+
+    >>> from sltools.experiments import InversionSettings
+    >>> settings = InversionSettings(cut="conv2", budget="tiny", victims=1)
+    >>> settings.dataset, settings.clones, settings.targets
+    ('digits', 3, None)
     """
 
     dataset: str = "digits"
@@ -59,7 +64,23 @@ class _Attacked:
 def run_inversion(settings: InversionSettings) -> Outcome:
     """Run UnSplit with `clones` clones against each of `victims` victims and score it.
 
-    The targets are the first test image of each class, then the second of each, and so on.
+    The targets are the first test image of each class, then the second of each, and so on. Ctrl-C
+    gives the outcome of the victims so far, marked in `facts`. Raises SltoolsError for an unknown
+    budget or cut or for more targets than there are test images, and Interrupted before the first
+    victim was attacked.
+
+    >>> from sltools import experiments
+    >>> settings = experiments.InversionSettings(targets=1, budget="tiny", victims=1, clones=1)
+    >>> outcome = experiments.run_inversion(settings)
+    >>> outcome.facts["knowledge"], outcome.facts["done"]
+    (['client architecture', 'smashed'], '1 of 1 victims')
+    >>> list(outcome.facts["metrics"])[:5]
+    ['raw_mse', 'aligned_mse', 'ssim', 'clone_accuracy', 'victim_accuracy']
+    >>> baselines = outcome.facts["baselines"]
+    >>> found = [baselines["known_weights"], outcome.facts["metrics"], baselines["mean_image"]]
+    >>> errors = [scores["aligned_mse"]["median"] for scores in found]
+    >>> errors == sorted(errors)
+    True
     """
     start = time.perf_counter()
     devices.find(settings.device)

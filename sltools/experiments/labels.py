@@ -24,7 +24,13 @@ _BATCH = {"published": 1, "closed-form": 32, "wire": 64}
 
 @dataclass(frozen=True)
 class LabelSettings:
-    """Settings of `run_labels`; `head` is the stage before the client's head (None: the last)."""
+    """Settings of `run_labels`; `head` is the stage before the client's head (None: the last).
+
+    >>> from sltools.experiments import LabelSettings
+    >>> settings = LabelSettings(setting="wire", victims=1)
+    >>> settings.cut, settings.head, settings.budget
+    ('pool1', None, 'quick')
+    """
 
     dataset: str = "digits"
     cut: str = "pool1"
@@ -38,7 +44,20 @@ class LabelSettings:
 
 
 def run_labels(settings: LabelSettings) -> Outcome:
-    """Infer the labels of the first samples that `victims` fresh clients train on."""
+    """Infer the labels of the first samples that `victims` fresh clients train on.
+
+    Ctrl-C gives the outcome of the victims so far, marked in `facts`. Raises SltoolsError for more
+    `targets` than there are training images, and Interrupted before the first victim was attacked.
+
+    >>> from sltools import experiments
+    >>> outcome = experiments.run_labels(experiments.LabelSettings(targets=20, victims=1))
+    >>> outcome.facts["attack"], outcome.facts["granted"]
+    ('label inference, published', ['head_weight_gradients'])
+    >>> outcome.facts["metrics"]["label_accuracy"]
+    {'median': 1.0, 'worst': 1.0}
+    >>> outcome.facts["baselines"]["chance"]["median"]
+    0.1
+    """
     start = time.perf_counter()
     dataset = data.load(settings.dataset)
     count = settings.targets if settings.targets is not None else _WATCHED[settings.budget]

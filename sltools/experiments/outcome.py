@@ -12,7 +12,19 @@ from sltools import devices, plots, storage
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an experiment found: `facts` for JSON, `arrays` and a `picture` to keep."""
+    """What an experiment found: `facts` for JSON, `arrays` and a `picture` to keep.
+
+    >>> from sltools import experiments
+    >>> outcome = experiments.run_labels(experiments.LabelSettings(targets=20, victims=1))
+    >>> print(outcome)  # doctest: +ELLIPSIS
+    label inference, published: 1 runs, ... s
+      knows  features
+      knows  head architecture
+      knows  head weight gradients (granted)
+      label accuracy               1.0000 median  1.0000 worst
+      baseline: chance             0.1000 median  0.1000 best
+      baseline: majority           0.2500 median  0.2500 best
+    """
 
     facts: dict[str, Any]
     arrays: dict[str, Tensor]

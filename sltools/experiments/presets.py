@@ -28,7 +28,12 @@ def check_budget(budget: str) -> None:
 
 
 def training(dataset: str, budget: str) -> tuple[int, int | None]:
-    """How a victim is trained: epochs, and on how many training images (None: all)."""
+    """How a victim is trained: epochs, and on how many training images (None: all).
+
+    >>> from sltools import experiments
+    >>> experiments.training("digits", "tiny"), experiments.training("mnist", "tiny")
+    ((4, None), (1, 3000))
+    """
     plans = _TRAINING.get(dataset, _TRAINING["digits"])
     return plans["full" if budget == "published" else budget]
 
@@ -37,6 +42,10 @@ def priors(dataset: str, budget: str) -> dict[str, Any]:
     """What UnSplit assumes of the images of `dataset` beyond its defaults.
 
     For MNIST this was chosen on victims and images that no recorded result has.
+
+    >>> from sltools import experiments
+    >>> experiments.priors("digits", "quick"), experiments.priors("mnist", "full")
+    ({}, {'tv_end': 0.05})
     """
     full = FULL_PRIORS.get(dataset, {}) if budget == "full" else {}
     return PRIORS.get(dataset, {}) | full
@@ -46,6 +55,12 @@ def unsplit(dataset: str, budget: str) -> UnSplit:
     """UnSplit as `budget` allows and as it suits the images of `dataset`.
 
     Raises SltoolsError for an unknown budget.
+
+    >>> from sltools import experiments
+    >>> experiments.unsplit("digits", "tiny").steps
+    100
+    >>> experiments.unsplit("cifar10", "full").photographs
+    True
     """
     check_budget(budget)
     if budget == "published":

@@ -27,6 +27,12 @@ def train_victim(
     that is `budget="full"` for its data sets. `client(front)` or `client(front, head)` makes the
     client, with its defences if it has any. `record` keeps what is sent, as in `protocol.train`.
     Raises SltoolsError for an unknown budget or cut.
+
+    >>> from sltools import data, experiments
+    >>> digits = data.load("digits")
+    >>> session = experiments.train_victim(digits, "pool1", budget="tiny")
+    >>> len(session.losses), session.accuracy(digits.test) > 0.7
+    (4, True)
     """
     check_budget(budget)
     dataset = data.expect(data.Dataset, dataset)
@@ -46,6 +52,12 @@ def train_victim(
 def parties(
     net: nn.Sequential, at: str | Sequence[str], client: MakeClient = protocol.Client
 ) -> tuple[protocol.Client, protocol.Server]:
-    """Cut `net` and give its parts to two parties: vanilla for one stage, label-private for two."""
+    """Cut `net` and give its parts to two parties: vanilla for one stage, label-private for two.
+
+    >>> from sltools import experiments, models
+    >>> client, server = experiments.parties(models.mnist_net(), ("pool1", "relu4"))
+    >>> models.stages(client.head), server.label_private
+    (['fc3'], True)
+    """
     front, middle, *head = models.cut(net, at)
     return client(front, *head), protocol.Server(middle, label_private=bool(head))

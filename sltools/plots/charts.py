@@ -36,7 +36,14 @@ MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p"]
 def lines(
     x: Numbers, series: Mapping[str, Numbers], xlabel: str, ylabel: str, log: bool = False
 ) -> Picture:
-    """Draw each named series of numbers (S,) over x (S,); with `log`, on a logarithmic scale."""
+    """Draw each named series of numbers (S,) over x (S,); with `log`, on a logarithmic scale.
+
+    Raises DataError for a series of another length.
+
+    >>> from sltools import plots
+    >>> print(plots.lines([1, 2, 3], {"honest": [2.3, 1.1, 0.4]}, "epoch", "loss").alt)
+    loss against epoch. honest goes from 2.3 at epoch 1 to 0.4 at 3.
+    """
     axes = _chart_axes(xlabel, ylabel, log)
     places = array(x)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=bool((places == places.round()).all())))
@@ -51,7 +58,14 @@ def lines(
 
 
 def losses(steps: Numbers, series: Mapping[str, Numbers], log: bool = True) -> Picture:
-    """Draw the named losses (S,) of an attack over its steps (S,)."""
+    """Draw the named losses (S,) of an attack over its steps (S,), on a logarithmic scale if `log`.
+
+    Raises DataError for losses of another length.
+
+    >>> from sltools import plots
+    >>> print(plots.losses([0, 50, 100], {"feature": [1.0, 0.1, 0.02]}).alt)
+    loss (logarithmic scale) against step. feature goes from 1 at step 0 to 0.02 at 100.
+    """
     return lines(steps, series, "step", "loss", log)
 
 
@@ -66,7 +80,15 @@ def depth_curve(
     """Draw results over the cuts `labels` (K,): a marker at the median, a bar from low to high.
 
     `series` maps a name to (median, low, high), each (K,); `baselines` maps a name to one number,
-    or to one for each cut, drawn as grey lines.
+    or to one for each cut, drawn as grey lines. Raises DataError for other lengths.
+
+    >>> from sltools import plots
+    >>> series = {"UnSplit": ([0.01, 0.04], [0.005, 0.03], [0.02, 0.06])}  # median, low, high
+    >>> blind = {"mean image": 0.05}
+    >>> picture = plots.depth_curve(["pool1", "pool2"], series, "MSE", baselines=blind)
+    >>> print(picture.alt)  # doctest: +NORMALIZE_WHITESPACE
+    MSE by cut. UnSplit, median (range): 0.01 at pool1 (0.005 to 0.02), 0.04 at pool2
+    (0.03 to 0.06). mean image: 0.05.
     """
     axes = _chart_axes("cut after", ylabel, log)
     places = np.arange(len(labels), dtype=float)
@@ -105,6 +127,13 @@ def factors(
 
     `series` maps a name to (median, low, high), each (K,) and above 0: a marker and a bar. Raises
     DataError for other numbers.
+
+    >>> from sltools import plots
+    >>> series = {"error": ([2.0, 0.5], [1.5, 0.4], [3.0, 0.8])}  # median, low, high
+    >>> picture = plots.factors(["half the steps", "a prior"], series, "MSE, times")
+    >>> print(picture.alt)  # doctest: +NORMALIZE_WHITESPACE
+    MSE, times (logarithmic scale), by change.
+    error, median (range): half the steps x 2 (1.5 to 3), a prior x 0.5 (0.4 to 0.8).
     """
     axes = _chart_axes(f"{xlabel} (logarithmic scale)", "", False, (6.4, 1 + 0.34 * len(labels)))
     rows = np.arange(len(labels), dtype=float)
@@ -159,7 +188,12 @@ def frontier(
 
 @styled
 def bars(values: Mapping[str, float], ylabel: str) -> Picture:
-    """Draw one bar for each named number, the number at its end; many of them lie, in rows."""
+    """Draw one bar for each named number, the number at its end; many of them lie, in rows.
+
+    >>> from sltools import plots
+    >>> print(plots.bars({"chance": 0.1, "attack": 0.85}, "share of labels").alt)
+    Bars of share of labels. chance: 0.1; attack: 0.85.
+    """
     heights = "; ".join(f"{name}: {short(value)}" for name, value in values.items())
     words = f"Bars of {ylabel}.", f"{heights}."
     if len(values) > MOST_UPRIGHT:
@@ -195,7 +229,13 @@ def scatter(points: Tensor, labels: Tensor, classes: Sequence[str] | None = None
     """Draw points (N, 2) with one marker and colour for each of their labels (N,), and its name.
 
     The alt text says how far the groups are apart: the share of points that lie nearest to the
-    centre of their own group. `classes` names the labels.
+    centre of their own group. `classes` names the labels. Raises DataError for other shapes.
+
+    >>> import torch
+    >>> from sltools import plots
+    >>> points = torch.tensor([[0.0, 0.0], [0.1, 0.0], [1.0, 1.0], [0.9, 1.0]])
+    >>> print(plots.scatter(points, torch.tensor([0, 0, 1, 1]), classes=["cat", "dog"]).alt)
+    4 points in 2 groups: cat (2), dog (2). 100% lie nearest to the centre of their own group.
     """
     if points.ndim != 2 or points.shape[1] != 2 or len(points) != len(labels):
         raise DataError(

@@ -21,6 +21,13 @@ def exchange(parties: Mapping[str, str], arrows: Sequence[tuple[str, str, str]])
     `parties` maps a name to what that party holds, or to ""; an arrow is (sender, receiver, what
     is sent), and from a party to itself it is a note on what that party does. Raises DataError if
     an arrow names somebody else.
+
+    >>> from sltools import plots
+    >>> parties = {"client": "images, labels, first layers", "server": "all other layers"}
+    >>> arrows = [("client", "server", "z and labels"), ("server", "client", "dL/dz")]
+    >>> print(plots.exchange(parties, arrows).alt)  # doctest: +NORMALIZE_WHITESPACE
+    Messages between client (images, labels, first layers) and server (all other layers).
+    1. client to server: z and labels. 2. server to client: dL/dz.
     """
     for name in (name for *ends, _ in arrows for name in ends):
         if name not in parties:

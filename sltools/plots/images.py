@@ -35,6 +35,15 @@ def reconstructions(
 
     Each row bears the method's median MSE over all N images, of which the first 20 are drawn;
     `classes` names the class of each image. Raises DataError if shapes differ or a name is missing.
+
+    >>> import torch
+    >>> from sltools import plots
+    >>> truth = torch.tensor([0.2, 0.6]).view(2, 1, 1, 1).expand(2, 1, 8, 8)
+    >>> methods = {"blank image": torch.zeros(2, 1, 8, 8)}
+    >>> picture = plots.reconstructions(truth, methods, classes=["dark", "light"])
+    >>> print(picture.alt)  # doctest: +NORMALIZE_WHITESPACE
+    Originals above their reconstructions: 2 images (dark, light).
+    blank image: median MSE 0.2, from 0.04 (image 1, class dark) to 0.36 (image 2, class light).
     """
     scores = {name: metrics.mse(images, truth).cpu().numpy() for name, images in methods.items()}
     shown = min(len(truth), MOST_IMAGES)
@@ -71,7 +80,16 @@ def over_time(snapshots: Tensor, steps: Sequence[int], truth: Tensor, image: int
     """Draw how one image's reconstruction took shape, the MSE under each state, the original last.
 
     `snapshots` is (S, N, C, H, W), taken at `steps` (S,); `truth` is (N, C, H, W). Of more than
-    nine snapshots, nine are drawn, evenly spaced from the first to the last.
+    nine snapshots, nine are drawn, evenly spaced from the first to the last. Raises DataError
+    unless there is a step for each snapshot.
+
+    >>> import torch
+    >>> from sltools import plots
+    >>> truth = torch.ones(1, 1, 8, 8)
+    >>> snapshots = torch.stack([0.5 * truth, 0.9 * truth])
+    >>> print(plots.over_time(snapshots, [0, 100], truth).alt)  # doctest: +NORMALIZE_WHITESPACE
+    One image's reconstruction at 2 steps, the original beside it.
+    MSE: 0.25 at step 0, 0.01 at step 100.
     """
     if len(steps) != len(snapshots):
         raise DataError(
@@ -100,7 +118,15 @@ def smashed(images: Tensor, activations: Tensor, channels: int = 8) -> Picture:
     """Draw images (N, C, H, W) beside the first channels of their smashed data (N, ...).
 
     Activations without height and width are drawn as a stripe, one bar per number. All share one
-    colour scale. At most six images are drawn.
+    colour scale. At most six images are drawn. Raises DataError for batches of two lengths.
+
+    >>> import torch
+    >>> from sltools import data, models, plots
+    >>> front, _ = models.cut(models.mnist_net(), "pool1")
+    >>> images = data.load("digits").test.images[:2]
+    >>> picture = plots.smashed(images, front(images), channels=4)
+    >>> print(picture.alt.split(". ")[0])
+    2 images beside their smashed data: 4 of 8 channels, 12x12 activations each
     """
     if len(images) != len(activations):
         raise DataError(
