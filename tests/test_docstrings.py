@@ -9,9 +9,9 @@ import pkgutil
 
 import pytest
 
-from sltools import attacks, data, defenses, detectors, metrics, models
+from sltools import attacks, data, defenses, detectors, metrics, models, protocol
 
-ROOMS = (attacks, data, defenses, detectors, metrics, models)
+ROOMS = (attacks, data, defenses, detectors, metrics, models, protocol)
 
 
 def public(room):

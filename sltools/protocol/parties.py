@@ -21,7 +21,16 @@ def _unchanged(gradient: Tensor, labels: Tensor) -> Tensor:
 
 
 class Detector(Protocol):
-    """What a client asks of a detector; `sltools.detectors` has some, with alarms and scores."""
+    """What a client asks of a detector; `sltools.detectors` has some, with alarms and scores.
+
+    >>> from sltools.detectors import LabelGap
+    >>> from sltools.protocol import Client, Detector
+    >>> from sltools import models
+    >>> detector: Detector = LabelGap()
+    >>> client = Client(models.cut(models.mnist_net(), "pool1")[0], detector=detector)
+    >>> client.detector.raised_at is None
+    True
+    """
 
     def probe(self, labels: Tensor) -> Tensor | None:
         """Return false labels to send in place of `labels` (B,), or None to leave the batch."""
@@ -45,6 +54,21 @@ class Client:
 
     Raises ProtocolError for a hook that cannot be called, and for a defence that would do nothing:
     of labels that are not sent, or of gradients that are not returned.
+
+    >>> from sltools import data, models
+    >>> from sltools.defenses import GaussianNoise
+    >>> from sltools.protocol import Client
+    >>> batch = data.load("digits").train[:4]
+    >>> front, middle, head = models.cut(models.mnist_net(), ("pool1", "relu4"))
+    >>> vanilla = Client(front)
+    >>> for message in vanilla.open(batch.images, batch.labels):
+    ...     print(message)
+    Message(step 0, client to server: labels (4,), 32 bytes)
+    Message(step 0, client to server: smashed (4, 8, 12, 12), 18,432 bytes)
+    >>> private = Client(front, head, outgoing=GaussianNoise(0.5))  # keeps its labels
+    >>> for message in private.open(batch.images, batch.labels):
+    ...     print(message)
+    Message(step 0, client to server: smashed (4, 8, 12, 12), 18,432 bytes)
     """
 
     def __init__(
@@ -217,6 +241,16 @@ class Computed:
 
     `loss` is that of a client with a head, in training; `prediction` the logits (B, classes) of an
     inference. None where there is none.
+
+    >>> from sltools import data, models
+    >>> from sltools.protocol import Client, Server, exchange
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> client, server = Client(front), Server(rest)
+    >>> for message in client.open(data.load("digits").test.images[:3]):
+    ...     exchange(client, server, message, None)
+    >>> computed = client.close()
+    >>> tuple(computed.prediction.shape), computed.loss
+    ((3, 10), None)
     """
 
     loss: Tensor | None = None
@@ -224,7 +258,22 @@ class Computed:
 
 
 class Server:
-    """Holds the rest of the network and answers messages; an attacker overrides `reply`."""
+    """Holds the rest of the network and answers messages; an attacker overrides `reply`.
+
+    >>> from sltools import data, models
+    >>> from sltools.protocol import Server, train
+    >>> class Curious(Server):  # honest in what it answers, and keeps what it is sent
+    ...     seen = 0
+    ...
+    ...     def reply(self, message):
+    ...         self.seen += message.nbytes
+    ...         return super().reply(message)
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> server = Curious(rest)
+    >>> session = train(front, server, data.load("digits").train[:64], epochs=1)
+    >>> f"{server.seen:,} bytes"
+    '295,424 bytes'
+    """
 
     def __init__(
         self,
@@ -282,6 +331,21 @@ def exchange(
     """Carry `message`, and the replies to it, until a party has nothing to say.
 
     The receiver gets a copy: a sender that keeps its message cannot watch what becomes of it.
+
+    >>> from sltools import data, models
+    >>> from sltools.protocol import Client, Server, exchange
+    >>> from sltools.transcript import Transcript
+    >>> front, middle, head = models.cut(models.mnist_net(), ("pool1", "relu4"))
+    >>> client, server = Client(front, head), Server(middle, label_private=True)
+    >>> batch, transcript = data.load("digits").train[:4], Transcript()
+    >>> for message in client.open(batch.images, batch.labels):
+    ...     _ = exchange(client, server, message, transcript)
+    >>> for message in transcript.messages:
+    ...     print(message)
+    Message(step 0, client to server: smashed (4, 8, 12, 12), 18,432 bytes)
+    Message(step 0, server to client: features (4, 84), 1,344 bytes)
+    Message(step 0, client to server: feature_gradient (4, 84), 1,344 bytes)
+    Message(step 0, server to client: cut_gradient (4, 8, 12, 12), 18,432 bytes)
     """
     parties: dict[str, Client | Server] = {"client": client, "server": server}
     while True:

@@ -24,6 +24,18 @@ class Session:
     `losses` holds the mean over the batches of each whole epoch, without probes (NaN if a malicious
     server keeps it to itself), `transcript` the messages if they were recorded. `interrupted` says
     that Ctrl-C stopped the training.
+
+    >>> from sltools import data, models
+    >>> from sltools.protocol import train
+    >>> digits = data.load("digits")
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> session = train(front, rest, digits.train[:128], epochs=2, record=True)
+    >>> session
+    Session(2 epochs, Transcript(12 messages, 2,361,344 bytes))
+    >>> session.losses[1] < session.losses[0], session.interrupted
+    (True, False)
+    >>> tuple(session.predict(digits.test.images[:5]).shape)
+    (5, 10)
     """
 
     client: Client
@@ -34,18 +46,52 @@ class Session:
 
     @classmethod
     def of(cls, client: Client, server: Server, images: Tensor) -> "Session":
-        """Begin the session of two parties, with nothing on record; one of `images` is a sample."""
+        """Begin the session of two parties, with nothing on record; one of `images` is a sample.
+
+        >>> from sltools import data, models
+        >>> from sltools.protocol import Client, Server, Session
+        >>> front, rest = models.cut(models.mnist_net(), "pool1")
+        >>> images = data.load("digits").test.images[:3]
+        >>> untrained = Session.of(Client(front), Server(rest), images)
+        >>> tuple(untrained.observe(images).smashed.shape)
+        (3, 8, 12, 12)
+        """
         return cls(client, server, _transcript(client, server, images))
 
     def __repr__(self) -> str:
         return f"Session({len(self.losses)} epochs, {self.transcript})"
 
     def observe(self, images: Tensor, grants: Iterable[str] = ()) -> View:
-        """Run an inference on `images` (N, C, H, W) and return the server's view of it."""
+        """Run an inference on `images` (N, C, H, W) and return the server's view of it.
+
+        >>> from sltools import data, models
+        >>> from sltools.protocol import train
+        >>> digits = data.load("digits")
+        >>> front, rest = models.cut(models.mnist_net(), "pool1")
+        >>> session = train(front, rest, digits.train[:64], epochs=1)
+        >>> view = session.observe(digits.test.images[:3])
+        >>> view
+        View(server: 2 messages of prediction, smashed)
+        >>> tuple(view.smashed.shape)
+        (3, 8, 12, 12)
+        >>> session.observe(digits.test.images[:3], grants=["client_model"]).granted
+        ('client_model',)
+        """
         return self.infer(images).view("server", grants)
 
     def infer(self, images: Tensor, batch_size: int = 500) -> Transcript:
-        """Run an inference and return its transcript."""
+        """Run an inference and return its transcript.
+
+        >>> from sltools import data, models
+        >>> from sltools.protocol import train
+        >>> digits = data.load("digits")
+        >>> front, rest = models.cut(models.mnist_net(), "pool1")
+        >>> session = train(front, rest, digits.train[:64], epochs=1)
+        >>> for message in session.infer(digits.test.images[:3]).messages:
+        ...     print(message)
+        Message(step 0, client to server: smashed (3, 8, 12, 12), 13,824 bytes)
+        Message(step 0, server to client: prediction (3, 10), 120 bytes)
+        """
         transcript = _transcript(self.client, self.server, _several(images))
         self._predict(images, batch_size, transcript)
         return transcript
@@ -55,7 +101,16 @@ class Session:
         return self._predict(images, batch_size, None)
 
     def accuracy(self, split: Split) -> float:
-        """Share of `split` that the two parties classify correctly, 0 to 1."""
+        """Share of `split` that the two parties classify correctly, 0 to 1.
+
+        >>> from sltools import data, models
+        >>> from sltools.protocol import train
+        >>> digits = data.load("digits")
+        >>> front, rest = models.cut(models.mnist_net(), "pool1")
+        >>> session = train(front, rest, digits.train, epochs=2)
+        >>> session.accuracy(digits.test) > 0.5
+        True
+        """
         split = expect(Split, split)
         guess = self.predict(split.images).argmax(1).cpu()
         return (guess == split.labels.cpu()).double().mean().item()
@@ -81,6 +136,17 @@ def recut(session: Session, at: str | Sequence[str]) -> Session:
     with those of `session`. Its record is empty and hooks stay behind. Raises ModelError for an
     unknown stage, and if the parts cannot be joined: two of their stages have one name, or a part
     does more than call its stages in order, so that the joined network gives another output.
+
+    >>> from sltools import data, models, protocol
+    >>> digits = data.load("digits")
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> shallow = protocol.train(front, rest, digits.train, epochs=1)
+    >>> deep = protocol.recut(shallow, "pool2")
+    >>> images = digits.test.images[:3]
+    >>> tuple(shallow.observe(images).smashed.shape), tuple(deep.observe(images).smashed.shape)
+    ((3, 8, 12, 12), (3, 16, 4, 4))
+    >>> deep.accuracy(digits.test) == shallow.accuracy(digits.test)
+    True
     """
     candidates = (session.client.front, session.server.model, session.client.head)
     parts = [part for part in candidates if part is not None]

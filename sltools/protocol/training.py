@@ -34,6 +34,22 @@ def train(
     `data_orders`. Parties may be trained on: they keep their optimisers. `record` keeps every
     message (memory: 2 x N x |z| floats for each epoch) and the client's log. Interrupting (Ctrl-C)
     returns the session as it stands, marked `interrupted`.
+
+    >>> from sltools import data, models, protocol
+    >>> digits = data.load("digits")
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> vanilla = protocol.train(front, rest, digits.train, epochs=2)
+    >>> len(vanilla.losses), vanilla.accuracy(digits.test) > 0.5
+    (2, True)
+
+    Cut twice, the client holds the last layers as well, and the labels stay with it.
+
+    >>> front, middle, head = models.cut(models.mnist_net(), ("pool1", "relu4"))
+    >>> client = protocol.Client(front, head)
+    >>> server = protocol.Server(middle, label_private=True)
+    >>> private = protocol.train(client, server, digits.train[:128], epochs=1, record=True)
+    >>> sorted(private.transcript.view("server").kinds)
+    ['cut_gradient', 'feature_gradient', 'features', 'smashed']
     """
     client = client if isinstance(client, Client) else Client(client)
     server = server if isinstance(server, Server) else Server(server)
@@ -66,6 +82,7 @@ def data_orders(samples: int, seed: int) -> Iterator[Tensor]:
 
     It comes from the stream (`seed`, "order"). A client keeps it to itself: for scoring only.
 
+    >>> from sltools.protocol import data_orders
     >>> [order.tolist() for _, order in zip(range(2), data_orders(4, seed=0))]
     [[3, 2, 0, 1], [3, 0, 1, 2]]
     """
