@@ -3,10 +3,10 @@
 from sltools.attacks.decoder import DecoderInversion
 from sltools.attacks.deconvolution import BlindDeconvolution
 from sltools.attacks.hijacking import Hijacking, HijackingServer
-from sltools.attacks.inversion import InversionResult
 from sltools.attacks.known_weights import KnownWeightsInversion
 from sltools.attacks.labels import LabelInference, LabelResult
 from sltools.attacks.leaks import GradientLeak, LeakResult
+from sltools.attacks.result import InversionResult
 from sltools.attacks.unsplit import UnSplit
 
 __all__ = [

@@ -15,10 +15,10 @@ from sltools import devices, saved, seeds
 from sltools.attacks import networks
 from sltools.attacks.inversion import (
     RECORDS,
-    InversionResult,
     explainable,
 )
 from sltools.attacks.pixels import POOR, InputRange, warn_of_range
+from sltools.attacks.result import InversionResult
 from sltools.errors import AttackError
 from sltools.interrupts import keep_partial
 from sltools.progress import bar

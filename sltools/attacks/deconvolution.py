@@ -14,7 +14,8 @@ from torch.nn.functional import fold, unfold
 
 from sltools import devices
 from sltools.attacks import colours
-from sltools.attacks.inversion import InversionResult, explainable, input_shape
+from sltools.attacks.inversion import explainable, input_shape
+from sltools.attacks.result import InversionResult
 from sltools.errors import AttackError
 from sltools.models import Architecture
 from sltools.validation import attack_check

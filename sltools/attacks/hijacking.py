@@ -13,7 +13,8 @@ from torch.optim import Adam
 
 from sltools import seeds
 from sltools.attacks import networks
-from sltools.attacks.inversion import READ_EVERY, InversionResult
+from sltools.attacks.inversion import READ_EVERY
+from sltools.attacks.result import InversionResult
 from sltools.errors import AttackError
 from sltools.messages import Message
 from sltools.protocol import Server

@@ -7,8 +7,9 @@ import torch
 
 from sltools import devices
 from sltools.attacks.ensemble import Ensemble
-from sltools.attacks.inversion import InputSearch, InversionResult, input_shape
+from sltools.attacks.inversion import InputSearch, input_shape
 from sltools.attacks.pixels import POOR, InputRange, warn_of_range
+from sltools.attacks.result import InversionResult
 from sltools.view import View, fresh
 
 

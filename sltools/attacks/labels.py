@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 
 from sltools import devices, seeds, storage
+from sltools.attacks.result import Provenance
 from sltools.errors import AttackError
 from sltools.interrupts import keep_partial
 from sltools.progress import bar
@@ -23,14 +24,14 @@ RESTARTS = 10  # of k-means: the tightest of so many partitions is kept
 
 
 @dataclass(eq=False)
-class LabelResult:
+class LabelResult(Provenance):
     """What label inference found, in the order of the transcript, on the CPU; None if not sought.
 
     `labels` (N,) are guesses, -1 where the attack names none. `clusters` (N,) say which samples
     share a label, -1 for one without a gradient. `scores` (N, classes) are what decided, the least
     wins: matching distances (published), p - e_y (closed form) or distances to the centres (wire);
     NaN where nothing was seen. `counts` and `counts_at_least` (batches, classes) are those of
-    `LabelInference.count`. `knowledge` names all that was read from the view.
+    `LabelInference.count`.
 
     >>> from sltools import data, models, protocol
     >>> from sltools.attacks import LabelInference
@@ -47,19 +48,14 @@ class LabelResult:
     ('co-trained', ('features', 'head architecture', 'head weight gradients (granted)'))
     """
 
-    attack: str
-    settings: dict[str, Any]
-    knowledge: tuple[str, ...]
-    seed: int
-    device: str
-    seconds: float
-    interrupted: bool = False
     labels: Tensor | None = None
     clusters: Tensor | None = None
     scores: Tensor | None = None
     counts: Tensor | None = None
     counts_at_least: Tensor | None = None
-    versions: dict[str, str] = field(default_factory=lambda: devices.versions("scikit-learn"))
+    versions: dict[str, str] = field(
+        default_factory=lambda: devices.versions("scikit-learn"), kw_only=True
+    )
 
     def save(self, folder: str | Path) -> Path:
         """Write the result into a new `folder` (safetensors and JSON)."""
@@ -182,8 +178,14 @@ class LabelInference:
         view, start = fresh(view), time.perf_counter()
         found = {"device": "cpu"} | rule(view)
         seconds = time.perf_counter() - start
-        name, settings = type(self).__name__, asdict(self)
-        return LabelResult(name, settings, view.knowledge, self.seed, seconds=seconds, **found)
+        return LabelResult(
+            attack=type(self).__name__,
+            settings=asdict(self),
+            knowledge=view.knowledge,
+            seed=self.seed,
+            seconds=seconds,
+            **found,
+        )
 
     def _match(self, view: View) -> dict[str, Any]:
         features, gradients = view.payloads("features"), view.head_weight_gradients

@@ -1,14 +1,13 @@
 """Leaks of a rare class through the gradients that a label-private client returns."""
 
 import time
-from dataclasses import asdict, dataclass, field
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from sltools import devices
+from sltools.attacks.result import Provenance
 from sltools.errors import AttackError
 from sltools.view import View, fresh
 
@@ -17,7 +16,7 @@ SHRINKAGE = 0.01  # of the mean variance, added to all: a batch is no larger tha
 
 
 @dataclass(eq=False)
-class LeakResult:
+class LeakResult(Provenance):
     """A score for each sample, (N,), on the CPU: the greater, the likelier of the class sought.
 
     `knowledge` names all that was read from the view.
@@ -39,11 +38,6 @@ class LeakResult:
     """
 
     scores: Tensor
-    attack: str
-    settings: dict[str, Any]
-    knowledge: tuple[str, ...]
-    seconds: float
-    versions: dict[str, str] = field(default_factory=devices.versions)
 
 
 @dataclass(frozen=True)
@@ -89,7 +83,12 @@ class GradientLeak:
         scores = gradients.norm(dim=1) if self.rule == "norm" else self._cosines(gradients, view)
         seconds = time.perf_counter() - start
         return LeakResult(
-            scores.float(), type(self).__name__, asdict(self), view.knowledge, seconds
+            scores.float(),
+            attack=type(self).__name__,
+            settings=asdict(self),
+            knowledge=view.knowledge,
+            device="cpu",
+            seconds=seconds,
         )
 
     def _cosines(self, gradients: Tensor, view: View) -> Tensor:

@@ -13,10 +13,10 @@ from sltools.attacks import colours
 from sltools.attacks.ensemble import Ensemble
 from sltools.attacks.inversion import (
     InputSearch,
-    InversionResult,
     input_shape,
 )
 from sltools.attacks.pixels import InputRange
+from sltools.attacks.result import InversionResult
 from sltools.errors import AttackError
 from sltools.validation import attack_check
 from sltools.view import View, fresh

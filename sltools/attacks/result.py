@@ -1,0 +1,111 @@
+"""What an attack found, and how: kept in a folder, and read back in another process."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from sltools import devices, saved, storage
+from sltools.errors import AttackError
+from sltools.saved import Unsaved
+
+
+@dataclass(kw_only=True)
+class Provenance:
+    """Where a result comes from: enough to make it again, and what it cost the attacker.
+
+    `settings` are those of the `attack`; `knowledge` names all that was read from the view;
+    `interrupted` says that Ctrl-C cut it short.
+
+    >>> from sltools.attacks.result import Provenance
+    >>> told = {"attack": "UnSplit", "settings": {"steps": 5}, "knowledge": ("smashed",)}
+    >>> made = Provenance(**told, device="cpu", seconds=1.5)
+    >>> made.seed, made.interrupted, "torch" in made.versions
+    (0, False, True)
+    """
+
+    attack: str
+    settings: dict[str, Any]
+    knowledge: tuple[str, ...]
+    seed: int = 0
+    device: str
+    seconds: float
+    interrupted: bool = False
+    versions: dict[str, str] = field(default_factory=devices.versions)
+
+
+@dataclass
+class InversionResult(Provenance):
+    """What an inversion attack found, and how.
+
+    `inputs` (N, C, H, W) are the reconstructions, as the client's network was given them (see
+    `pixels.InputRange.pixels` if that was not in [0, 1]), `clone` the copy of the client's network.
+    `losses` maps a name to values (R,) at `loss_steps` (R,); `snapshots` (S, N, C, H, W) are the
+    reconstructions at `snapshot_steps` (S,).
+    `feature_loss` says how well the clone and the inputs, as returned, explain all smashed data:
+    the mean squared error, divided by their variance if the attack was `scaled`; `objective` adds
+    the weighted priors to it. Both are known to the attacker.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from sltools import data, models, protocol
+    >>> from sltools.attacks import InversionResult, UnSplit
+    >>> images = data.load("digits").train[:64]
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> session = protocol.train(front, rest, images, epochs=1)
+    >>> result = UnSplit(steps=20, snapshots=4)(session.observe(images.images[:3]))
+    >>> tuple(result.snapshots.shape), result.snapshot_steps.tolist()
+    ((5, 3, 1, 28, 28), [0, 5, 10, 15, 20])
+    >>> sorted(result.losses)
+    ['feature', 'l1', 'l2', 'total', 'tv']
+    >>> with TemporaryDirectory() as folder:
+    ...     again = InversionResult.open(result.save(Path(folder) / "result"))
+    >>> bool((again.inputs == result.inputs).all()), again.settings == result.settings
+    (True, True)
+    """
+
+    inputs: Tensor
+    clone: nn.Sequential = field(repr=False)
+    losses: dict[str, Tensor]
+    loss_steps: Tensor
+    snapshots: Tensor
+    snapshot_steps: Tensor
+    feature_loss: float
+    objective: float
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        if isinstance(value, Unsaved):
+            raise AttackError(f"the {name} is not among what was saved of this result: {value}")
+        return value
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the result into a new `folder` (safetensors and JSON).
+
+        A clone of other than `torch.nn` layers is left out: who asks for it later is told so.
+        """
+        clone, architecture = saved.pack("clone", vars(self)["clone"])
+        tensors = {name: getattr(self, name) for name in _TENSORS}
+        tensors |= {f"loss/{name}": values for name, values in self.losses.items()}
+        facts = {name: getattr(self, name) for name in _FACTS}
+        return storage.write(folder, tensors | clone, facts | {"architecture": architecture})
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "InversionResult":
+        """Read a saved result; raise SltoolsError if it is missing or damaged."""
+        tensors, facts = storage.read(folder)
+        try:
+            kept: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
+            kept["clone"] = saved.unpack("clone", tensors, facts.pop("architecture"))
+            facts["knowledge"] = tuple(facts["knowledge"])
+            return cls(losses=storage.under("loss/", tensors), **kept, **facts)
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise AttackError(f"{folder} does not hold an inversion result: {error!r}") from None
+
+
+_TENSORS = ("inputs", "loss_steps", "snapshots", "snapshot_steps")
+_FACTS = (
+    "attack", "settings", "knowledge", "seed", "device", "seconds", "feature_loss", "objective",
+    "interrupted", "versions",
+)  # fmt: skip
