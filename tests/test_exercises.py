@@ -13,7 +13,7 @@ import torch
 from sltools import exercises
 from sltools.checking import judging
 from sltools.checking.judging import LocalAnswer
-from sltools.exercises import Task
+from sltools.exercises import Task, quizzes
 from sltools.lessons import headless_kernel
 from tests import bank
 from tools import notebooks
@@ -321,12 +321,16 @@ def test_damaged_progress_is_set_aside(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert '"attempts": 1' in path.read_text()
 
 
-def test_a_quiz_reads_without_a_browser_and_unfolds_in_one() -> None:
-    shown = exercises.quiz("04")
+@pytest.mark.parametrize("topic", quizzes.topics())
+def test_a_quiz_reads_without_a_browser_and_unfolds_in_one(topic: str) -> None:
+    shown = exercises.quiz(topic)
+    source = (quizzes.FOLDER / f"{topic}.md").read_text(encoding="utf-8")
+    assert source.count("- [") == sum(len(question.options) for question in shown.questions)
+    assert source.count("- [x]") == source.count("## ") == len(shown.questions) > 1
     html, text = shown._repr_html_(), repr(shown)
     assert html.count("<details>") == html.count("</details>") == html.count("<summary>")
     for question in shown.questions:
-        assert sum(right for _, right, _ in question.options) == 1
+        assert sum(right for _, right, _ in question.options) == 1 < len(question.options)
         assert question.text in text
     assert text.index("Answers:") > text.index(shown.questions[-1].text)
     assert "<script" not in html

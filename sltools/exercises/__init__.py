@@ -14,8 +14,8 @@ from sltools.checking import display
 from sltools.checking.judging import LocalAnswer, Verdict, judge
 from sltools.checking.task import Task, find, tasks
 from sltools.errors import ExerciseError
-from sltools.exercises import record, topics
-from sltools.exercises.quiz import Quiz
+from sltools.exercises import quizzes, record, topics
+from sltools.exercises.quizzes import Quiz
 
 __all__ = ["Task", "Verdict", "check", "find", "hint", "progress", "quiz", "tasks"]
 
@@ -52,6 +52,6 @@ def progress(topic: str | None = None) -> None:
 
 def quiz(topic: str) -> Quiz:
     """Return the review questions of a topic such as "04"; they are never graded."""
-    if topic not in topics.QUIZZES:
-        raise ExerciseError(f"there is no quiz {topic!r}; there are: {', '.join(topics.QUIZZES)}")
-    return topics.QUIZZES[topic]
+    if topic not in quizzes.topics():
+        raise ExerciseError(f"there is no quiz {topic!r}; there are: {', '.join(quizzes.topics())}")
+    return quizzes.read(topic)

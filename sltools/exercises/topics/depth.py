@@ -14,7 +14,6 @@ from sltools import data, metrics, seeds
 from sltools.attacks.inversion import brightness, total_variation
 from sltools.checking.task import Answer, Wrong, close, compare, number, task, tensor
 from sltools.exercises.challenges import are_public, collages, nearest, trained_on_digits
-from sltools.exercises.quiz import Question, Quiz
 
 
 @task(
@@ -634,60 +633,3 @@ def _pair(value: Any) -> list[Any]:
 
 def _error(images: Tensor, truth: Tensor) -> float:
     return statistics.median(metrics.mse(images, truth).tolist())
-
-
-QUIZ = Quiz(
-    Question(
-        "At the first dense layer UnSplit fails, and known weights still bring the images back. "
-        "What protected the images?",
-        (
-            ("The dense layer: it mixed all pixels", False, "Mixing was undone by known weights."),
-            (
-                "The secrecy of the weights",
-                True,
-                "Whoever learns them reads the images, and split learning promises no secrecy.",
-            ),
-            (
-                "ReLU and pooling: they threw the images away",
-                False,
-                "Then known weights would not bring them back either.",
-            ),
-        ),
-    ),
-    Question(
-        "A study tries fifty restarts and reports the one of least MSE. This is",
-        (
-            (
-                "what an attacker with fifty restarts reaches",
-                False,
-                "An attacker cannot find it among the fifty: it does not see the MSE.",
-            ),
-            (
-                "what an attacker reaches who is granted the truth for one choice",
-                True,
-                "The honest score is that of the restart of least objective.",
-            ),
-            (
-                "a lower bound on the error of every attack",
-                False,
-                "Another attack, with a better prior, may well do better.",
-            ),
-        ),
-    ),
-    Question(
-        "At a deep cut the objective is lower than at an early one. So at the deep cut",
-        (
-            ("the images are better", False, "Behind dense layers they are worthless."),
-            (
-                "there are more unknowns to explain the data with, and nothing else follows",
-                True,
-                "Almost any image can be explained there; objectives of two cuts do not compare.",
-            ),
-            (
-                "the attacker should trust its images more",
-                False,
-                "It should ask how well the objective ranks restarts at this cut.",
-            ),
-        ),
-    ),
-)

@@ -11,7 +11,6 @@ from sltools import data, experiments, metrics, protocol, seeds
 from sltools.attacks import UnSplit
 from sltools.checking.task import Answer, Wrong, compare, differentiable, number, task, tensor
 from sltools.exercises.challenges import collages
-from sltools.exercises.quiz import Question, Quiz
 
 
 @task(
@@ -462,34 +461,3 @@ def _median(values: Tensor) -> Tensor:
 
 def _error(images: Tensor, truth: Tensor) -> float:
     return statistics.median(metrics.mse(images, truth).tolist())
-
-
-QUIZ = Quiz(
-    Question(
-        "What must the server know beforehand for this attack?",
-        (
-            ("A few images like the client's", False, "It uses no image of its own; priors do."),
-            ("The architecture of the client's layers", True, "Kinds and sizes, no weights."),
-            ("The labels", False, "The paper's attack does not look at them."),
-        ),
-    ),
-    Question(
-        "A client compares all messages of two trainings, with and without the attack. It finds",
-        (
-            ("larger gradients", False, "The attack runs beside the protocol and sends nothing."),
-            ("a slower server", False, "The attack can run at any time after the training."),
-            ("no difference, bit for bit", True, "That is what honest-but-curious means."),
-        ),
-    ),
-    Question(
-        "A clone reaches the victim's accuracy before the server's layers. What is missing?",
-        (
-            ("Nothing: it is a perfect copy", False, "Accuracy forgives different mistakes."),
-            (
-                "What a random clone reaches there, and agreement with the victim",
-                True,
-                "The server's layers alone do much, and copying mistakes is part of copying.",
-            ),
-        ),
-    ),
-)

@@ -14,7 +14,6 @@ from sltools import data, metrics, models, protocol, seeds
 from sltools.attacks import LabelInference
 from sltools.attacks.labels import matching_condition
 from sltools.checking.task import Answer, Wrong, compare, number, task, tensor
-from sltools.exercises.quiz import Question, Quiz
 from sltools.messages import Message
 from sltools.transcript import Transcript
 
@@ -655,64 +654,3 @@ def _said(value: Any) -> float:
 
 def _mean(hits: Tensor) -> Tensor:
     return hits.float().mean()
-
-
-QUIZ = Quiz(
-    Question(
-        "In label-private training, which of these is on the wire?",
-        (
-            (
-                "The gradient of the head's weights",
-                False,
-                "It stays with the client. The published attack must be granted it.",
-            ),
-            (
-                "A gradient with respect to the features, one row for each sample",
-                True,
-                "dL/du: its direction tells labels apart, in batches of any size.",
-            ),
-            (
-                "The labels, encrypted",
-                False,
-                "No label is sent in any form; the loss is computed by the client.",
-            ),
-        ),
-    ),
-    Question(
-        "The published attack found all labels in its first hundred steps. An attacker who "
-        "arrives after thirty epochs",
-        (
-            (
-                "finds them as well: the rule is the same",
-                False,
-                "The rule is, the client is not: it is sure now, and a late clone is not.",
-            ),
-            (
-                "guesses, unless its clone happens to name the labels itself",
-                True,
-                "With p near e_y the condition asks that q is largest at the label.",
-            ),
-            (
-                "finds them if its clone is co-trained from now on",
-                False,
-                "It would take its training steps on wrong guesses.",
-            ),
-        ),
-    ),
-    Question(
-        "Gradients on the wire form ten clean clusters. Without a single known label the server",
-        (
-            ("knows nothing of use", False, "It knows who shares a label with whom."),
-            (
-                "knows which samples share a label, and not which label",
-                True,
-                "One known label for each class then names all the others.",
-            ),
-            (
-                "names them by matching with a random head",
-                False,
-                "On the wire stands the client's W, and a random W says nothing of it.",
-            ),
-        ),
-    ),
-)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from sltools import data, metrics, seeds
 from sltools.checking.task import Answer, Wrong, close, compare, dictionary, number, task, tensor
 from sltools.exercises.challenges import are_public, collages, nearest, trained_on_digits
-from sltools.exercises.quiz import Question, Quiz
 from sltools.protocol import Session
 from sltools.view import View
 
@@ -502,44 +501,3 @@ def _of_others(session: Session, truth: Tensor) -> View:
 
 def _error(images: Tensor, truth: Tensor) -> float:
     return statistics.median(metrics.mse(images, truth).tolist())
-
-
-QUIZ = Quiz(
-    Question(
-        "A client sends 2,000 numbers of an image of 784 pixels. Is the image determined?",
-        (
-            ("Yes: there are more equations than unknowns", False, "Zeros are no equations."),
-            ("No: a ReLU can never be undone", False, "Where z is above zero it is undone."),
-            (
-                "The count does not say; the rank says more",
-                True,
-                "Numbers may be zero or repeat others. Enough numbers are necessary without a "
-                "prior, and not sufficient.",
-            ),
-        ),
-    ),
-    Question(
-        "With known weights an attack fails at a deep cut. What follows?",
-        (
-            ("The image is gone from z", False, "This search and its prior did not find it."),
-            (
-                "This attack, with this prior, does not get further",
-                True,
-                "A better prior may: fewer unknowns need fewer equations.",
-            ),
-            ("The weights were wrong", False, "They were granted, and they are the client's."),
-        ),
-    ),
-    Question(
-        "Why is the mean image of the training set a better opponent than a blank one?",
-        (
-            ("It looks nicer", False, "Looks do not count here."),
-            ("It uses the smashed data", False, "It uses none, and that is the point."),
-            (
-                "It is what one can say without any smashed data",
-                True,
-                "Only what goes beyond it was given away by z.",
-            ),
-        ),
-    ),
-)

@@ -14,7 +14,6 @@ from sltools.attacks import Hijacking, HijackingServer
 from sltools.checking.task import Answer, Wrong, close, compare, draw, number, pair, task, tensor
 from sltools.detectors import Detector
 from sltools.detectors.scrutinizer import gap, similarities
-from sltools.exercises.quiz import Question, Quiz
 from sltools.messages import Message
 
 SKIPPED, BATCHES = 20, 50  # of each client of the challenge: seen by nobody, and seen in all
@@ -519,43 +518,3 @@ def _missed(scores: Tensor) -> float:
 
 def _share(hits: Tensor) -> Tensor:
     return hits.float().mean()
-
-
-QUIZ = Quiz(
-    Question(
-        "Which message does feature-space hijacking change?",
-        (
-            ("The smashed data", False, "The client sends those; the server only reads them."),
-            ("The gradient for the smashed data", True, "The only thing the client learns from."),
-            ("The labels", False, "They come from the client. The attack does not need them."),
-        ),
-    ),
-    Question(
-        "A client watches the accuracy of the service during a hijacking. It sees",
-        (
-            (
-                "a service that works, somewhat worse",
-                True,
-                "The server's own layers learn the task on what the client sends.",
-            ),
-            (
-                "a guess, since no honest gradient reaches the client",
-                False,
-                "The server's layers still learn, on features that were made to be read.",
-            ),
-            ("no difference at all", False, "The client's layers did not learn for the task."),
-        ),
-    ),
-    Question(
-        "A detector reports nothing during a whole training. What follows?",
-        (
-            ("The images are safe", False, "A curious server sends what an honest one sends."),
-            (
-                "Nobody changed the gradients in a way that it notices",
-                True,
-                "No more than that; and UnSplit changes nothing.",
-            ),
-            ("The server is honest", False, "It may read along, as in lesson 04."),
-        ),
-    ),
-)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from sltools import data, defenses, experiments, metrics, seeds
 from sltools.checking.task import Answer, Wrong, close, compare, draw, number, pair, task, tensor
 from sltools.exercises.challenges import collages
-from sltools.exercises.quiz import Question, Quiz
 
 SCALE, QUERIES = 1.5, 4  # of the challenge's noise, and the messages for each image
 HALF, FULL = 0.75, 0.5  # of the mean image's error, for half of the points and for all
@@ -385,43 +384,3 @@ def _noisy_client(seed: int, place: int) -> tuple[nn.Sequential, Tensor, Tensor]
 
 def _error(images: Tensor, truth: Tensor) -> float:
     return statistics.median(metrics.mse(images, truth).tolist())
-
-
-QUIZ = Quiz(
-    Question(
-        "A noise was drawn anew for each of 64 messages of one image. What is left of it?",
-        (
-            ("All of it", False, "The mean of the messages has less."),
-            ("An eighth of its standard deviation", True, "It falls with the root of 64."),
-            ("A sixty-fourth of its standard deviation", False, "That is the variance's share."),
-        ),
-    ),
-    Question(
-        "A defence halves the distance correlation, and a decoder still finds the images. Why?",
-        (
-            ("The estimate was wrong", False, "It may be right; it asks for something else."),
-            (
-                "Distances are not what the decoder needs",
-                True,
-                "It needs only that different images go to different places.",
-            ),
-            ("The decoder is overfitted", False, "It was scored on images it had not seen."),
-        ),
-    ),
-    Question(
-        "Whom does DP-SGD on the client protect?",
-        (
-            (
-                "A person in the training set, from who sees the weights",
-                True,
-                "The weights would be nearly as likely without that person.",
-            ),
-            (
-                "A person in the training set, from the server",
-                False,
-                "The server was sent the smashed data of each image, as ever.",
-            ),
-            ("Whoever uses the service", False, "An inference sends smashed data, without noise."),
-        ),
-    ),
-)

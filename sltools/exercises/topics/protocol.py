@@ -12,7 +12,6 @@ from torch.nn.functional import cross_entropy, nll_loss
 from sltools import data, protocol, seeds
 from sltools.checking.task import Answer, Wrong, compare, dictionary, number, task, tensor
 from sltools.exercises.challenges import trained_on_digits
-from sltools.exercises.quiz import Question, Quiz
 
 MESSAGES = ("smashed", "features", "feature_gradient", "cut_gradient")
 
@@ -511,35 +510,3 @@ def _accuracy(model: nn.Sequential, arrived: Tensor, labels: Tensor) -> float:
 def _mixed(part: Tensor, seed: int) -> Tensor:
     order = torch.randperm(part.numel(), generator=seeds.generator(seed, "mixed"))
     return part.flatten()[order].view(part.shape)
-
-
-QUIZ = Quiz(
-    Question(
-        "Split training and joint training give the same weights. What follows for privacy?",
-        (
-            ("The smashed data hide the images", False, "The weights say nothing of that."),
-            ("Nothing", True, "It shows that the right thing is computed, not what z gives away."),
-            ("The server cannot learn the labels", False, "In vanilla it is told every one."),
-        ),
-    ),
-    Question(
-        "Why must a message be detached before it is handed over within one process?",
-        (
-            (
-                "Its graph leads to the client's images and weights",
-                True,
-                "Each operation keeps its inputs, and whoever holds z can walk to them.",
-            ),
-            ("It would be too large", False, "The payload has the same size either way."),
-            ("The server could not compute a gradient", False, "It could, even a private one."),
-        ),
-    ),
-    Question(
-        "You double the batch size. What happens to the bytes of an epoch?",
-        (
-            ("They double", False, "Each image still sends its z once."),
-            ("They halve", False, "There are half as many messages, each twice as large."),
-            ("They stay the same", True, "Only the number of round trips is halved."),
-        ),
-    ),
-)

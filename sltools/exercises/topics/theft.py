@@ -10,7 +10,6 @@ from torch.nn.functional import cross_entropy, normalize, one_hot
 from sltools import data, experiments, models, protocol, seeds
 from sltools.attacks import UnSplit
 from sltools.checking.task import Answer, Wrong, compare, draw, number, pair, task, tensor
-from sltools.exercises.quiz import Question, Quiz
 from sltools.models import Architecture
 
 CLASSES = 4
@@ -637,64 +636,3 @@ def _robbed(seed: int, place: int) -> Robbed:
 
 def _share(hits: Tensor) -> Tensor:
     return hits.float().mean()
-
-
-QUIZ = Quiz(
-    Question(
-        "A network agrees with yours on 98% of the test images. Which further number speaks most "
-        "for a theft?",
-        (
-            ("Its accuracy is also 98%", False, "Then the two agree because both are good."),
-            (
-                "Its front sends nearly what yours sends; honest fronts before the same layers "
-                "send something else",
-                True,
-                "These had every advantage but the theft, and still differ.",
-            ),
-            (
-                "It agrees with yours away from the data, where an independent network does not",
-                False,
-                "It may have the same layers of the server: so agrees a fresh front before these.",
-            ),
-            (
-                "Its weights are different from yours",
-                False,
-                "A disguise changes the weights and no answer; so does training.",
-            ),
-        ),
-    ),
-    Question(
-        "Images prepared on a clone fool the victim in 80% of the cases, those prepared on a fresh "
-        "front before the same layers in 70%, noise in 2%. The theft is worth",
-        (
-            ("80%", False, "Most of that is to be had without stealing anything."),
-            (
-                "78%, that is 80% less noise",
-                False,
-                "Noise says only whether the victim is brittle.",
-            ),
-            (
-                "10 points, and the labelled data that the fresh front took",
-                True,
-                "The thief got there without one labelled image.",
-            ),
-        ),
-    ),
-    Question(
-        "A thief has a good clone and twenty labelled images. Training all weights on these",
-        (
-            ("can only help: more data is better", False, "The victim learned from many more."),
-            (
-                "may make it worse",
-                True,
-                "Twenty images can be fitted in many ways, and most of them forget something. "
-                "With the server's layers frozen there is less to forget.",
-            ),
-            (
-                "changes nothing, since the clone is right already",
-                False,
-                "The loss is not zero, so the weights move.",
-            ),
-        ),
-    ),
-)

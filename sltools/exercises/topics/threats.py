@@ -9,7 +9,6 @@ from torch import Tensor, nn
 
 from sltools import seeds
 from sltools.checking.task import Answer, Wrong, compare, dictionary, number, task, tensor
-from sltools.exercises.quiz import Question, Quiz
 
 SENT = {  # what a view calls it -> the kind of message that carries it
     "smashed": "smashed",
@@ -560,43 +559,3 @@ def _won(leaks: Sequence[float], controls: Sequence[float]) -> float:
         for leak in leaks
         for control in controls
     )
-
-
-QUIZ = Quiz(
-    Question(
-        "An attack on vanilla training infers the labels of a batch. What do you say?",
-        (
-            ("A strong result", False, "Look at the first message of each batch."),
-            (
-                "The server has been told them",
-                True,
-                "In vanilla split learning the client sends its labels in plain text.",
-            ),
-            ("It cannot work without the head", False, "In vanilla the server holds the head."),
-        ),
-    ),
-    Question(
-        "A view refuses the images. Does that protect them from hostile Python code?",
-        (
-            ("Yes, it raises an error", False, "Code in the same process can go around it."),
-            (
-                "No: it guards against mistakes only",
-                True,
-                "Against intent it takes another process, or another machine.",
-            ),
-            ("Yes, if nothing is granted", False, "A grant is a name on paper as well."),
-        ),
-    ),
-    Question(
-        "Why can a client not notice an honest-but-curious server?",
-        (
-            (
-                "Its messages are the same as an honest server's",
-                True,
-                "It only keeps and computes; a client sees nothing but messages.",
-            ),
-            ("It encrypts its messages", False, "Nothing is encrypted in this protocol."),
-            ("It attacks before the training begins", False, "It often attacks long after it."),
-        ),
-    ),
-)

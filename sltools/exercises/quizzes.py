@@ -1,8 +1,17 @@
-"""Review questions that need no server, no script and no mouse, and are never graded."""
+"""Review questions that need no server, no script and no mouse, and are never graded.
+
+They stand in `questions/NN.md`: a heading is a question, a list item an option, `[x]` the right one,
+and the item below it what to say to one who picks it.
+"""
 
 import html
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+
+FOLDER = Path(__file__).with_name("questions")
+_OPTION = re.compile(r"^- \[(?P<mark>[ x])\] (?P<text>.+)\n  - (?P<feedback>.+)$", re.M)
 
 
 @dataclass(frozen=True)
@@ -11,6 +20,22 @@ class Question:
 
     text: str
     options: Sequence[tuple[str, bool, str]]
+
+
+def topics() -> list[str]:
+    """The topics that have a quiz, such as "04"."""
+    return sorted(path.stem for path in FOLDER.glob("*.md"))
+
+
+def read(topic: str) -> "Quiz":
+    """Read the quiz of a topic."""
+    asked = (FOLDER / f"{topic}.md").read_text(encoding="utf-8").split("## ")[1:]
+    return Quiz(*map(_question, asked))
+
+
+def _question(text: str) -> Question:
+    options = [(o["text"], o["mark"] == "x", o["feedback"]) for o in _OPTION.finditer(text)]
+    return Question(text.partition("\n")[0], options)
 
 
 class Quiz:
