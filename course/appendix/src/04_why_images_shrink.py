@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   sltools:
-#     minutes: 20
+#     minutes: 15
 #     alternative: {cut: conv1}
 # ---
 
@@ -12,7 +12,7 @@
 # towards black, and names the remedy, `exposure`. Here you watch images fade, try the remedy where
 # its assumption holds and where it fails, and meet one more trap: units that never wake.
 #
-# **Time.** About 20 minutes (estimated).
+# **Time.** About 15 minutes (estimated).
 
 # %% [markdown]
 # ## Settings
