@@ -816,7 +816,7 @@ assert start == 2
 # picture in ten closest to its own image.
 
 # %%
-guess_deep = None  # your guess: how many of the ten are closest to their own image, 0 to 10
+guess_deep = None  # your guess: of ten, those closest to their own image after the dense layer
 
 # %%
 after = models.stages(net)[models.stages(net).index(cut) + 1 : -1]
