@@ -898,7 +898,7 @@ collected = {
 #   quote them: the code's clone score is swapped, as above, and its image errors on CIFAR-10 are of
 #   normalised images.
 #
-# **Back at the clinic:** a vendor who breaks no rule sees its patients' images after pool1, and
+# **Back at the clinic:** a vendor who breaks no rule sees patients' images after pool1, and
 # nothing the clinic receives would tell. A deeper cut, or sending less, is all that helps; how deep
 # is the next question.
 

@@ -771,7 +771,7 @@ for row, epoch in enumerate(epochs):
 # server's own features have learnt to sort the classes by then, and labels read in the first epoch
 # can be carried over to the last. Both are measured in
 # [the appendix](appendix/07_batches_and_sure_clients.ipynb), with a longer recording for three
-# heads, where the names end below the nearest anchor.
+# heads: on the digits the names end below the nearest anchor.
 
 # %% [markdown]
 # ## On the command line
