@@ -1,7 +1,7 @@
 """Review questions that need no server, no script and no mouse, and are never graded.
 
-They stand in `questions/NN.md`: a heading is a question, a list item an option, `[x]` the right one,
-and the item below it what to say to one who picks it.
+They stand in `questions/NN.md`: a heading is a question, a list item an option, `[x]` the right
+one, and the item below it what to say to one who picks it.
 """
 
 import html
