@@ -41,9 +41,9 @@ def compare(guess: Any, measured: Any, what: str) -> None:
     >>> compare(0.5, 0.1234, "share of the error that is left")
     share of the error that is left: 0.12; your guess: 0.5
     >>> compare(None, 7, "images recognised")
-    images recognised: 7; your guess: none, put one in the cell above and run both again
+    images recognised: 7; your guess: none; put one in its cell and run both again
     """
-    yours = "none, put one in the cell above and run both again" if guess is None else _said(guess)
+    yours = "none; put one in its cell and run both again" if guess is None else _said(guess)
     print(f"{what}: {_said(measured)}; your guess: {yours}")
 
 

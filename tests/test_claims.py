@@ -52,6 +52,6 @@ def test_a_guess_is_not_judged(capsys: pytest.CaptureFixture[str]) -> None:
     compare(None, 0.5, "a share")
     compare("many", 3, "images")
     assert capsys.readouterr().out.splitlines() == [
-        "a share: 0.5; your guess: none, put one in the cell above and run both again",
+        "a share: 0.5; your guess: none; put one in its cell and run both again",
         "images: 3; your guess: many",
     ]

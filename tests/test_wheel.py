@@ -28,7 +28,9 @@ def _built(folder: Path) -> Path:
 def test_the_wheel_holds_the_library_and_the_lessons_and_nothing_else(tmp_path: Path) -> None:
     names = set(zipfile.ZipFile(_built(tmp_path)).namelist())
     folders = ("course", "exercises", "solutions")
-    notebooks = {f"{f}/{path.name}" for f in folders for path in (ROOT / f).glob("*.ipynb")}
+    notebooks = {
+        path.relative_to(ROOT).as_posix() for f in folders for path in (ROOT / f).rglob("*.ipynb")
+    }
     material = {n.removeprefix("sltools/_material/") for n in names if "/_material/" in n}
     assert notebooks == {name for name in material if name.endswith(".ipynb")}
     assert {"sltools/lessons/running.py", "sltools/cli.py"} <= names
