@@ -19,6 +19,7 @@ class Claims:
     every one must hold. With `as_shown`, where the lesson runs as it is printed, it raises
     AssertionError for a claim that does not hold; with other settings it says so and goes on.
 
+    >>> from sltools.claims import Claims
     >>> claim = Claims(as_shown=True)
     >>> claim("every clone misses less than a tenth", [0.031, 0.0582], "<", 0.1)
     every clone misses less than a tenth: 0.031 and 0.058 < 0.1, holds
@@ -38,6 +39,7 @@ class Claims:
 def compare(guess: Any, measured: Any, what: str) -> None:
     """Print a learner's guess beside what was measured; None means that nothing was guessed.
 
+    >>> from sltools.claims import compare
     >>> compare(0.5, 0.1234, "share of the error that is left")
     share of the error that is left: 0.12; your guess: 0.5
     >>> compare(None, 7, "images recognised")
