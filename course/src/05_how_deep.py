@@ -536,9 +536,11 @@ of_record("digits, from fc1 on", beyond("digits", dense), "<", 1)
 trusted = sum(size > 1 for size in beyond("digits", convolutional))
 of_record("digits, up to pool2: stages where it is above 1", trusted, "<=", 1)
 for data_set in ranked:
-    by_rule = [[rank_correlation(data_set, stage, seen)[0] for seen in ("feature_loss", "objective")]
-               for stage in stages_of(data_set)]  # fmt: skip
-    ahead = sum(feature > objective for feature, objective in by_rule)
+    ranks = {
+        seen: np.array([rank_correlation(data_set, s, seen)[0] for s in stages_of(data_set)])
+        for seen in ("feature_loss", "objective")
+    }
+    ahead = (ranks["feature_loss"] > ranks["objective"]).sum()
     of_record(f"{data_set}: stages, of ten, where the feature loss ranks better", ahead, ">", 5)
 
 # %% [markdown]
