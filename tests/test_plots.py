@@ -49,6 +49,7 @@ PICTURES = {
         ["pool1", "fc1"], {"a": ([2, 3], [1, 2], [4, 4])}, "MSE", baselines={"blank": 1.5}
     ),
     "factors": lambda: plots.factors(["more", "less"], {"a": ([2, 0.5], [1, 0.1], [4, 1])}, "MSE"),
+    "rows": lambda: plots.rows(["more", "less"], {"a": ([2, 0], [1, -1], [4, 1])}, "MSE", 0.5),
     "smashed": lambda: plots.smashed(images, noise(4, 10, 5, 5)),
     "smashed, flat": lambda: plots.smashed(images[:1], noise(1, 30)),
     "frontier": lambda: plots.frontier(

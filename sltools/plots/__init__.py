@@ -12,6 +12,7 @@ from sltools.plots.charts import (
     frontier,
     lines,
     losses,
+    rows,
     scatter,
 )
 from sltools.plots.diagram import exchange
@@ -20,5 +21,5 @@ from sltools.plots.picture import Picture
 
 __all__ = [
     "Picture", "Point", "bars", "depth_curve", "exchange", "factors", "frontier", "lines", "losses",
-    "over_time", "reconstructions", "scatter", "smashed",
+    "over_time", "reconstructions", "rows", "scatter", "smashed",
 ]  # fmt: skip

@@ -110,27 +110,60 @@ def factors(
     `series` maps a name to (median, low, high), each (K,) and above 0: a marker and a bar. Raises
     DataError for other numbers.
     """
-    axes = _chart_axes(f"{xlabel} (logarithmic scale)", "", False, (6.4, 1 + 0.34 * len(labels)))
-    rows = np.arange(len(labels), dtype=float)
-    axes.set(xscale="log", yticks=rows, yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))
-    axes.axvline(1, color=GREY, linewidth=1.2, zorder=1)
+    for name, triple in series.items():
+        if not all((np.isfinite(v).all() and (v > 0).all()) for v in map(array, triple)):
+            raise DataError(f"{name} has factors that are not finite and above 0.")
+    axes = _row_axes(labels, f"{xlabel} (logarithmic scale)", 1)
+    axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"x {short(value)}"))
     axes.xaxis.set_minor_locator(NullLocator())
+    sentences = _in_rows(axes, labels, series, "x ")
+    return render(axes, f"{xlabel} (logarithmic scale), by change.", *sentences)
+
+
+@styled
+def rows(
+    labels: Sequence[str],
+    series: Mapping[str, tuple[Numbers, Numbers, Numbers]],
+    xlabel: str,
+    reference: float = 0,
+) -> Picture:
+    """Draw results of `labels` (K,), a row each: a marker at the median, a bar from low to high.
+
+    `series` maps a name to (median, low, high), each (K,); the grey line stands at `reference`.
+    """
+    axes = _row_axes(labels, xlabel, reference)
+    sentences = _in_rows(axes, labels, series)
+    return render(axes, f"{xlabel}, in rows; grey line at {short(reference)}.", *sentences)
+
+
+def _row_axes(labels: Sequence[str], xlabel: str, reference: float) -> Axes:
+    axes = _chart_axes(xlabel, "", False, (6.4, 1 + 0.34 * len(labels)))
+    axes.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))
+    axes.axvline(reference, color=GREY, linewidth=1.2, zorder=1)
+    return axes
+
+
+def _in_rows(
+    axes: Axes,
+    labels: Sequence[str],
+    series: Mapping[str, tuple[Numbers, Numbers, Numbers]],
+    times: str = "",
+) -> list[str]:
+    """Draw each series, a marker and a bar in every row, and say it in words."""
     sentences = []
-    for name, look, aside, (median, low, high) in _beside(series, rows, 0.3):
-        if not all(np.isfinite(v).all() and (v > 0).all() for v in (median, low, high)):
-            raise DataError(f"{name} has factors that are not finite and above 0.")
+    for name, look, aside, (median, low, high) in _beside(series, np.arange(len(labels)), 0.3):
         ranges = np.maximum([median - low, high - median], 0)
         style = look | {"linestyle": "none"}
         axes.errorbar(median, aside, xerr=ranges, label=name, elinewidth=1.2, **style)
         each = [
-            f"{label} x {short(m)} ({short(least)} to {short(most)})"
+            f"{label} {times}{short(m)} ({short(least)} to {short(most)})"
             for label, m, least, most in zip(labels, median, low, high, strict=True)
         ]
         sentences.append(f"{name}, median (range): {', '.join(each)}.")
     _legend(axes, list(series))
-    return render(axes, f"{xlabel} (logarithmic scale), by change.", *sentences)
+    return sentences
 
 
 @styled
