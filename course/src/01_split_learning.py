@@ -128,6 +128,7 @@ for stage, layer in net.named_children():
 # %%
 depth = models.stages(net).index(cut) + 1
 front, back = net[:depth], net[depth:]  # the client's part, the server's part
+net.zero_grad()  # this cell may have been run before
 
 images, labels = train.images[:BATCH_SIZE], train.labels[:BATCH_SIZE]
 print("client holds:", ", ".join(models.stages(front)))
@@ -312,10 +313,10 @@ ordinary_losses = [
 ]
 
 by_hand = models.for_images(train.images.shape, seed).to(device)
-front, back = by_hand[:depth], by_hand[depth:]
-optimizers = protocol.adam(front.parameters()), protocol.adam(back.parameters())
+halves = by_hand[:depth], by_hand[depth:]
+optimizers = [protocol.adam(half.parameters()) for half in halves]
 by_hand_losses = [
-    mean([split_step(front, back, *optimizers, *batch) for batch in epoch]) for epoch in batches()
+    mean([split_step(*halves, *optimizers, *batch) for batch in epoch]) for epoch in batches()
 ]
 
 # %% [markdown]
@@ -341,14 +342,14 @@ assert same_weights(by_hand, ordinary) or device != "cpu"
 # carries the messages between the parties, and the session it returns can predict.
 
 # %%
-net = models.for_images(train.images.shape, seed)
-client_part, server_part = models.cut(net, at=cut)
+by_library = models.for_images(train.images.shape, seed)
+client_part, server_part = models.cut(by_library, at=cut)
 session = protocol.train(
     client_part, server_part, train, epochs=epochs, batch_size=BATCH_SIZE, seed=seed, device=device
 )
 print(session)
-print("library = ordinary, bit for bit:", same_weights(net, ordinary))
-assert same_weights(net, ordinary) or device != "cpu"
+print("library = ordinary, bit for bit:", same_weights(by_library, ordinary))
+assert same_weights(by_library, ordinary) or device != "cpu"
 
 # %%
 plots.lines(
@@ -564,9 +565,9 @@ plots.exchange(
 # %%
 u_net = models.for_images(train.images.shape, seed)
 head_cut = models.stages(u_net)[-2]
-front, middle, head = models.cut(u_net, at=(cut, head_cut))
+first_layers, middle, head = models.cut(u_net, at=(cut, head_cut))
 u_session = protocol.train(
-    protocol.Client(front, head),
+    protocol.Client(first_layers, head),
     protocol.Server(middle, label_private=True),
     train,
     epochs=epochs,
@@ -579,9 +580,10 @@ print("label-private = ordinary, bit for bit:", same_weights(u_net, ordinary))
 assert same_weights(u_net, ordinary) or device != "cpu"
 
 # %%
-front, middle, head = models.cut(models.for_images(train.images.shape, seed), at=(cut, head_cut))
+u_fresh = models.for_images(train.images.shape, seed)
+first_layers, middle, head = models.cut(u_fresh, at=(cut, head_cut))
 u_recorded = protocol.train(
-    protocol.Client(front, head),
+    protocol.Client(first_layers, head),
     protocol.Server(middle, label_private=True),
     few,
     epochs=1,
