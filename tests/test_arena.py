@@ -210,7 +210,29 @@ def test_public_images_are_none_of_the_targets() -> None:
 def test_the_frontier_joins_the_strengths_of_a_defence(folder: Path) -> None:
     picture = arena.frontier(arena.read(folder / arena.CSV))
     assert isinstance(picture, plots.Picture)
-    assert "local privacy: " in picture.alt and "mean image: " in picture.alt
+    assert "local privacy: " in picture.alt and "Dashed: mean image, " in picture.alt
+
+
+def test_the_frontier_counts_points_lost_against_no_defence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr(plots, "frontier", lambda *args: drawn.append(args))
+    rows = [
+        row
+        for name, accuracy in {"a": 0.5, "none": 0.75, "b": 0.875}.items()
+        for measure in (
+            rows_of(name, "service", "accuracy", accuracy),
+            rows_of(name, "UnSplit", "aligned_mse", 0.1),
+        )
+        for row in measure
+    ]
+    undefended = [replace(row, strength=0.0) if row.defense == "none" else row for row in rows]
+    arena.frontier(undefended, ["UnSplit"])
+    lost = {name: [(p[0], p[4]) for p in points] for name, points in drawn[0][0].items()}
+    assert lost == {"a": [(25, "1")], "none": [(0, "")], "b": [(-12.5, "1")]}
+    arena.frontier([row for row in rows if row.defense != "none"], ["UnSplit"])
+    assert [p[0] for points in drawn[1][0].values() for p in points] == [37.5, 0], "the best one"
 
 
 def test_bad_requests_are_one_sentence(tmp_path: Path) -> None:
@@ -357,9 +379,9 @@ def test_frontier_and_table_show_medians_and_the_better_attack(
         *rows_of("a", "decoder", "aligned_mse", 0.4, 0.01, 0.04),
     ]
     arena.frontier(rows)
-    series, _, _, floor = drawn[0]
-    assert series == {"a": [(0.7, 0.04, 0.01, 0.4)]}
-    assert floor == {"mean image": 0.5}
+    series, _, _, floor, wanted = drawn[0]
+    assert series == {"a": [(0, 0.04, 0.01, 0.4, "1")]}
+    assert floor == {"mean image": 0.5} and wanted == (10, 0.25)
     header, _, line = arena.table(rows).splitlines()
     cells = dict(zip(header.split("|")[1:-1], line.split("|")[1:-1], strict=True))
     shown = {name.strip(): value.strip() for name, value in cells.items() if value.strip()}

@@ -16,6 +16,8 @@ APPENDIX = sorted(notebooks.APPENDIX.glob("*.ipynb"))
 TAGS = {"parameters", "nbval-ignore-output", "nbval-skip", "skip-execution", "hide-input"}
 MAX_BYTES = 1_500_000
 MAX_SECONDS, MAX_SECONDS_COURSE = 45, 360
+MOST = (3000, 14)  # words of Markdown and figures of a lesson
+SHORTER = {"05_how_deep": (2800, 12)}
 QUIET = 0.25  # calibration of two cores with nothing else to do; a busy machine has a larger one
 
 SOLUTIONS = sorted(notebooks.SOLUTIONS.glob("*.ipynb"))
@@ -151,6 +153,19 @@ def test_minutes_follow_from_the_rule(path: Path) -> None:
     notebook = _read(path)
     told, rule = notebook.metadata.sltools.minutes, notebooks.minutes(notebook)
     assert abs(told - rule) <= 5, f"the header says {told} minutes, the rule {rule}"
+
+
+@lesson
+def test_a_lesson_is_as_short_as_it_promises(path: Path) -> None:
+    most_words, most_figures = SHORTER.get(path.stem, MOST)
+    pictures = [
+        output
+        for cell in _code(path)
+        for output in cell.outputs
+        if any(kind.startswith("image/") for kind in output.get("data", {}))
+    ]
+    assert len(_prose(path).split()) <= most_words
+    assert len(pictures) <= most_figures
 
 
 @every

@@ -1,5 +1,6 @@
 import base64
 import sys
+import warnings
 from io import BytesIO
 
 import matplotlib
@@ -48,8 +49,17 @@ PICTURES = {
         ["pool1", "fc1"], {"a": ([2, 3], [1, 2], [4, 4])}, "MSE", baselines={"blank": 1.5}
     ),
     "factors": lambda: plots.factors(["more", "less"], {"a": ([2, 0.5], [1, 0.1], [4, 1])}, "MSE"),
+    "rows": lambda: plots.rows(["more", "less"], {"a": ([2, 0], [1, -1], [4, 1])}, "MSE", 0.5),
     "smashed": lambda: plots.smashed(images, noise(4, 10, 5, 5)),
     "smashed, flat": lambda: plots.smashed(images[:1], noise(1, 30)),
+    "frontier": lambda: plots.frontier(
+        {"a": [(0, 0.1, 0.1, 0.2, "1"), (30, 1, 1, 1, "2")], "b": [(-2, 0.1, 0.1, 0.1, "")]},
+        "lost",
+        "error",
+        {"mean": 0.5},
+        (10, 0.2),
+    ),
+    "frontier, one point": lambda: plots.frontier({"a": [(0, 0.1, 0.1, 0.1, "")]}, "x", "y"),
     "bars": lambda: plots.bars({"attack": 0.5, "chance": 0.1}, "accuracy"),
     "bars, many": lambda: plots.bars({f"attack {i}": i / 20 for i in range(14)}, "accuracy"),
     "scatter": lambda: plots.scatter(noise(6, 2), torch.tensor([0, 0, 1, 1, 2, 2])),
@@ -282,6 +292,22 @@ def test_bars_bear_their_numbers(canvas):
     assert alt == "Bars of score. attack: 0.123; images: 12,000; loss: -1."
     assert [text.get_text() for text in canvas[0].texts] == ["0.123", "12,000", "-1"]
     assert [bar.get_height() for bar in canvas[0].patches] == [0.12345, 12000.0, -1]
+
+
+def test_a_frontier_has_a_panel_for_each_choice_and_names_at_the_points(canvas):
+    points = {f"choice {i}": [(i, 0.1, 0.1, 0.3, "weak"), (2, 0.4, 0.3, 0.5, "")] for i in range(5)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # of limits that are the same, for instance
+        alt = plots.frontier(points, "lost", "error", {"mean": 0.5}, (3, 0.3)).alt
+    panels = [axes for axes in canvas[0].figure.axes if axes.get_visible()]
+    assert [axes.get_title(loc="left") for axes in panels] == list(points)
+    assert [text.get_text() for text in panels[1].texts] == ["weak", ""]
+    assert {text.get_text() for text in panels[0].texts} == {"weak", "", "mean ", " wanted"}
+    assert "choice 1: 1 and 0.1 (0.1 to 0.3) at weak, 2 and 0.4 (0.3 to 0.5)." in alt
+    assert "Dashed: mean, 0.5." in alt
+    assert alt.endswith("at most 3 and at least 0.3: " + ", ".join(points) + ".")
+    nobody = plots.frontier(points, "lost", "error", wanted=(1, 0.3)).alt
+    assert nobody.endswith("at most 1 and at least 0.3: none.")
 
 
 def test_scatter_says_how_far_apart_the_groups_are(canvas):

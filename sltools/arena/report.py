@@ -182,19 +182,25 @@ def frontier(
     attacks: Sequence[str] = ("UnSplit", "decoder"),
     measure: str = "aligned_mse",
 ) -> plots.Picture:
-    """Draw privacy against utility: the least image error of `attacks` over the accuracy kept.
+    """Draw privacy against utility: the least image error of `attacks` over the accuracy lost.
 
     Medians over victims and attackers, from the least to the greatest; strengths of one defence are
-    joined. Up and right is better for the user.
+    joined and stand at their points. Accuracy is lost against no defence, or, where that was not
+    tried, against the best one. Up and left is better for the user: the shaded corner loses at most
+    ten points and leaves the attacks at least half of the mean image's error.
     """
     rows = list(rows)
     accuracy = medians(rows, "service", "accuracy")
+    kept = {key: statistics.median(values) for key, values in accuracy.items()}
+    free = kept.get(("none", 0.0), max(kept.values()))
     errors = [medians(rows, attack, measure) for attack in attacks]
-    series: dict[str, list[tuple[float, float, float, float]]] = {}
-    for key, values in accuracy.items():
-        better = min((error[key] for error in errors), key=statistics.median)
-        point = (statistics.median(values), statistics.median(better), min(better), max(better))
-        series.setdefault(key[0], []).append(point)
+    series: dict[str, list[plots.Point]] = {}
+    for (defense, strength), share in kept.items():
+        better = min((error[defense, strength] for error in errors), key=statistics.median)
+        name = f"{strength:g}" if strength else ""
+        error = statistics.median(better), min(better), max(better)
+        series.setdefault(defense, []).append((100 * (free - share), *error, name))
     floor = statistics.median(row.baseline for row in rows if row.measure == measure)
     ylabel = f"{measure.replace('_mse', '')} image error, {' or '.join(attacks)}"
-    return plots.frontier(series, "accuracy of the service", ylabel, {"mean image": floor})
+    xlabel = "accuracy of the service that is lost, in points"
+    return plots.frontier(series, xlabel, ylabel, {"mean image": floor}, (10, floor / 2))

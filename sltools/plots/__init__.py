@@ -4,12 +4,22 @@ Nothing here touches pyplot: a picture is a value, a PNG with its alt text, and 
 figure behind. Lines differ in dash and marker, so that no reader needs the colours.
 """
 
-from sltools.plots.charts import bars, depth_curve, factors, frontier, lines, losses, scatter
+from sltools.plots.charts import (
+    Point,
+    bars,
+    depth_curve,
+    factors,
+    frontier,
+    lines,
+    losses,
+    rows,
+    scatter,
+)
 from sltools.plots.diagram import exchange
 from sltools.plots.images import over_time, reconstructions, smashed
 from sltools.plots.picture import Picture
 
 __all__ = [
-    "Picture", "bars", "depth_curve", "exchange", "factors", "frontier", "lines", "losses",
-    "over_time", "reconstructions", "scatter", "smashed",
+    "Picture", "Point", "bars", "depth_curve", "exchange", "factors", "frontier", "lines", "losses",
+    "over_time", "reconstructions", "rows", "scatter", "smashed",
 ]  # fmt: skip

@@ -9,7 +9,8 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+from matplotlib.patches import Rectangle
+from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, MaxNLocator, NullLocator
 from torch import Tensor
 
 from sltools.errors import DataError
@@ -26,6 +27,9 @@ from sltools.plots.picture import (
     styled,
 )  # fmt: skip
 
+Point = tuple[float, float, float, float, str]  # x, y, least y, greatest y, name
+
+PANELS = 4  # charts beside each other
 MOST_UPRIGHT = 12  # bars whose names have room below them
 LEGEND_WIDTH, HANDLE_WIDTH = 80, 8  # letters that fit above a chart, and a line beside its name
 DASHES = ["-", "--", "-.", (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5, 1, 1.5))]
@@ -135,55 +139,151 @@ def factors(
     MSE, times (logarithmic scale), by change.
     error, median (range): half the steps x 2 (1.5 to 3), a prior x 0.5 (0.4 to 0.8).
     """
-    axes = _chart_axes(f"{xlabel} (logarithmic scale)", "", False, (6.4, 1 + 0.34 * len(labels)))
-    rows = np.arange(len(labels), dtype=float)
-    axes.set(xscale="log", yticks=rows, yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))
-    axes.axvline(1, color=GREY, linewidth=1.2, zorder=1)
+    for name, triple in series.items():
+        if not all((np.isfinite(v).all() and (v > 0).all()) for v in map(array, triple)):
+            raise DataError(f"{name} has factors that are not finite and above 0.")
+    axes = _row_axes(labels, f"{xlabel} (logarithmic scale)", 1)
+    axes.set_xscale("log")
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"x {short(value)}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    sentences = []
-    for name, look, aside, (median, low, high) in _beside(series, rows, 0.3):
-        if not all(np.isfinite(v).all() and (v > 0).all() for v in (median, low, high)):
-            raise DataError(f"{name} has factors that are not finite and above 0.")
-        ranges = np.maximum([median - low, high - median], 0)
-        style = look | {"linestyle": "none"}
-        axes.errorbar(median, aside, xerr=ranges, label=name, elinewidth=1.2, **style)
-        each = [
-            f"{label} x {short(m)} ({short(least)} to {short(most)})"
-            for label, m, least, most in zip(labels, median, low, high, strict=True)
-        ]
-        sentences.append(f"{name}, median (range): {', '.join(each)}.")
-    _legend(axes, list(series))
+    sentences = _in_rows(axes, labels, series, "x ")
     return render(axes, f"{xlabel} (logarithmic scale), by change.", *sentences)
 
 
 @styled
+def rows(
+    labels: Sequence[str],
+    series: Mapping[str, tuple[Numbers, Numbers, Numbers]],
+    xlabel: str,
+    reference: float = 0,
+) -> Picture:
+    """Draw results of `labels` (K,), a row each: a marker at the median, a bar from low to high.
+
+    `series` maps a name to (median, low, high), each (K,); the grey line stands at `reference`.
+    """
+    axes = _row_axes(labels, xlabel, reference)
+    sentences = _in_rows(axes, labels, series)
+    return render(axes, f"{xlabel}, in rows; grey line at {short(reference)}.", *sentences)
+
+
+def _row_axes(labels: Sequence[str], xlabel: str, reference: float) -> Axes:
+    axes = _chart_axes(xlabel, "", False, (6.4, 1 + 0.34 * len(labels)))
+    axes.set(yticks=range(len(labels)), yticklabels=labels, ylim=(len(labels) - 0.4, -0.6))
+    axes.axvline(reference, color=GREY, linewidth=1.2, zorder=1)
+    return axes
+
+
+def _in_rows(
+    axes: Axes,
+    labels: Sequence[str],
+    series: Mapping[str, tuple[Numbers, Numbers, Numbers]],
+    times: str = "",
+) -> list[str]:
+    """Draw each series, a marker and a bar in every row, and say it in words."""
+    sentences = []
+    for name, look, aside, (median, low, high) in _beside(series, np.arange(len(labels)), 0.3):
+        ranges = np.maximum([median - low, high - median], 0)
+        style = look | {"linestyle": "none"}
+        axes.errorbar(median, aside, xerr=ranges, label=name, elinewidth=1.2, **style)
+        each = [
+            f"{label} {times}{short(m)} ({short(least)} to {short(most)})"
+            for label, m, least, most in zip(labels, median, low, high, strict=True)
+        ]
+        sentences.append(f"{name}, median (range): {', '.join(each)}.")
+    _legend(axes, list(series))
+    return sentences
+
+
+@styled
 def frontier(
-    series: Mapping[str, Sequence[tuple[float, float, float, float]]],
+    series: Mapping[str, Sequence[Point]],
     xlabel: str,
     ylabel: str,
     baselines: Mapping[str, float] | None = None,
+    wanted: tuple[float, float] | None = None,
 ) -> Picture:
-    """Draw what each named choice gives up against what it gains: (x, y, least y, greatest y).
+    """Draw what each named choice loses against what it gains, in a panel of its own.
 
-    All y are above 0. The points of one choice are joined in order, a thin line shows the spread of
-    each; `baselines` maps a name to a height, drawn grey.
+    A point is (x, y, least y, greatest y, its name), with all y above 0: the name stands at it, a
+    thin line shows the spread, and points of one choice are joined in order. In all other panels
+    they are grey dots. x is linear up to 1 and logarithmic beyond; `baselines` maps a name to a
+    height; `wanted` is the corner one would like to reach: the greatest x and the least y.
     """
-    axes = _chart_axes(xlabel, ylabel, log=True, size=(7.2, 4.2))  # points lie close together
-    sentences = []
-    for (name, points), look in zip(series.items(), _looks(), strict=False):
-        x, y, low, high = np.array(points, dtype=float).reshape(-1, 4).T
-        axes.plot(x, y, label=name, markersize=7, **look | {"linewidth": 1})
-        axes.vlines(x, low, high, color=look["color"], linewidth=0.8, zorder=1)
-        each = [f"{short(point[0])} and {short(point[1])} ({short(point[2])} to {short(point[3])})"
-                for point in zip(x, y, low, high, strict=True)]  # fmt: skip
-        sentences.append(f"{name}: {', '.join(each)}.")
-    for (name, level), dashes in zip((baselines or {}).items(), cycle(DASHES[1:]), strict=False):
-        axes.axhline(level, label=name, color=GREY, linestyle=dashes, zorder=1)
-        sentences.append(f"{name}: {short(level)}.")
-    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
-    return render(axes, f"{ylabel} against {xlabel}.", *sentences)
+    panels = _panels(len(series), xlabel, ylabel)
+    every = [point for points in series.values() for point in points]
+    levels = [*(baselines or {}).values()]
+    heights = [y for point in every for y in point[1:4]] + levels
+    left, right = min(0.0, *(p[0] for p in every)) - 0.3, max(10.0, *(p[0] for p in every)) * 1.9
+    for axes in panels:
+        axes.set_xscale("symlog", linthresh=1)
+        axes.set(yscale="log", xlim=(left, right), ylim=(min(heights) / 1.5, max(heights) * 1.7))
+        axes.xaxis.set_major_locator(FixedLocator([0, 1, 10, 100]))
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value)))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.scatter([p[0] for p in every], [p[1] for p in every], s=7, c="#BBBBBB", zorder=1)
+        for level in levels:
+            axes.axhline(level, color=GREY, linestyle="--", linewidth=1, zorder=1)
+        if wanted:
+            corner = (left, wanted[1]), wanted[0] - left, max(heights) * 1.7 - wanted[1]
+            axes.add_patch(Rectangle(*corner, color="#DDEEDD", linewidth=0, zorder=0))
+    for name, level in (baselines or {}).items():
+        panels[0].text(right, level, f"{name} ", fontsize=8, ha="right", va="bottom")
+    if wanted:
+        panels[0].text(left, wanted[1], " wanted", fontsize=8, va="bottom")
+    sentences = [
+        _choice(axes, name, points)
+        for axes, (name, points) in zip(panels, series.items(), strict=True)
+    ]
+    sentences += [f"Dashed: {name}, {short(level)}." for name, level in (baselines or {}).items()]
+    if wanted:
+        inside = [name for name, points in series.items()
+                  if any(p[0] <= wanted[0] and p[1] >= wanted[1] for p in points)]  # fmt: skip
+        sentences.append(
+            f"In the shaded corner, at most {short(wanted[0])} and at least {short(wanted[1])}: "
+            f"{', '.join(inside) or 'none'}."
+        )
+    return render(panels[0], f"{ylabel} (logarithmic scale) against {xlabel}.", *sentences)
+
+
+def _panels(count: int, xlabel: str, ylabel: str) -> list[Axes]:
+    """Return `count` small axes in rows, which share their scales and one pair of names."""
+    rows = -(-count // PANELS)
+    figure = Figure(figsize=(9.2, 0.9 + 1.5 * rows), dpi=DPI)
+    grid = figure.subplots(rows, PANELS, sharex=True, sharey=True, squeeze=False).flatten()
+    edge = 0.55 / (0.9 + 1.5 * rows)
+    figure.subplots_adjust(
+        left=0.08, right=0.99, bottom=edge, top=1 - edge / 2, hspace=0.32, wspace=0.08
+    )
+    figure.supxlabel(xlabel, fontsize=9.5, y=0.005)
+    figure.supylabel(textwrap.fill(ylabel, 60), fontsize=9.5, x=0.005)
+    for axes in grid[count:]:
+        axes.set_visible(False)
+    for axes in grid[max(0, count - PANELS) : count]:
+        axes.tick_params(labelbottom=True)
+    return list(grid[:count])
+
+
+def _choice(axes: Axes, name: str, points: Sequence[Point]) -> str:
+    """Draw the points of one choice in its panel, each with its name; say them in words."""
+    x, y, low, high = np.array([point[:4] for point in points], dtype=float).T
+    axes.set_title(name, fontsize=9.5, loc="left", pad=3)
+    axes.plot(x, y, color=PALETTE[0], marker="o", markersize=6, linewidth=1)
+    axes.vlines(x, low, high, color=PALETTE[0], linewidth=0.9, zorder=1)
+    for index, point in enumerate(points):
+        up = index % 2 == 1  # neighbours lie close together
+        inwards = up and point[0] > 20
+        axes.annotate(
+            point[4], point[:2], (-5 if inwards else 4, 3 if up else -3), fontsize=8,
+            textcoords="offset points", va="bottom" if up else "top",
+            ha="right" if inwards else "left",
+        )  # fmt: skip
+    each = [
+        f"{short(p[0])} and {short(p[1])} ({short(p[2])} to {short(p[3])})"
+        + (f" at {p[4]}" if p[4] else "")
+        for p in points
+    ]
+    return f"{name}: {', '.join(each)}."
 
 
 @styled
