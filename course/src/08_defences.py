@@ -729,6 +729,32 @@ def draw(attack, error_of):
 
 widgets.show(draw, attack=["UnSplit and decoder", "UnSplit", "decoder"], error_of=list(MEASURES))
 
+
+# %%
+floor = statistics.median(r.baseline for r in recorded if r.measure == "aligned_mse")
+
+
+def kept_and_leaked(defense, strength, attacks=("UnSplit", "decoder")):
+    """Accuracy of the service, and the error of the better attack, both recorded."""
+    leaked = min(middle(defense, strength, attack, "aligned_mse") for attack in attacks)
+    return middle(defense, strength, "service", "accuracy"), leaked
+
+
+def in_the_corner(*attacks):
+    """The settings that lose at most ten points and leave half the mean image's error."""
+    found = {
+        key: kept_and_leaked(*key, attacks)
+        for key in arena.medians(recorded, "service", "accuracy")
+    }
+    return [key for key, (kept, leaked) in found.items()
+            if free - kept <= 0.1 and leaked >= floor / 2]  # fmt: skip
+
+
+corner = in_the_corner("UnSplit", "decoder")
+print("settings in the shaded corner:", corner or "none")
+print("if UnSplit were the only attack:", in_the_corner("UnSplit"))
+compare(guess_corner, len(corner), "settings in the shaded corner")
+
 # %% [markdown]
 # Nobody is there. Choose UnSplit alone, and some are. ("Best image" is the one that came out best:
 # the worst case for the client.)
@@ -750,7 +776,6 @@ widgets.show(draw, attack=["UnSplit and decoder", "UnSplit", "decoder"], error_o
 Markdown(arena.table(recorded))
 
 # %%
-floor = statistics.median(r.baseline for r in recorded if r.measure == "aligned_mse")
 alarms = arena.medians(recorded, "hijacking", "seen", "baseline")
 hijacked = arena.medians(recorded, "hijacking", "aligned_mse")
 loud_noise = [key for key in alarms if key[0] in ("Gaussian noise", "Laplace noise")]
@@ -785,22 +810,6 @@ claim("recorded: and not the decoder: share of the mean image's error",
 
 
 # %%
-def kept_and_leaked(defense, strength, attacks=("UnSplit", "decoder")):
-    """Accuracy of the service, and the error of the better attack, both recorded."""
-    leaked = min(middle(defense, strength, attack, "aligned_mse") for attack in attacks)
-    return middle(defense, strength, "service", "accuracy"), leaked
-
-
-def in_the_corner(*attacks):
-    """The settings that lose at most ten points and leave half the mean image's error."""
-    found = {
-        key: kept_and_leaked(*key, attacks)
-        for key in arena.medians(recorded, "service", "accuracy")
-    }
-    return [key for key, (kept, leaked) in found.items()
-            if free - kept <= 0.1 and leaked >= floor / 2]  # fmt: skip
-
-
 noise_8 = kept_and_leaked("Gaussian noise", 8.0)
 claim("recorded: noise of scale 8 leaves the better attack this share of the mean image's error",
       noise_8[1] / floor, "<", 0.5)  # fmt: skip
@@ -808,10 +817,6 @@ useless = (("NoPeek", 10.0), ("DP-SGD", 1.0), ("randomised response", 4.0))
 undefended_error = kept_and_leaked("none", 0.0)[1]
 claim("recorded: NoPeek 10, DP-SGD, randomised response: error, as a multiple of the undefended",
       [kept_and_leaked(*key)[1] / undefended_error for key in useless], "<", 2)  # fmt: skip
-corner = in_the_corner("UnSplit", "decoder")
-print("settings in the shaded corner:", corner or "none")
-print("if UnSplit were the only attack:", in_the_corner("UnSplit"))
-compare(guess_corner, len(corner), "settings in the shaded corner")
 
 # %%
 # what `sltools sweep` keeps of this lesson
