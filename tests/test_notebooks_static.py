@@ -15,7 +15,7 @@ LESSONS = sorted(COURSE.glob("*.ipynb"))
 APPENDIX = sorted(notebooks.APPENDIX.glob("*.ipynb"))
 TAGS = {"parameters", "nbval-ignore-output", "nbval-skip", "skip-execution", "hide-input"}
 MAX_BYTES = 1_500_000
-MAX_SECONDS, MAX_SECONDS_COURSE = 45, 360
+MAX_SECONDS, MAX_SECONDS_COURSE = 50, 360  # the README promises less than a minute
 MOST = (3000, 14)  # words of Markdown and figures of a lesson
 SHORTER = {"05_how_deep": (2800, 12)}
 QUIET = 0.25  # calibration of two cores with nothing else to do; a busy machine has a larger one
@@ -179,7 +179,7 @@ def test_the_course_runs_in_a_coffee_break() -> None:
         name: fact.seconds * min(1, QUIET / fact.calibration) for name, fact in facts.items()
     }
     assert all(s <= MAX_SECONDS for s in seconds.values()), seconds
-    assert sum(seconds.values()) <= MAX_SECONDS_COURSE, seconds
+    assert sum(seconds[path.stem] for path in LESSONS) <= MAX_SECONDS_COURSE, seconds
 
 
 @run
