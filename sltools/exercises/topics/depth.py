@@ -1,19 +1,17 @@
 """Topic 05: what depth takes away, how an attacker chooses, and what a failed attack proves."""
 
-import statistics
 from collections.abc import Iterator
 from functools import lru_cache
 from itertools import combinations
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, mse_loss
 
-from sltools import data, metrics, seeds
+from sltools import data, seeds
 from sltools.attacks.inversion import brightness, total_variation
-from sltools.checking.task import Answer, Wrong, close, compare, number, task, tensor
-from sltools.exercises.challenges import are_public, collages, nearest, trained_on_digits
+from sltools.checking.task import Answer, Wrong, close, compare, draw, number, pair, task, tensor
+from sltools.exercises.challenges import collages, reconstruct, trained_on_digits
 
 
 @task(
@@ -35,9 +33,9 @@ from sltools.exercises.challenges import are_public, collages, nearest, trained_
     "count turns against the attacker there.",
 )
 def _unknowns_and_equations(answer: Answer, seed: int) -> None:
-    images = _draw(seed, 3 + seed % 4, 1, 10, 10)
+    images = draw(seed, 3 + seed % 4, 1, 10, 10)
     client = _dense_client(seed, 5, 40)
-    got = torch.tensor([number(part) for part in _pair(answer(client, images))])
+    got = torch.tensor([number(part) for part in pair(answer(client, images))])
     with torch.no_grad():
         equations = client(images).numel()
     weights = sum(weight.numel() for weight in client.parameters())
@@ -90,7 +88,7 @@ def _unknowns_and_equations(answer: Answer, seed: int) -> None:
 )
 def _predict_rank(answer: Answer, seed: int) -> str:
     client, image, jacobian = _narrow_client(seed)
-    predicted, measured = (number(part) for part in _pair(answer(client, image)))
+    predicted, measured = (number(part) for part in pair(answer(client, image)))
     counts = _not_zero(client, image)
     sizes = [layer.numel() for layer in _through(client, image)]
     narrowest = min(*counts, image.numel())
@@ -161,7 +159,7 @@ def _predict_rank(answer: Answer, seed: int) -> str:
 )
 def _choose_restart(answer: Answer, seed: int) -> str:
     clones, inputs, smashed, truth = _restarts(seed)
-    index, losses = _pair(answer(clones, inputs, smashed))
+    index, losses = pair(answer(clones, inputs, smashed))
     with torch.no_grad():
         made = [clone(images) for clone, images in zip(clones, inputs, strict=True)]
     errors = torch.stack([mse_loss(z, smashed) for z in made])
@@ -227,7 +225,7 @@ def _choose_restart(answer: Answer, seed: int) -> str:
 )
 def _rank_correlation(answer: Answer, seed: int) -> str:
     objective, errors = _ranked(seed)
-    mean, bound = (number(part) for part in _pair(answer(objective, errors)))
+    mean, bound = (number(part) for part in pair(answer(objective, errors)))
     attacks, restarts = objective.shape
     right = _spearman(objective, errors).mean()
     compare(
@@ -299,7 +297,7 @@ def _rank_correlation(answer: Answer, seed: int) -> str:
 def _known_weights(answer: Answer, seed: int) -> str:
     with seeds.scope(seed, "client"):
         client, other = (nn.Sequential(nn.Conv2d(1, 12, 3), nn.ReLU()) for _ in range(2))
-    small = _draw(seed, 3, 1, 5, 5).round()
+    small = draw(seed, 3, 1, 5, 5).round()
     truth = interpolate(small, size=(8, 8), mode="bilinear")
     with torch.no_grad():
         smashed = client(truth)
@@ -365,7 +363,7 @@ def _known_weights(answer: Answer, seed: int) -> str:
 )
 def _report(answer: Answer, seed: int) -> str:
     objective, errors, accuracy, random = _study(seed)
-    error, gain = (number(part) for part in _pair(answer(objective, errors, accuracy, random)))
+    error, gain = (number(part) for part in pair(answer(objective, errors, accuracy, random)))
     rows, kept, luckiest = torch.arange(len(errors)), objective.argmin(1), errors.argmin(1)
     right = errors[rows, kept].median()
     compare(
@@ -453,34 +451,8 @@ def _report(answer: Answer, seed: int) -> str:
 def _challenge(answer: Answer, seed: int) -> str:
     digits = data.load("digits")
     session = trained_on_digits("fc2", seed)
-    public = digits.train.images
     truth = collages(digits.test.images, seed, 20)
-    view = session.observe(truth, ["client_model"])
-    got = tensor(answer(view), truth.shape, "the reconstructions")
-    turned = session.observe(truth.roll(1, 0), ["client_model"])
-    control = tensor(answer(turned), truth.shape, "the reconstructions")
-    if torch.equal(got, control):
-        raise Wrong("Your answer does not depend on the smashed data.")
-    mean = _error(public.mean(0).expand_as(truth), truth)
-    lookup = _error(nearest(view, public), truth)
-    error = _error(got, truth)
-    # Smashed data of other images must lead to other images, or the attack knows too much.
-    if _error(control, truth) < mean:
-        raise Wrong(
-            "Given the smashed data of other images, your attack still comes close to these ones: "
-            "it uses something that was not sent."
-        )
-    told = f"median MSE {error:.4f}, mean image {mean:.4f}, nearest public images {lookup:.4f}"
-    if are_public(got, public):
-        raise Wrong(
-            "Each of your images is a public one. That says what the private image is like, and "
-            f"not what it is: {told}."
-        )
-    if error > 0.9 * min(mean, lookup):
-        raise Wrong(f"Not clearly better than both baselines: {told}.")
-    if error > 0.55 * min(mean, lookup):
-        raise Wrong(f"Better than the better baseline, by less than 45%: {told}.", share=0.5)
-    return f"{told[0].upper()}{told[1:]}."
+    return reconstruct(answer, session, truth, digits.train.images, enough=0.9, well=0.55)
 
 
 def _is_held(client: nn.Sequential, images: Tensor, smashed: Tensor) -> bool:
@@ -493,10 +465,6 @@ def _is_held(client: nn.Sequential, images: Tensor, smashed: Tensor) -> bool:
 
 
 # ---- data ----------------------------------------------------------------------------------------
-
-
-def _draw(seed: int, *shape: int) -> Tensor:
-    return torch.rand(shape, generator=seeds.generator(seed, "exercise"))
 
 
 def _attempts(seed: int) -> Iterator[int]:
@@ -535,7 +503,7 @@ def _not_zero(client: nn.Sequential, image: Tensor) -> list[int]:
 def _narrow_client(seed: int) -> tuple[nn.Sequential, Tensor, Tensor]:
     """A client, an image and dz/dx (|z|, |x|), whose rank no rounding can change."""
     for attempt in _attempts(seed):
-        client, image = _dense_client(attempt, 4, 70, size=8), _draw(attempt, 1, 1, 8, 8)
+        client, image = _dense_client(attempt, 4, 70, size=8), draw(attempt, 1, 1, 8, 8)
         jacobian = torch.autograd.functional.jacobian(client, image).reshape(70, 64)
         strengths = torch.linalg.svdvals(jacobian) / torch.linalg.matrix_norm(jacobian, 2)
         unclear = ((strengths > 1e-6) & (strengths < 1e-4)).any()
@@ -623,13 +591,3 @@ def _study(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         if apart > 0.01 and errors[rows, kept].median() > 1.1 * errors.amin(1).median():
             return objective, errors, accuracy, 0.1 + 0.4 * blind
     raise AssertionError("no study shows every flaw")
-
-
-def _pair(value: Any) -> list[Any]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise Wrong("Return two things, in the order that the task names.")
-    return value
-
-
-def _error(images: Tensor, truth: Tensor) -> float:
-    return statistics.median(metrics.mse(images, truth).tolist())

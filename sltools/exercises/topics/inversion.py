@@ -7,10 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import conv2d
 
-from sltools import data, experiments, metrics, protocol, seeds
+from sltools import data, experiments, protocol, seeds
 from sltools.attacks import UnSplit
-from sltools.checking.task import Answer, Wrong, compare, differentiable, number, task, tensor
-from sltools.exercises.challenges import collages
+from sltools.checking.task import Answer, Wrong, compare, differentiable, draw, number, task, tensor
+from sltools.exercises.challenges import check_control, collages, median_mse
 
 
 @task(
@@ -30,7 +30,7 @@ from sltools.exercises.challenges import collages
     "smooth one of all images that explain the smashed data.",
 )
 def _total_variation(answer: Answer, seed: int) -> None:
-    images = _draw(seed, 3, 2, 6, 9)
+    images = draw(seed, 3, 2, 6, 9)
     down = images[:, :, 1:] - images[:, :, :-1]
     across = images[..., 1:] - images[..., :-1]
     channels = images[:, 1:] - images[:, :-1]
@@ -79,8 +79,8 @@ def _total_variation(answer: Answer, seed: int) -> None:
     "serves all cuts.",
 )
 def _feature_loss(answer: Answer, seed: int) -> None:
-    smashed = 3 * _draw(seed, 4, 3, 5, 5) - 1
-    guess = smashed + 0.7 * _draw(seed + 1, 4, 3, 5, 5)
+    smashed = 3 * draw(seed, 4, 3, 5, 5) - 1
+    guess = smashed + 0.7 * draw(seed + 1, 4, 3, 5, 5)
     error = (guess - smashed).square()
     got = tensor(answer(guess, smashed), (), "the loss of a batch")
     compare(  # the variance of the sample or of the population: the tolerance takes either
@@ -125,8 +125,8 @@ def _feature_loss(answer: Answer, seed: int) -> None:
 )
 def _unsplit_step(answer: Answer, seed: int) -> None:
     clone = _small_client(seed, "clone")
-    smashed = _small_client(seed, "victim")(_draw(seed, 4, 1, 8, 8)).detach()
-    inputs, lr = _draw(seed + 1, 4, 1, 8, 8).round(), 20.0  # on the border: the clamp matters
+    smashed = _small_client(seed, "victim")(draw(seed, 4, 1, 8, 8)).detach()
+    inputs, lr = draw(seed + 1, 4, 1, 8, 8).round(), 20.0  # on the border: the clamp matters
     got = answer(inputs, clone, smashed, lr)
     if not isinstance(got, list) or len(got) != 2 or not isinstance(got[1], list):
         raise Wrong("Return two things: the new images, and a list of the clone's new weights.")
@@ -187,12 +187,12 @@ def _unsplit_step(answer: Answer, seed: int) -> None:
     "and an evaluation that ignores the sign hides it.",
 )
 def _negative_client(answer: Answer, seed: int) -> None:
-    weight, bias = _draw(seed, 4, 2, 3, 3) - 0.5, _draw(seed + 1, 4) - 0.5
+    weight, bias = draw(seed, 4, 2, 3, 3) - 0.5, draw(seed + 1, 4) - 0.5
     got = answer(weight, bias)
     if not isinstance(got, list) or len(got) != 2:
         raise Wrong("Return two tensors: the new weight and the new bias.")
     new = tensor(got[0], weight.shape, "the new weight")
-    images = _draw(seed + 2, 2, 2, 6, 6)
+    images = draw(seed + 2, 2, 2, 6, 6)
     sent = conv2d(images, weight, bias)
     offset = tensor(got[1], bias.shape, "the new bias").view(-1, 1, 1)
     sums = weight.sum((1, 2, 3)).view(-1, 1, 1)
@@ -252,7 +252,7 @@ def _clone_score(answer: Answer, seed: int) -> None:
         rest = nn.Sequential(nn.Flatten(), nn.Linear(4 * 36, 5))
     generator = seeds.generator(seed, "exercise")
     with torch.no_grad():
-        images = _draw(seed, 200, 1, 8, 8)
+        images = draw(seed, 200, 1, 8, 8)
         says, claims = (rest(part(images)).argmax(1) for part in (front, clone))
     noisy = torch.rand(200, generator=generator) < 0.3
     labels = torch.where(noisy, torch.randint(5, (200,), generator=generator), says)
@@ -304,7 +304,7 @@ def _clone_score(answer: Answer, seed: int) -> None:
     meaning="Ask of every figure: on which scale, chosen by whom, and how often?",
 )
 def _fair_score(answer: Answer, seed: int) -> str:
-    truth = _draw(seed, 6, 1, 5, 5)
+    truth = draw(seed, 6, 1, 5, 5)
     spread = torch.tensor([0.05, 0.4, 0.1, 0.2, 0.3]).view(5, 1, 1, 1, 1)
     noise = torch.rand(5, 6, 1, 5, 5, generator=seeds.generator(seed, "noise"))
     inputs = 0.2 + 0.4 * truth + spread * (noise - 0.5)
@@ -376,7 +376,7 @@ def _challenge(answer: Answer, seed: int) -> str:
             _control(answer, session, truth, got, mean)
         baselines.append(default)
         means.append(mean)
-        errors.append(_error(got, truth))
+        errors.append(median_mse(got, truth))
     # Clones differ much from seed to seed: one victim and one clone would be judged by luck.
     ratio = statistics.median(e / b for e, b in zip(errors, baselines, strict=True))
     told = (
@@ -402,8 +402,8 @@ def _default_at_conv2(seed: int, place: int) -> tuple[protocol.Session, Tensor, 
     truth = collages(digits.test.images, victim, 10)
     session = experiments.train_victim(digits, "conv2", budget="tiny", seed=victim)
     found = UnSplit(steps=120, restarts=5, seed=victim).runs(session.observe(truth))
-    default = statistics.median(_error(run.inputs, truth) for run in found)
-    return session, truth, default, _error(digits.train.images.mean(0).expand_as(truth), truth)
+    default = statistics.median(median_mse(run.inputs, truth) for run in found)
+    return session, truth, default, median_mse(digits.train.images.mean(0).expand_as(truth), truth)
 
 
 def _control(
@@ -412,17 +412,7 @@ def _control(
     """Raise Wrong if the answer does as well on the smashed data of other images."""
     turned = session.observe(truth.roll(1, 0))
     control = tensor(answer(turned), truth.shape, "the reconstructions")
-    if torch.equal(got, control):
-        raise Wrong("Your answer does not depend on the smashed data.")
-    if _error(control, truth) < mean:
-        raise Wrong(
-            "Given the smashed data of other images, your attack still comes close to these ones: "
-            "it uses something that was not sent."
-        )
-
-
-def _draw(seed: int, *shape: int) -> Tensor:
-    return torch.rand(shape, generator=seeds.generator(seed, "exercise"))
+    check_control(control, got, truth, mean, "smashed data")
 
 
 def _small_client(seed: int, purpose: str) -> nn.Sequential:
@@ -457,7 +447,3 @@ def _medians(errors: Tensor) -> Tensor:
 
 def _median(values: Tensor) -> Tensor:
     return torch.tensor(statistics.median(values.tolist()))
-
-
-def _error(images: Tensor, truth: Tensor) -> float:
-    return statistics.median(metrics.mse(images, truth).tolist())

@@ -13,7 +13,7 @@ from torch.nn.functional import normalize, one_hot
 from sltools import data, metrics, models, protocol, seeds
 from sltools.attacks import LabelInference
 from sltools.attacks.labels import matching_condition
-from sltools.checking.task import Answer, Wrong, compare, number, task, tensor
+from sltools.checking.task import Answer, Wrong, compare, number, pair, task, tensor
 from sltools.messages import Message
 from sltools.transcript import Transcript
 
@@ -83,7 +83,7 @@ def _predict_and_match(answer: Answer, seed: int) -> str:
         q = clone(u).softmax(1)
     gradients = (p - one_hot(labels, CLASSES))[:, :, None] * u[:, None]
     samples = zip(u, gradients, p, labels.tolist(), strict=True)
-    got = [_pair(answer(clone, x[None], g, p_i, y)) for x, g, p_i, y in samples]
+    got = [pair(answer(clone, x[None], g, p_i, y)) for x, g, p_i, y in samples]
     predicted = torch.tensor([_said(first) for first, _ in got])
     _compare_predictions(predicted, p, q, labels)
     distances = torch.stack([tensor(d, (CLASSES,), "the list of distances") for _, d in got])
@@ -233,7 +233,7 @@ def _closed_form(answer: Answer, seed: int) -> None:
 )
 def _count_labels(answer: Answer, seed: int) -> None:
     batches = [_countable(seed, size) for size in (4, 20, 33)]
-    got = [_pair(answer(gradient, size)) for gradient, _, size in batches]
+    got = [pair(answer(gradient, size)) for gradient, _, size in batches]
     at_least, counts = (
         torch.cat([tensor(part[i], (CLASSES,), what) for part in got])
         for i, what in enumerate(("the lower bounds", "the counts"))
@@ -354,7 +354,7 @@ def _cluster_labels(answer: Answer, seed: int) -> None:
 )
 def _score_names(answer: Answer, seed: int) -> str:
     clusters, anchors, truth = _named_badly(seed)
-    found, baseline = (number(part) for part in _pair(answer(clusters, anchors, truth)))
+    found, baseline = (number(part) for part in pair(answer(clusters, anchors, truth)))
     sought = anchors < 0
     by_anchor, by_truth = torch.empty(CLASSES).long(), torch.empty(CLASSES).long()
     by_anchor[clusters[~sought]] = anchors[~sought]
@@ -635,12 +635,6 @@ def _shuffled(transcript: Transcript, seed: int) -> Transcript:
         for m in transcript.messages
     ]
     return replace(transcript, messages=messages)
-
-
-def _pair(value: Any) -> list[Any]:
-    if not isinstance(value, list) or len(value) != 2:
-        raise Wrong("Return two things, in the order that the task names.")
-    return value
 
 
 def _said(value: Any) -> float:

@@ -2,17 +2,24 @@
 
 import copy
 import math
-import statistics
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 
 from sltools import data, metrics, seeds
-from sltools.checking.task import Answer, Wrong, close, compare, dictionary, number, task, tensor
-from sltools.exercises.challenges import are_public, collages, nearest, trained_on_digits
-from sltools.protocol import Session
-from sltools.view import View
+from sltools.checking.task import (
+    Answer,
+    Wrong,
+    close,
+    compare,
+    dictionary,
+    draw,
+    number,
+    task,
+    tensor,
+)
+from sltools.exercises.challenges import collages, median_mse, reconstruct, trained_on_digits
 
 
 @task(
@@ -33,7 +40,7 @@ from sltools.view import View
     "inequality, which narrows the choice and fixes nothing.",
 )
 def _unrelu(answer: Answer, seed: int) -> None:
-    smashed = (_draw(seed, 3, 4, 5) * 2 - 1).relu()
+    smashed = (draw(seed, 3, 4, 5) * 2 - 1).relu()
     least = -1.5
     got = _pair(answer(smashed, least), "the lower bounds and the upper bounds")
     low, high = (tensor(part, smashed.shape, "a tensor of bounds") for part in got)
@@ -87,9 +94,9 @@ def _unrelu(answer: Answer, seed: int) -> None:
     "its weights; one that is narrower leaves a choice, and here the prior was the least norm.",
 )
 def _invert_linear(answer: Answer, seed: int) -> None:
-    images = _draw(seed, 6, 8)
-    weight, bias = _draw(seed + 1, 14, 8) - 0.5, _draw(seed + 2, 14) + 0.5
-    smashed = images @ weight.T + bias + 0.1 * (_draw(seed + 3, 6, 14) - 0.5)
+    images = draw(seed, 6, 8)
+    weight, bias = draw(seed + 1, 14, 8) - 0.5, draw(seed + 2, 14) + 0.5
+    smashed = images @ weight.T + bias + 0.1 * (draw(seed + 3, 6, 14) - 0.5)
     got = tensor(answer(weight, bias, smashed), images.shape, "the recovered inputs")
     undo = torch.linalg.pinv(weight).T
     compare(
@@ -141,13 +148,13 @@ def _invert_linear(answer: Answer, seed: int) -> None:
 )
 def _who_is_it(answer: Answer, seed: int) -> str:
     front = _small_client(seed, "victim")
-    bright = _draw(seed, 20, 1, 8, 8)
+    bright = draw(seed, 20, 1, 8, 8)
     gallery = torch.cat([bright, 0.5 * bright])  # every image, and the same one darker
     order = torch.randperm(40, generator=seeds.generator(seed, "order"))
     gallery, owned = gallery[order], order.flip(0)[:20]
     with torch.no_grad():
         known = front(gallery)
-    noise = known.std() * (_draw(seed + 1, 20, *known.shape[1:]) - 0.5)
+    noise = known.std() * (draw(seed + 1, 20, *known.shape[1:]) - 0.5)
     smashed = known[owned] + 0.1 * noise
     got = tensor(answer(front, smashed, gallery), (20,), "the result")
     rows, columns = smashed.flatten(1), known.flatten(1)
@@ -194,9 +201,9 @@ def _who_is_it(answer: Answer, seed: int) -> str:
     "anything. A small value is no proof of privacy: it only says that near is not near any more.",
 )
 def _distance_correlation(answer: Answer, seed: int) -> str:
-    images = _draw(seed, 14, 1, 5, 5).square()
+    images = draw(seed, 14, 1, 5, 5).square()
     with torch.no_grad():
-        smashed = _small_client(seed, "victim")(images) + 0.4 * _draw(seed + 1, 14, 4, 3, 3)
+        smashed = _small_client(seed, "victim")(images) + 0.4 * draw(seed + 1, 14, 4, 3, 3)
     got = tensor(answer(images, smashed), (), "the distance correlation of a batch")
     rows = images.flatten(1).double(), smashed.flatten(1).double()
     x, z = (torch.cdist(part, part) for part in rows)
@@ -313,13 +320,13 @@ def _score_attack(answer: Answer, seed: int) -> str:
     found, objectives, truth, train = _runs(seed)
     got = tensor(answer(found, objectives, truth, train), (), "the score")
     chosen = found[objectives.argmin()]
-    aligned = [_error(metrics.affine_align(images, truth).aligned, truth) for images in found]
-    raw = [_error(images, truth) for images in found]
+    aligned = [median_mse(metrics.affine_align(images, truth).aligned, truth) for images in found]
+    raw = [median_mse(images, truth) for images in found]
     mean, blank, own = (
-        _error(guess.expand_as(truth), truth)
+        median_mse(guess.expand_as(truth), truth)
         for guess in (train.mean(0), torch.zeros(1), truth.mean(0))
     )
-    grey = _error(train.mean().expand_as(truth), truth)
+    grey = median_mse(train.mean().expand_as(truth), truth)
     run = int(objectives.argmin())
     means = (chosen - truth).square().mean() / (train.mean(0) - truth).square().mean()
     mistakes = {
@@ -385,35 +392,7 @@ def _challenge(answer: Answer, seed: int) -> str:
     session.client.outgoing = lambda kind, sent: (
         sent + 0.25 * sent.std() * torch.randn(sent.shape, generator=noise)
     )
-    view = session.observe(truth, grants=["client_model"])
-    got = tensor(answer(view), truth.shape, "the reconstructions")
-    control = tensor(answer(_of_others(session, truth)), truth.shape, "the reconstructions")
-    if torch.equal(got, control):
-        raise Wrong("Your answer does not depend on the smashed data.")
-    mean = _error(public.mean(0).expand_as(truth), truth)
-    lookup = _error(nearest(view, public), truth)
-    error = _error(got, truth)
-    # Smashed data of other images must lead to other images, or the attack knows too much.
-    if _error(control, truth) < mean:
-        raise Wrong(
-            "Given the smashed data of other images, your attack still comes close to these ones: "
-            "it uses something that was not sent."
-        )
-    told = f"median MSE {error:.4f}, mean image {mean:.4f}, nearest public images {lookup:.4f}"
-    if are_public(got, public):
-        raise Wrong(
-            "Each of your images is a public one. That says what the private image is like, and "
-            f"not what it is: {told}."
-        )
-    if error > 0.8 * min(mean, lookup):
-        raise Wrong(f"Not clearly better than both baselines: {told}.")
-    if error > 0.5 * min(mean, lookup):
-        raise Wrong(f"Better than the better baseline, by less than 50%: {told}.", share=0.5)
-    return f"{told[0].upper()}{told[1:]}."
-
-
-def _draw(seed: int, *shape: int) -> Tensor:
-    return torch.rand(shape, generator=seeds.generator(seed, "exercise"))
+    return reconstruct(answer, session, truth, public, enough=0.8, well=0.5)
 
 
 def _pair(got: object, what: str) -> list[object]:
@@ -446,7 +425,7 @@ def _ratio(a: Tensor, b: Tensor) -> Tensor:
 @lru_cache(maxsize=64)  # answers are given copies
 def _counted_fronts(seed: int) -> tuple[Tensor, list[nn.Sequential]]:
     """An image, and clients that send enough numbers of it, too few, and enough that repeat."""
-    image = _draw(seed, 1, 7, 7)
+    image = draw(seed, 1, 7, 7)
 
     def build(channels: int, *after: nn.Module) -> nn.Sequential:
         return nn.Sequential(nn.Conv2d(1, channels, 2), *after)
@@ -482,22 +461,13 @@ def _runs(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     The run of least objective is not the best one, and all have lost contrast.
     """
     shape = (1, 6, 6)
-    common = 0.5 + 0.5 * _draw(seed, *shape)
-    train = (common + 0.6 * (_draw(seed + 1, 40, *shape) - 0.5)).clamp(0, 1)
-    truth = (common + 0.6 * (_draw(seed + 2, 9, *shape) - 0.5)).clamp(0, 1)
+    common = 0.5 + 0.5 * draw(seed, *shape)
+    train = (common + 0.6 * (draw(seed + 1, 40, *shape) - 0.5)).clamp(0, 1)
+    truth = (common + 0.6 * (draw(seed + 2, 9, *shape) - 0.5)).clamp(0, 1)
     spread = torch.tensor([0.05, 0.6, 0.2, 0.4, 0.3, 0.5, 0.1]).view(7, 1, 1, 1, 1)
-    noise = _draw(seed + 3, 7, 9, *shape) - 0.5
+    noise = draw(seed + 3, 7, 9, *shape) - 0.5
     found = 0.3 + 0.4 * truth + spread * noise
-    objectives = 0.5 + _draw(seed + 4, 7)
+    objectives = 0.5 + draw(seed + 4, 7)
     objectives[3] = 0.4
     order = torch.randperm(7, generator=seeds.generator(seed, "order"))
     return found[order], objectives[order], truth, train
-
-
-def _of_others(session: Session, truth: Tensor) -> View:
-    """Return the view of an inference on the same images, each in the place of another."""
-    return session.observe(truth.roll(1, 0), grants=["client_model"])
-
-
-def _error(images: Tensor, truth: Tensor) -> float:
-    return statistics.median(metrics.mse(images, truth).tolist())

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 
 from sltools import data, protocol, seeds
-from sltools.checking.task import Answer, Wrong, compare, dictionary, number, task, tensor
+from sltools.checking.task import Answer, Wrong, compare, dictionary, draw, number, task, tensor
 from sltools.exercises.challenges import trained_on_digits
 
 MESSAGES = ("smashed", "features", "feature_gradient", "cut_gradient")
@@ -36,7 +36,7 @@ MESSAGES = ("smashed", "features", "feature_gradient", "cut_gradient")
 )
 def _server_reply(answer: Answer, seed: int) -> None:
     _, back, _ = _parts(seed)
-    smashed, labels = _draw(seed, 5, 3, 4, 4), _labels(seed, 5)
+    smashed, labels = draw(seed, 5, 3, 4, 4), _labels(seed, 5)
     got = _several(answer(back, smashed, labels), 2, "the loss and the cut-layer gradient")
     loss = tensor(got[0], (), "the loss of a batch")
     gradient = tensor(got[1], smashed.shape, "the cut-layer gradient")
@@ -90,7 +90,7 @@ def _server_reply(answer: Answer, seed: int) -> None:
 )
 def _client_gradients(answer: Answer, seed: int) -> None:
     front, _, _ = _parts(seed)
-    images, reply = _draw(seed, 5, 1, 6, 6), _draw(seed + 1, 5, 3, 4, 4) - 0.4
+    images, reply = draw(seed, 5, 1, 6, 6), draw(seed + 1, 5, 3, 4, 4) - 0.4
     weights = list(front.parameters())
     got = _weights(answer(front, images, reply), weights, "gradient")
     z = front(images)
@@ -144,7 +144,7 @@ def _client_gradients(answer: Answer, seed: int) -> None:
 )
 def _u_messages(answer: Answer, seed: int) -> None:
     front, middle, head = _parts(seed)
-    images, labels = _draw(seed, 5, 1, 6, 6), _labels(seed, 5)
+    images, labels = draw(seed, 5, 1, 6, 6), _labels(seed, 5)
     got = answer(front, middle, head, images, labels)
     if isinstance(got, dict) and "labels" in got:
         raise Wrong("The labels must not be sent: that is the point of this form.")
@@ -388,10 +388,6 @@ def _challenge(answer: Answer, seed: int) -> str:
 # ---- what the judges share -----------------------------------------------------------------------
 
 
-def _draw(seed: int, *shape: int) -> Tensor:
-    return torch.rand(shape, generator=seeds.generator(seed, "exercise"))
-
-
 def _labels(seed: int, count: int) -> Tensor:
     return torch.randint(5, (count,), generator=seeds.generator(seed, "labels"))
 
@@ -440,7 +436,7 @@ def _expect(got: float, right: float, mistakes: Mapping[str, float], what: str) 
 
 def _measure_bytes(front: nn.Sequential, back: nn.Sequential, images: int, seed: int) -> int:
     """Train for one epoch and count what crossed the wire."""
-    split = data.Split(_draw(seed, images, 1, 6, 6), _labels(seed, images))
+    split = data.Split(draw(seed, images, 1, 6, 6), _labels(seed, images))
     session = protocol.train(front, back, split, epochs=1, batch_size=16, seed=seed, record=True)
     return session.transcript.nbytes()
 
@@ -449,7 +445,7 @@ def _training(seed: int) -> tuple[nn.Sequential, nn.Sequential, Tensor, Tensor, 
     """Make front, back, images, labels, the size of a batch and the learning rate."""
     front, middle, head = _parts(seed)
     back = nn.Sequential(*middle, *head)
-    return front, back, _draw(seed, 20, 1, 6, 6), _labels(seed, 20), 6, 0.5
+    return front, back, draw(seed, 20, 1, 6, 6), _labels(seed, 20), 6, 0.5
 
 
 LATE = "the reply is computed after the server has learnt"

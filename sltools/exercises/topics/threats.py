@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from sltools import seeds
-from sltools.checking.task import Answer, Wrong, compare, dictionary, number, task, tensor
+from sltools.checking.task import Answer, Wrong, compare, dictionary, draw, number, task, tensor
 
 SENT = {  # what a view calls it -> the kind of message that carries it
     "smashed": "smashed",
@@ -315,7 +315,7 @@ def _suspicious(answer: Answer, seed: int) -> None:
 def _steer(answer: Answer, seed: int) -> str:
     with seeds.scope(seed, "front"):
         front = nn.Sequential(nn.Conv2d(1, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(48, 6))
-    images, told = _draw(seed, 6, 1, 6, 6), []
+    images, told = draw(seed, 6, 1, 6, 6), []
     for factor in (0.8, -1.2):
         weights = list(front.parameters())
         z = front(images)
@@ -429,10 +429,6 @@ def _challenge(answer: Answer, seed: int) -> str:
 
 
 # ---- what the judges draw ------------------------------------------------------------------------
-
-
-def _draw(seed: int, *shape: int) -> Tensor:
-    return torch.rand(shape, generator=seeds.generator(seed, "exercise"))
 
 
 def _bare(text: str) -> str:
