@@ -30,7 +30,8 @@ class Claims:
 
     def __call__(self, text: str, sizes: Any, relation: str, bound: Any) -> None:
         left, right = _numbers(sizes), _numbers(bound)
-        holds = bool(RELATIONS[relation](left, right).all()) and left.numel() > 0
+        told = left.numel() > 0 and right.numel() > 0  # of nothing, nothing holds
+        holds = told and bool(RELATIONS[relation](left, right).all())
         said = "holds" if holds else "does not hold"
         print(f"{text}: {_listed(left)} {relation} {_listed(right)}, {said}")
         assert holds or not self._as_shown, text
@@ -59,7 +60,7 @@ def _listed(numbers: torch.Tensor) -> str:
     """All of a few numbers, and the range of many."""
     values = numbers.tolist()
     if len(values) > 4:
-        return f"{min(values):.2g} to {max(values):.2g}"
+        return " to ".join(dict.fromkeys(_said(f(values)) for f in (min, max)))
     return " and ".join(_said(value) for value in values)
 
 

@@ -189,8 +189,10 @@ def arena(
 
     settings = contest.Settings(dataset, budget.value, victims, clones, device=device)
     found = contest.run(settings, folder, defense or ())
-    print(contest.table(found.rows))
-    print(f"{folder / contest.CSV}, {folder / contest.FIGURE}")
+    if found.rows:
+        print(contest.table(found.rows))
+        written = (folder / name for name in (contest.CSV, contest.FIGURE))
+        print(", ".join(str(path) for path in written if path.expanduser().exists()))
     if found.interrupted:
         print("interrupted: the same command goes on with the trials that are missing")
         raise typer.Exit(INTERRUPTED)
@@ -229,6 +231,8 @@ def grade(
     from sltools.grading import sandbox, secrets
 
     plan: grading.Plan
+    if not submissions.expanduser().is_dir():
+        raise SltoolsError(f"{submissions} is no folder; name the one with the submissions")
     if roster:
         plan = homework.Assignment(secrets.read(salt), homework.read_roster(roster))
     else:

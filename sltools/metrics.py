@@ -7,6 +7,7 @@ scikit-learn and torchmetrics take seconds to import: each is imported where it 
 
 import math
 import statistics
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
@@ -22,6 +23,7 @@ Model = Callable[[Tensor], Tensor]
 Labels = Tensor | Sequence[int]
 
 SSIM_WINDOW = 11
+FAR_OUT = 0.5  # outside of [0, 1]: more than an attack without bounds leaves on white or black
 SHUFFLES = 25
 
 
@@ -396,7 +398,8 @@ def for_json(numbers: Mapping[str, float]) -> dict[str, float | None]:
 def score_images(x: Tensor, truth: Tensor) -> ImageScores:
     """Score reconstructions x against the truth, both (N, C, H, W), by every measure.
 
-    Raises DataError if the images cannot be compared.
+    Raises DataError if the images cannot be compared, and warns of reconstructions that are far
+    outside of [0, 1], where pixels are.
 
     >>> from sltools import data, metrics
     >>> truth = data.load("digits").test.images[:4]
@@ -407,6 +410,12 @@ def score_images(x: Tensor, truth: Tensor) -> ImageScores:
     (True, True)
     """
     fit = affine_align(x, truth)
+    if x.min() < -FAR_OUT or x.max() > 1 + FAR_OUT:
+        warnings.warn(
+            f"the reconstructions go from {x.min():.3g} to {x.max():.3g}, and scores are of pixels "
+            "in [0, 1]: undo a standardisation in both (sltools.attacks.pixels.InputRange.pixels)",
+            stacklevel=3,
+        )
     similar = ssim(x, truth) if min(x.shape[-2:]) >= SSIM_WINDOW else None
     return ImageScores(mse(x, truth), psnr(x, truth), similar, fit.mse, fit.gain)
 

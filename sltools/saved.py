@@ -57,9 +57,13 @@ def without_sample_gradients(network: nn.Sequential) -> nn.Sequential:
 
     They belong to the training: no inputs could be searched under a copy that has them.
     """
-    if hasattr(network, "autograd_grad_sample_hooks"):
-        return copy.deepcopy(Architecture.of(network).restore(*_state_and_modes(network)))
-    return copy.deepcopy(network)
+    copied = copy.deepcopy(network)
+    if not hasattr(network, "autograd_grad_sample_hooks"):
+        return copied
+    bare = Architecture.of(network).restore(*_state_and_modes(copied))
+    for name, weight in bare.named_parameters():
+        weight.requires_grad_(network.get_parameter(name).requires_grad)
+    return bare
 
 
 def _state_and_modes(network: nn.Module) -> tuple[dict[str, Tensor], list[str]]:

@@ -174,6 +174,8 @@ def _unwritable(folder: Path, error: Exception) -> SltoolsError:
 def read(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Read what `write` wrote; raise SltoolsError if it is missing or damaged."""
     folder = Path(folder).expanduser()
+    if folder.is_file():
+        raise SltoolsError(f"{folder} is a file; name the folder that was written by `save`")
     try:
         tensors = load_file(folder / TENSORS)
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))

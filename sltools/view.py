@@ -38,7 +38,10 @@ SECRETS = {
     "client_weights": GRANTS["client_model"],
     "client_log": "what a party computed and kept to itself is not for the other to read",
 }
-UNKNOWN = "there is none, or none that an nn.Sequential of torch.nn layers describes"
+UNKNOWN = (
+    "there is none, or none that an nn.Sequential of torch.nn layers describes, which is what a "
+    "search for inputs needs; a DecoderInversion does without"
+)
 ABSENT = {
     "labels": "the labels stay with the client: label-private training never sends them, and at "
     "inference nobody does",
@@ -96,8 +99,13 @@ class View:
         self._used: set[str] = set()
 
     @classmethod
-    def of(cls, transcript: "Transcript", party: str, grants: tuple[str, ...]) -> "View":
+    def of(cls, transcript: "Transcript", party: str, grants: str | tuple[str, ...]) -> "View":
         """Make the view of `party`; see `Transcript.view`."""
+        if isinstance(grants, str):
+            raise NotObservable(
+                f"no grant is called {grants!r} by itself: give a list, such as [{grants!r}]; there "
+                f"are {', '.join(GRANTS)}"
+            )
         for name in grants:
             if name not in GRANTS:
                 raise NotObservable(f"no grant is called {name!r}; there are {', '.join(GRANTS)}")

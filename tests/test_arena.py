@@ -386,3 +386,13 @@ def test_frontier_and_table_show_medians_and_the_better_attack(
     cells = dict(zip(header.split("|")[1:-1], line.split("|")[1:-1], strict=True))
     shown = {name.strip(): value.strip() for name, value in cells.items() if value.strip()}
     assert shown == {"defence": "a 1", "accuracy": "0.7", "UnSplit": "0.2", "decoder": "0.04"}
+
+
+def test_no_more_samples_are_watched_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    digits = data.load("digits")
+    few = replace(digits, train=digits.train[:100])
+    monkeypatch.setattr(attacks, "WATCHED", {"tiny": 3840})
+    monkeypatch.setattr(attacks, "SINGLES", {"tiny": 20})
+    for defense in arena.DEFENSES[:2]:
+        trial = arena.Trial(TINY, few, defense, defense.strengths[0], 0)
+        assert attacks.labels(trial, trial.recorded(64, batch_size=32))

@@ -48,6 +48,11 @@ def test_what_does_not_hold_is_said_and_fails_as_shown(
         Claims(as_shown=True)("all are below", sizes, "<", 1)
 
 
+def test_nothing_holds_beside_no_bound() -> None:
+    with pytest.raises(AssertionError, match="all are below"):
+        Claims(as_shown=True)("all are below", 5, "<", [])
+
+
 def test_a_guess_is_not_judged(capsys: pytest.CaptureFixture[str]) -> None:
     compare(None, 0.5, "a share")
     compare("many", 3, "images")

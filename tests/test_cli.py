@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sltools import cli, data, doctor, experiments, lessons, storage
+from sltools import arena, cli, data, doctor, experiments, lessons, storage
 from sltools.errors import SltoolsError
 
 
@@ -180,3 +180,20 @@ def test_an_interrupted_attack_says_so_by_its_exit_code(
     options = ("--budget", "tiny", "--setting", "wire", "--targets", "128", "--victims", "1")
     assert call(monkeypatch, "attack", "labels", *options) == cli.INTERRUPTED
     assert "INTERRUPTED, this is the outcome of 1 of 3 victims" in capsys.readouterr().out
+
+
+def test_a_missing_folder_of_submissions_leaves_no_salt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    salt, out, missing = (str(tmp_path / name) for name in ("salt", "out", "none"))
+    assert call(monkeypatch, "grade", missing, "--salt", salt, "--out", out) == 1
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_arena_without_a_trial_names_no_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(arena, "run", lambda *_: arena.Outcome([], interrupted=True))
+    assert call(monkeypatch, "arena", str(tmp_path / "a")) == 130
+    printed = capsys.readouterr().out
+    assert "arena.csv" not in printed and "|" not in printed

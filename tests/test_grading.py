@@ -1,5 +1,6 @@
 """The parts of the grader: the wire, the sandbox, reading, comparing, homework, reports."""
 
+import inspect
 import json
 import os
 import shutil
@@ -226,6 +227,15 @@ def test_a_jail_holds(isolated: Sandbox, tmp_path: Path, run: Callable) -> None:
     assert seen["user"] != 0, "limits on processes do not hold for root"
     assert _ask(remote, "fill") == 28  # no space left on device
     assert 0 < _ask(remote, "fork") < LIMITS.processes
+
+
+def test_all_that_judges_is_hidden() -> None:
+    code = {inspect.unwrap(task.judge).__code__.co_filename for task in exercises.tasks()}
+    hidden = [Path(place) for place in sandbox.HIDDEN]
+    assert len(code) > 1
+    for name in code:
+        assert any(Path(name).is_relative_to(place) for place in hidden), name
+    assert all(place.exists() for place in hidden if place.name not in ("_material", "__pycache__"))
 
 
 @pytest.mark.parametrize("forgotten", [False, True], ids=["as it is", "its stand-in removed"])

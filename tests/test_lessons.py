@@ -75,7 +75,7 @@ def test_a_path_means_the_file_there_and_not_the_lesson_of_that_name(
 
 
 @pytest.mark.parametrize(
-    "key", ["03_little.ipynb", "course/03_little", "../03", "nowhere/03_little.ipynb", "/3", "."]
+    "key", ["03_little.ipynb", "course/03_little", "../03", "nowhere/03_little.ipynb", "/3"]
 )
 def test_a_path_without_a_file_is_never_a_lesson_of_that_name(
     little_course: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
@@ -421,3 +421,13 @@ def test_a_lesson_has_one_thread_unless_the_user_says_more(
         monkeypatch.setenv("OMP_NUM_THREADS", theirs)
     assert lessons.headless_kernel()().kernel_spec.env["OMP_NUM_THREADS"] == used
     assert lessons.lab._lab_environment()["OMP_NUM_THREADS"] == used
+
+
+def test_the_appendix_is_found_by_name_and_named_where_a_lesson_is_missing() -> None:
+    deeper = lessons.appendix()
+    assert lessons.find(deeper[0].name) == deeper[0]
+    for key in ("99", "nowhere/04_x.ipynb"):
+        with pytest.raises(LessonError, match=f"in the appendix: {deeper[0].name}"):
+            lessons.find(key)
+    with pytest.raises(LessonError, match="is a folder"):
+        lessons.find(str(lessons.course()))

@@ -424,3 +424,9 @@ def test_labels_that_were_given_do_not_count_as_guessed(mask: Any) -> None:
 def test_a_mask_that_leaves_nothing_or_does_not_fit_is_refused(mask: torch.Tensor) -> None:
     with pytest.raises(DataError, match="given"):
         metrics.score_labels(torch.tensor([0, 1, 1, 0]), 2, torch.zeros(4), given=mask)
+
+
+def test_reconstructions_in_another_range_are_warned_of() -> None:
+    truth = torch.rand(2, 1, 12, 12, generator=torch.Generator().manual_seed(0))
+    with pytest.warns(UserWarning, match="undo a standardisation in both"):
+        metrics.score_images((truth - 0.3) / 0.3, truth)

@@ -294,3 +294,9 @@ def test_two_runs_do_not_share_a_folder(tmp_path):
         storage.exclusive_lock(tmp_path),
     ):
         pass
+
+
+def test_a_file_is_not_said_to_be_missing(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("there")
+    with pytest.raises(SltoolsError, match="is a file; name the folder"):
+        storage.read(tmp_path / "file")

@@ -424,3 +424,8 @@ def test_a_view_describes_itself_in_a_line(views, private):
 def test_an_attack_wants_a_view(wrong: Any) -> None:
     with pytest.raises(AttackError, match="session.observe"):
         view.fresh(wrong)
+
+
+def test_a_grant_in_a_string_is_no_list_of_letters(vanilla):
+    with pytest.raises(NotObservable, match="give a list, such as"):
+        vanilla.transcript.view("server", "client_model")

@@ -33,6 +33,9 @@
 # * **One cell holds the settings** (the data set, the cut, the budget, the seed, the device).
 #   Everything below it follows them. Numbers in the text are printed by cells, so they stay true
 #   when you change something.
+# * **Guess first.** Before a result a cell asks what you expect. Nobody grades it; a guess that was
+#   wrong is what one remembers. *Kernel > Restart Kernel and Clear Outputs of All Cells* hides our
+#   results until you have yours.
 # * **`budget` says how much to compute:** "tiny" only shows that everything runs, "quick" is for a
 #   laptop and takes less than a minute, "full" trains as long as the original paper did and
 #   attacks for longer.

@@ -550,7 +550,7 @@ shares = {
 }
 claim("16 samples, untrained client, found", shares["untrained"][0][1], "==", 1)
 claim("256 samples, untrained client, found", shares["untrained"][-1][1], ">", 0.9)
-claim("256 samples, trained client, found", shares["trained"][-1][1], "<", 0.6)
+claim("256 samples, trained client, found", shares["trained"][-1][1], "<", 0.4)
 compare(guess_large, shares["trained"][-1][1], "share found in 256 samples of a trained client")
 
 # %% tags=["nbval-ignore-output"]
@@ -560,8 +560,9 @@ for size, early_batch, late_batch in zip(sizes, *shares.values(), strict=True):
     print("{:6}{:18}{:8.1%}{:16}{:8.1%}".format(size, *early_batch, *late_batch))
 
 # %% [markdown]
-# Up to the rank the algebra is exact. Beyond it an untrained client still gives its labels away,
-# and a trained one does not: [the appendix](appendix/07_batches_and_sure_clients.ipynb) says why.
+# Up to the rank the algebra is exact, but for rounding: of 48 samples, at rank 48, the appendix
+# finds nine in ten or more. Beyond it an untrained client still gives its labels away, and a
+# trained one does not: [the appendix](appendix/07_batches_and_sure_clients.ipynb) says why.
 
 # %% [markdown]
 # ## What the wire really carries

@@ -556,7 +556,7 @@ def my_leak_auc(scores, rare):  # (N,) numbers, and (N,) with 1 for a rare sampl
 check("08.leak_auc", my_leak_auc)
 
 # %% [markdown]
-# Max-norm takes the length away. What leak AUC does the whitened line still reach?
+# Max-norm is made to take the length away. What leak AUC does the whitened line still reach?
 
 # %%
 guess_line = None  # your guess, 0.5 to 1
@@ -686,7 +686,8 @@ compare(guess_line, typical["max-norm", "whitened line"], "leak AUC of the white
 # line. Our head has ten outputs (eight are never right), so the lines of the two classes differ,
 # and one known sample, or a granted direction, is enough to be almost sure. With two outputs, for
 # which it was made, $p - e_y$ is $\pm(1 - p_y)(1, -1)$: all gradients lie on one line, and only the
-# two-sided line comes near that. The medians of all seven keep Marvell's bound.
+# two-sided line comes near that. The medians of all seven keep Marvell's bound. (An AUC near 0, as
+# that of the two-sided length without a defence, is a score turned round, and tells as much.)
 #
 # What of ten classes, and of more that is granted?
 

@@ -611,7 +611,13 @@ for (name, detector), count in hits.items():
 seen_by = {name: hits["hijacker", name] for name in ("SplitGuard", "Scrutinizer", "SplitOut")}
 claim("hijackers seen by each detector", list(seen_by.values()), "==", len(watched["hijacker"]))
 falsely = [hits["honest", name] / len(watched["honest"]) for name in seen_by]
-claim("share of honest servers that each accuses", falsely, "<", 0.5)
+claim("share of honest servers that each accuses", falsely, "<", 0.25)
+first_alarms = {
+    name: statistics.median(member[name].raised_at or batches for member in watched["hijacker"])
+    for name in seen_by
+}
+claim("first batch with an alarm, median: SplitOut", first_alarms["SplitOut"], "<", 20)
+claim("and the other two", [first_alarms[name] for name in ("SplitGuard", "Scrutinizer")], ">", 20)
 first_curious, first_honest = watched["curious"][0], watched["honest"][0]
 same = all(first_curious[name].scores == first_honest[name].scores for name in first_honest)
 print("the curious server's scores are those of the honest one, to the last bit:", same)
@@ -635,8 +641,9 @@ compare(guess_seen, share_of("hijacker", all), "share of hijackers seen by all t
 # will change this. A **malicious** server has to send something else, and that can be seen; a
 # **curious** one cannot be seen, only be given less.
 #
-# And an alarm comes late: by then the hijacker has had some batches. A client that stops at the
-# alarm keeps what it has not sent yet.
+# And an alarm comes after the fact: SplitOut's after ten batches or so, those of the other two
+# after thirty or more, and all these the hijacker has had. A client that stops at the alarm keeps
+# what it has not sent yet.
 
 # %% [markdown]
 # ## Recorded: forty honest clients
@@ -738,8 +745,8 @@ collected = {
 
 # %% [markdown]
 # **The clinic** can answer: the vendor's server gets the patient's image by changing one message,
-# and then a detector at the clinic may see it, late, and sometimes accuse the honest. Against a
-# vendor that only reads no detector helps, and what remains is to send less.
+# and then a detector at the clinic may see it, early or late, and sometimes accuse the honest.
+# Against a vendor that only reads no detector helps, and what remains is to send less.
 #
 # ## Limitations
 #

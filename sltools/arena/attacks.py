@@ -83,7 +83,8 @@ def decoder(trial: Trial, session: protocol.Session) -> list[Row]:
 
 def labels(trial: Trial, session: protocol.Session) -> list[Row]:
     """The labels of a fresh client's first samples: read, or clustered and matched."""
-    watched, singles = WATCHED[trial.settings.budget], SINGLES[trial.settings.budget]
+    budget, most = trial.settings.budget, len(trial.train)
+    watched, singles = min(most, WATCHED[budget]), min(most, SINGLES[budget])
     first = trial.recorded(watched, batch_size=64).transcript.view()
     if not trial.defense.label_private:
         read = _score(trial, watched, first.labels.cpu())

@@ -60,7 +60,8 @@ def run_labels(settings: LabelSettings) -> Outcome:
     """
     start = time.perf_counter()
     dataset = data.load(settings.dataset)
-    count = settings.targets if settings.targets is not None else _WATCHED[settings.budget]
+    usual = min(_WATCHED[settings.budget], len(dataset.train))
+    count = usual if settings.targets is None else settings.targets
     if not 1 <= count <= len(dataset.train):
         raise SltoolsError(
             f"{count} samples cannot be watched: give 1 to {len(dataset.train)}, the number of "

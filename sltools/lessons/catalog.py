@@ -134,15 +134,17 @@ def find(key: str, folder: Path | None = None) -> Lesson:
     for lesson in appendix(folder):
         if wanted == lesson.name:
             return lesson
-    raise LessonError(f"there is no lesson {key!r}; the lessons are: {_names(known)}")
+    raise LessonError(f"there is no lesson {key!r}; {_there_are(folder)}")
 
 
 def _at(path: Path, folder: Path | None) -> Lesson:
     """Read the lesson in the file at `path`; raise LessonError if there is none."""
-    if not path.is_file():
+    if path.is_dir():
+        raise LessonError(f"{path} is a folder; name a notebook in it")
+    if not path.exists():
         raise LessonError(
             f"there is no file {path}. A lesson of the course is asked for by its number or name "
-            f"alone, without folder and ending: {_names(lessons(folder))}"
+            f"alone, without folder and ending; {_there_are(folder)}"
         )
     if path.suffix != ".ipynb" or not re.match("[0-9]{2}_", path.name):
         raise LessonError(
@@ -150,6 +152,12 @@ def _at(path: Path, folder: Path | None) -> Lesson:
             "04_mine.ipynb"
         )
     return read(path)
+
+
+def _there_are(folder: Path | None) -> str:
+    found = f"the lessons are: {_names(lessons(folder))}"
+    deeper = appendix(folder)
+    return f"{found}; in the appendix: {_names(deeper)}" if deeper else found
 
 
 def _names(known: Sequence[Lesson]) -> str:

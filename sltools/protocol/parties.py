@@ -400,8 +400,10 @@ def _loss(criterion: Callable[[Tensor, Tensor], Tensor], output: Tensor, labels:
 
 def _check_hooks(**hooks: Any) -> None:
     for name, hook in hooks.items():
-        used = getattr(hook, "watch", hook)  # of a detector this is what is called
-        if hook is not None and (isinstance(hook, type) or not callable(used)):
+        # Of a detector two methods are called, of the others they themselves.
+        calls = ("probe", "watch") if name == "detector" else ("__call__",)
+        ready = all(callable(getattr(hook, call, None)) for call in calls)
+        if hook is not None and (isinstance(hook, type) or not ready):
             raise ProtocolError(
                 f"{name} must be a function or an object that is ready to use, not {hook!r}"
             )

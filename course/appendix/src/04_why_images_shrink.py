@@ -147,8 +147,6 @@ for step, at in zip(shrunk.snapshot_steps.tolist(), on_the_way, strict=True):
 # * **One clone for all images.** The images then share one scale, and their unknowns share the
 #   weights' equations.
 #
-# None of these *identifies* the scale; they delay its loss. It takes one thing more that an
-#
 # None of these *identifies* the scale; they delay its loss.
 #
 # ## Exposure

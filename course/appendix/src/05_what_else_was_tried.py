@@ -112,7 +112,7 @@ claim("the attack as it is, from every start", np.array(base["raw"]) / blind, "<
 # %% [markdown]
 # ## Exposure and leak
 #
-# The two traps of [lesson 04](../04_inversion_and_stealing.ipynb), and their remedies: `exposure`
+# The two traps of [why images shrink](04_why_images_shrink.ipynb), and their remedies: `exposure`
 # rescales the images now and then, so that the priors cannot fade them; `leak` lets the clone's
 # ReLUs pass a little at first, so that **dead units**, those that are off for every image and so
 # get no gradient, can wake. At this cut, with these steps, do we need them?
@@ -152,8 +152,8 @@ claim("without exposure: greatest difference of a pixel, each start", apart, "==
 # the last digit. The leak works against dead units, which strike some starts and not others, and it
 # bends every unit of the clone for the first half of the search. Over a short run and three starts
 # either can show nothing, or cost something: the verdicts above say which it was here. That does
-# not contradict lesson 04, where both were tried where they matter: the fading after many steps,
-# the dead units on the *worst* of six starts.
+# not contradict that notebook, where both were tried where they matter: the fading after many
+# steps, the dead units on the *worst* of six starts.
 
 # %% [markdown]
 # ## What else was tried
@@ -162,7 +162,8 @@ claim("without exposure: greatest difference of a pixel, each start", apart, "==
 # MNIST, both cut after conv2), on three new victims that the study has not, from three starts each
 # (recorded). All have 1,000 evaluations of the objective.
 #
-# * **fading tv**: as above.
+# * **fading tv**: the weight falls as the search goes on, see
+#   [priors and fading](05_priors_and_fading.ipynb).
 # * **absolute tv**, **isotropic tv**: total variation of absolute differences, or of the length of
 #   the gradient (Rudin, Osher and Fatemi's). Both let an edge be sharp where the squares of the
 #   reference code, which is our `tv`, spread it.
@@ -332,9 +333,9 @@ for idea in ("L-BFGS finish", "sigmoid pixels", "absolute tv"):
 #   told from luck.
 # * **A prior is a bet, again.** With the few weights tried, the other kinds of total variation
 #   cost two to three times the error on digits, which were enlarged and so are smooth, and a deep
-#   image prior nearly twice. On MNIST they are mixed. Fading costs digits a third, as above, and
-#   shows little on MNIST: the gain above took 4,000 steps. **Sigmoid pixels** cost about twice in
-#   both.
+#   image prior 1.7 times. On MNIST they are mixed. Fading costs digits a third and shows little on
+#   MNIST: the gain in [priors and fading](05_priors_and_fading.ipynb) took 4,000 steps. **Sigmoid
+#   pixels** cost 2.6 times the error on digits, and twice on MNIST.
 # * **A second-order finish** saves a tenth on digits in the median, and costs a fifth on MNIST.
 # * **Labels**, used in this way, bring nothing that shows. A likely reason: where the server's
 #   model is right about $z$, images that explain $z$ give the label by themselves. A prior that
