@@ -560,9 +560,9 @@ for size, early_batch, late_batch in zip(sizes, *shares.values(), strict=True):
     print("{:6}{:18}{:8.1%}{:16}{:8.1%}".format(size, *early_batch, *late_batch))
 
 # %% [markdown]
-# Up to the rank the algebra is exact, but for rounding: of 48 samples, at rank 48, the appendix
-# finds nine in ten or more. Beyond it an untrained client still gives its labels away, and a
-# trained one does not: [the appendix](appendix/07_batches_and_sure_clients.ipynb) says why.
+# Up to the rank the algebra is exact, but for rounding. Beyond it an untrained client still gives
+# its labels away, a trained one does not: see [the
+# appendix](appendix/07_batches_and_sure_clients.ipynb).
 
 # %% [markdown]
 # ## What the wire really carries
