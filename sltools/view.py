@@ -103,8 +103,8 @@ class View:
         """Make the view of `party`; see `Transcript.view`."""
         if isinstance(grants, str):
             raise NotObservable(
-                f"no grant is called {grants!r} by itself: give a list, such as [{grants!r}]; there "
-                f"are {', '.join(GRANTS)}"
+                f"no grant is called {grants!r} by itself: give a list, such as [{grants!r}]; "
+                f"there are {', '.join(GRANTS)}"
             )
         for name in grants:
             if name not in GRANTS:
