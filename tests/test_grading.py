@@ -916,7 +916,8 @@ def test_commands_make_homework_and_say_what_is_missing(
     said = call("assignment", "new", *place, str(tmp_path / "homework"))
     assert "2 notebooks" in said and f"NOTE: made a new salt at {tmp_path / 'salt'}" in said
     other = ["--salt", str(tmp_path / "slat"), "--out", str(tmp_path / "out")]
-    assert "NOTE: made a new salt at" in call("grade", str(tmp_path / "none"), *other)
-    assert "NOTE" not in call("grade", str(tmp_path / "none"), *other)
+    (tmp_path / "empty").mkdir()
+    assert "NOTE: made a new salt at" in call("grade", str(tmp_path / "empty"), *other)
+    assert "NOTE" not in call("grade", str(tmp_path / "empty"), *other)
     assert len(list((tmp_path / "homework").glob("*.ipynb"))) == 2
     assert "no folder" in call("grade", str(tmp_path / "none"), *place, str(tmp_path / "out"))
