@@ -2,15 +2,14 @@
 
 import sys
 
+from sltools.errors import INTERRUPTED
+
 
 def main() -> None:
     """Run the command line; it takes a moment to load, in which Ctrl-C is no traceback either."""
     try:
-        from sltools.cli import INTERRUPTED
         from sltools.cli import main as run
-    except KeyboardInterrupt:
-        sys.exit(130)
-    try:
+
         run()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

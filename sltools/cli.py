@@ -10,9 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from sltools import storage
-from sltools.errors import Interrupted, SltoolsError
-
-INTERRUPTED = 130  # as shells have it for Ctrl-C
+from sltools.errors import INTERRUPTED, Interrupted, SltoolsError
 
 app = typer.Typer(
     help="Attack split learning: the course and its tools.",
@@ -229,10 +227,10 @@ def grade(
     from sltools.grading import assignment as homework
     from sltools.grading import grade as grading
     from sltools.grading import sandbox, secrets
+    from sltools.grading.submissions import check_folder
 
     plan: grading.Plan
-    if not submissions.expanduser().is_dir():
-        raise SltoolsError(f"{submissions} is no folder; name the one with the submissions")
+    check_folder(submissions.expanduser())  # before a salt is made for nothing
     if roster:
         plan = homework.Assignment(secrets.read(salt), homework.read_roster(roster))
     else:

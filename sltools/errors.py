@@ -1,5 +1,7 @@
 """The errors a user can meet. Each message says what was wrong, what was expected, what to do."""
 
+INTERRUPTED = 130  # the exit code of a command that Ctrl-C ended, as shells have it
+
 
 class SltoolsError(Exception):
     """Base class: `except SltoolsError` catches everything this library raises on purpose."""

@@ -66,7 +66,7 @@ class Transcript:
         `grants` names knowledge beyond the wire (see `sltools.view.GRANTS`); an attack's result
         reports what it used of it. Raises NotObservable for an unknown or unavailable grant.
         """
-        return View.of(self, party, grants if isinstance(grants, str) else tuple(grants))
+        return View.of(self, party, grants)
 
     def save(self, folder: str | Path) -> Path:
         """Write the transcript into a new `folder` (safetensors and JSON); see `View.save`."""

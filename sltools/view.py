@@ -99,13 +99,14 @@ class View:
         self._used: set[str] = set()
 
     @classmethod
-    def of(cls, transcript: "Transcript", party: str, grants: str | tuple[str, ...]) -> "View":
+    def of(cls, transcript: "Transcript", party: str, grants: Iterable[str]) -> "View":
         """Make the view of `party`; see `Transcript.view`."""
         if isinstance(grants, str):
             raise NotObservable(
                 f"no grant is called {grants!r} by itself: give a list, such as [{grants!r}]; "
                 f"there are {', '.join(GRANTS)}"
             )
+        grants = tuple(grants)
         for name in grants:
             if name not in GRANTS:
                 raise NotObservable(f"no grant is called {name!r}; there are {', '.join(GRANTS)}")

@@ -32,8 +32,7 @@ def discover(folder: Path) -> list[Submission]:
     Whatever stands there is one, except hidden files. Links are not followed. Raises ExerciseError
     if there are none.
     """
-    if not folder.is_dir():
-        raise ExerciseError(f"{folder} is no folder; name the folder that holds the submissions")
+    check_folder(folder)
     found = []
     for path in _entries(folder):
         if path.is_dir() and not path.is_symlink():
@@ -45,6 +44,12 @@ def discover(folder: Path) -> list[Submission]:
             f"{folder} holds no submissions; put notebooks or folders of them there"
         )
     return found
+
+
+def check_folder(folder: Path) -> None:
+    """Raise ExerciseError unless `folder` is one."""
+    if not folder.is_dir():
+        raise ExerciseError(f"{folder} is no folder; name the folder that holds the submissions")
 
 
 def _entries(folder: Path) -> list[Path]:
