@@ -1,16 +1,25 @@
 """The attacks. Each is an object made from its settings and called with a view."""
 
+from sltools.attacks.curious import CuriousServer
 from sltools.attacks.decoder import DecoderInversion
 from sltools.attacks.deconvolution import BlindDeconvolution
+from sltools.attacks.fora import FORA
 from sltools.attacks.hijacking import Hijacking, HijackingServer
 from sltools.attacks.known_weights import KnownWeightsInversion
 from sltools.attacks.labels import LabelInference, LabelResult
 from sltools.attacks.leaks import GradientLeak, LeakResult
+from sltools.attacks.pcat import PCAT
 from sltools.attacks.result import InversionResult
+from sltools.attacks.sdar import SDAR
+from sltools.attacks.surrogate import SurrogateAttack, SurrogateResult
 from sltools.attacks.unsplit import UnSplit
 
 __all__ = [
+    "FORA",
+    "PCAT",
+    "SDAR",
     "BlindDeconvolution",
+    "CuriousServer",
     "DecoderInversion",
     "GradientLeak",
     "Hijacking",
@@ -20,5 +29,7 @@ __all__ = [
     "LabelInference",
     "LabelResult",
     "LeakResult",
+    "SurrogateAttack",
+    "SurrogateResult",
     "UnSplit",
 ]

@@ -13,6 +13,7 @@ from torch.optim import Adam
 
 from sltools import seeds
 from sltools.attacks import networks
+from sltools.attacks.alignment import gradient_penalty
 from sltools.attacks.inversion import READ_EVERY
 from sltools.attacks.result import InversionResult
 from sltools.errors import AttackError
@@ -230,7 +231,7 @@ class _Hijacker:
             with torch.no_grad():
                 piloted = self.pilot(self._public_batch(len(smashed)))
             gap = self.critic(smashed).mean() - self.critic(piloted).mean()
-            penalty = self._penalty(smashed, piloted)
+            penalty = gradient_penalty(self.critic, smashed, piloted, self._mixing)
             self._critic_optimizer.zero_grad()
             (self.settings.penalty * penalty - gap).backward()
             self._critic_optimizer.step()
@@ -254,14 +255,3 @@ class _Hijacker:
     def _public_batch(self, size: int) -> Tensor:
         rows = torch.randint(len(self._public), (size,), generator=self._order)
         return self._public[rows.to(self.device)]
-
-    def _penalty(self, smashed: Tensor, piloted: Tensor) -> Tensor:
-        """How far the critic's slope is from 1 between the two kinds of data: (norm - 1)^2.
-
-        The norm is over all features of a sample (Gulrajani et al. 2017).
-        """
-        share = torch.rand((len(smashed), *[1] * (smashed.ndim - 1)), generator=self._mixing)
-        share = share.to(smashed)
-        mixed = (share * smashed + (1 - share) * piloted).requires_grad_()
-        slope = torch.autograd.grad(self.critic(mixed).sum(), mixed, create_graph=True)[0]
-        return (slope.flatten(1).norm(dim=1) - 1).square().mean()

@@ -48,6 +48,34 @@ def pilot(image: Shape, smashed: Shape, *, rectified: bool, seed: int) -> nn.Seq
     return nn.Sequential(*layers, *([nn.ReLU()] if rectified else []))
 
 
+def substitute(image: Shape, smashed: Shape, *, rectified: bool, seed: int) -> nn.Sequential:
+    """Make a deeper stand-in for an unknown client than `pilot`, to be trained by an attacker alone.
+
+    `image` and `smashed` are the shapes of one sample. `rectified` ends it with a ReLU, for smashed
+    data that are never negative. Weights come from the stream (`seed`, "substitute").
+
+    >>> import torch
+    >>> from sltools.attacks import networks
+    >>> substitute = networks.substitute((1, 28, 28), (16, 4, 4), rectified=True, seed=0)
+    >>> tuple(substitute(torch.zeros(5, 1, 28, 28)).shape)
+    (5, 16, 4, 4)
+    """
+    coarse = _map_shape(image, smashed)
+    size, stride, window = _grid(image, coarse)
+    with seeds.scope(seed, "substitute"):
+        layers: list[nn.Module] = [] if size == tuple(image[1:]) else [nn.Upsample(size)]
+        layers += [nn.Conv2d(image[0], WIDTH // 2, 3, padding=1), nn.ReLU()]
+        layers += [nn.Conv2d(WIDTH // 2, 2 * WIDTH, window, stride), nn.ReLU()]
+        if len(smashed) == 3:
+            layers += [nn.Conv2d(2 * WIDTH, 2 * WIDTH, 3, padding=1), nn.ReLU()]
+            layers.append(nn.Conv2d(2 * WIDTH, smashed[0], 1))
+        else:
+            inputs = 2 * WIDTH * coarse[1] * coarse[2]
+            layers += [nn.Flatten(), nn.Linear(inputs, 8 * WIDTH), nn.ReLU()]
+            layers.append(nn.Linear(8 * WIDTH, smashed[0]))
+    return nn.Sequential(*layers, *([nn.ReLU()] if rectified else []))
+
+
 def decoder(smashed: Shape, image: Shape, *, seed: int) -> nn.Sequential:
     """Make an inverse network: smashed data (N, ...) to images (N, C, H, W) in [0, 1].
 

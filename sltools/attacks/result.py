@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Self
 
 from torch import Tensor, nn
 
@@ -74,6 +74,9 @@ class InversionResult(Provenance):
     feature_loss: float
     objective: float
 
+    NETWORKS: ClassVar[tuple[str, ...]] = ("clone",)
+    TENSORS: ClassVar[tuple[str, ...]] = ("inputs", "loss_steps", "snapshots", "snapshot_steps")
+
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
         if isinstance(value, Unsaved):
@@ -83,28 +86,38 @@ class InversionResult(Provenance):
     def save(self, folder: str | Path) -> Path:
         """Write the result into a new `folder` (safetensors and JSON).
 
-        A clone of other than `torch.nn` layers is left out: who asks for it later is told so.
+        A network of other than `torch.nn` layers is left out: who asks for it later is told so.
         """
-        clone, architecture = saved.pack("clone", vars(self)["clone"])
-        tensors = {name: getattr(self, name) for name in _TENSORS}
+        own = vars(self)
+        tensors = {name: own[name] for name in self.TENSORS if own[name] is not None}
         tensors |= {f"loss/{name}": values for name, values in self.losses.items()}
-        facts = {name: getattr(self, name) for name in _FACTS}
-        return storage.write(folder, tensors | clone, facts | {"architecture": architecture})
+        facts: dict[str, Any] = {name: own[name] for name in _FACTS}
+        for name in self.NETWORKS:
+            if own[name] is not None:
+                weights, facts[_key(name)] = saved.pack(name, own[name])
+                tensors |= weights
+        return storage.write(folder, tensors, facts)
 
     @classmethod
-    def open(cls, folder: str | Path) -> "InversionResult":
+    def open(cls, folder: str | Path) -> Self:
         """Read a saved result; raise SltoolsError if it is missing or damaged."""
         tensors, facts = storage.read(folder)
         try:
-            kept: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
-            kept["clone"] = saved.unpack("clone", tensors, facts.pop("architecture"))
+            kept: dict[str, Any] = {name: tensors[name] for name in cls.TENSORS if name in tensors}
+            for name in cls.NETWORKS:
+                if _key(name) in facts:
+                    kept[name] = saved.unpack(name, tensors, facts.pop(_key(name)))
             facts["knowledge"] = tuple(facts["knowledge"])
             return cls(losses=storage.under("loss/", tensors), **kept, **facts)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise AttackError(f"{folder} does not hold an inversion result: {error!r}") from None
 
 
-_TENSORS = ("inputs", "loss_steps", "snapshots", "snapshot_steps")
+def _key(network: str) -> str:
+    """Where the layers of a network are described in a file."""
+    return "architecture" if network == "clone" else f"{network} architecture"
+
+
 _FACTS = (
     "attack", "settings", "knowledge", "seed", "device", "seconds", "feature_loss", "objective",
     "interrupted", "versions",

@@ -1,0 +1,405 @@
+"""Attackers with data: a surrogate of the client, a decoder, and what aligns them with the wire.
+
+A server that has images of its own need not search for the client's inputs. It trains a surrogate
+of the client until the surrogate's smashed data look like the client's, and a decoder to invert the
+surrogate; then the decoder inverts the client as well. The attacks of this family differ in what
+they know and in how they compare the two: see SDAR, PCAT and FORA.
+
+All of them are passive. Each works on what was recorded, or beside an honest server while it trains
+(`CuriousServer`): what the client receives is the same, bit for bit.
+"""
+
+import copy
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import binary_cross_entropy, cross_entropy
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.optim import Adam
+
+from sltools import devices, seeds
+from sltools.attacks import networks
+from sltools.attacks.alignment import Critic, Samples, mk_mmd
+from sltools.attacks.auxiliary import Auxiliary, LabelledImages
+from sltools.attacks.inversion import READ_EVERY, RECORDS, explainable
+from sltools.attacks.result import InversionResult
+from sltools.errors import AttackError
+from sltools.interrupts import keep_partial
+from sltools.models import Architecture
+from sltools.progress import bar
+from sltools.validation import attack_check
+from sltools.view import View, fresh
+
+Critics = dict[str, Critic]
+
+CHUNK = 500  # images that are decoded at once
+WARM_UP = 1 / 3  # of the steps, in which the weight of consistency rises
+MEMORY = 0.05  # of the running mean and variance of the smashed data, for each batch
+FLOOR = 0.1  # least scale of a feature, as a share of the mean: some units are all but off
+
+
+@dataclass
+class SurrogateResult(InversionResult):
+    """What an attacker with data found: images, the surrogate as `clone`, and how to decode more.
+
+    `decoder` makes images of smashed data. In the label-private setting `head` stands for the
+    client's head and `labels` (N,) are what it makes of the features; None otherwise.
+    `feature_loss` says how well surrogate and images explain the smashed data, divided by their
+    variance.
+
+    >>> from sltools import data, models, protocol
+    >>> from sltools.attacks import FORA
+    >>> digits = data.load("digits")
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> session = protocol.train(front, rest, digits.train[:64], epochs=1)
+    >>> found = FORA(steps=5, batch=16)(session.observe(digits.train.images[:64]), digits.test)
+    >>> later = session.observe(digits.train.images[64:67])
+    >>> tuple(found.reconstruct(later.smashed).shape), found.labels
+    ((3, 1, 28, 28), None)
+    """
+
+    NETWORKS: ClassVar[tuple[str, ...]] = ("clone", "decoder", "head")
+    TENSORS: ClassVar[tuple[str, ...]] = (*InversionResult.TENSORS, "labels")
+
+    decoder: nn.Sequential = field(repr=False, kw_only=True)
+    head: nn.Sequential | None = field(default=None, repr=False, kw_only=True)
+    labels: Tensor | None = field(default=None, kw_only=True)
+
+    def reconstruct(self, smashed: Tensor) -> Tensor:
+        """Decode smashed data (N, ...) to images (N, C, H, W); AttackError if they do not fit."""
+        networks.check_smashed(smashed)
+        try:
+            return _in_chunks(self.decoder, smashed.to(devices.of(self.decoder)).float())
+        except RuntimeError as error:
+            raise AttackError(f"the decoder was made for another cut: {error}") from None
+
+
+@dataclass(frozen=True)
+class SurrogateAttack:
+    """Settings that the attacks with data share; use one of them: SDAR, PCAT or FORA.
+
+    Each of `steps` steps takes `batch` of the attacker's images and as many of the client's smashed
+    data. The surrogate learns at `lr` that the server's own layers shall tell the classes of the
+    attacker's images by what it makes of them (if there are labels), and that its smashed data be
+    distributed as the client's: `mmd` weighs their MK-MMD, by class where labels are known. The
+    decoder learns at `decoder_lr` to invert the surrogate. `consistency` weighs what neither of
+    the published attacks has: that the surrogate, given what the decoder makes of the client's
+    smashed data, should return these. Both rates fall to zero along a cosine on a record, and stay
+    beside a training, where there is one step for each message but the first `late_start`.
+
+    Weights come from the streams (`seed`, "surrogate" or "substitute"), (`seed`, "decoder") and
+    (`seed`, "simulated head"), the images from (`seed`, "auxiliary order") and the client's data
+    from (`seed`, "traffic order").
+    """
+
+    uses_labels: ClassVar[bool] = True
+    uses_architecture: ClassVar[bool] = False
+
+    steps: int = 1000
+    batch: int = 64
+    lr: float = 1e-3
+    decoder_lr: float = 2e-3
+    mmd: float = 1.0
+    consistency: float = 0.2
+    late_start: int = 0
+    seed: int = 0
+    device: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch"):
+            attack_check.integer(name, getattr(self, name))
+        attack_check.integer("late_start", self.late_start, 0)
+        for name in ("lr", "decoder_lr", "mmd", "consistency"):
+            attack_check.amount(name, getattr(self, name))
+
+    def __call__(self, view: View, auxiliary: LabelledImages) -> SurrogateResult:
+        """Attack what `view` shows with the help of `auxiliary`, a split of the attacker's own.
+
+        `view` is of an inference, the more images the better, or of a recorded training (better a
+        `window` of its end, where the client hardly moves). Ctrl-C returns the partial result,
+        marked `interrupted`. Raises AttackError for auxiliary data that do not fit, NotObservable
+        for a view without what the attack reads.
+        """
+        start, view = time.perf_counter(), fresh(view)
+        smashed = view.smashed
+        networks.check_smashed(smashed)
+        smashed = explainable(smashed).to(devices.find(self.device or smashed.device))
+        server = view.model.to(smashed.device) if self.uses_labels else None
+        training = SurrogateTraining(
+            self,
+            auxiliary,
+            smashed,
+            server=server,
+            client=view.architecture if self.uses_architecture else None,
+            label_private="features" in view.kinds,
+        )
+        labels = self._labels_of(view, smashed, server)
+        traffic = seeds.generator(self.seed, "traffic order")
+        with keep_partial() as work:
+            for step in bar(range(self.steps), type(self).__name__):
+                rows = torch.randint(len(smashed), (self.batch,), generator=traffic)
+                rows = rows.to(smashed.device)
+                rate = (1 + math.cos(math.pi * step / self.steps)) / 2
+                training.learn(smashed[rows], None if labels is None else labels[rows], rate)
+        return training.result(
+            smashed,
+            knowledge=view.knowledge,
+            seconds=time.perf_counter() - start,
+            interrupted=work.interrupted,
+        )
+
+    def _labels_of(self, view: View, smashed: Tensor, server: nn.Module | None) -> Tensor | None:
+        """What the server takes for the labels of `smashed`: those it was sent, or its own guess.
+
+        None if it can tell nothing: without a use for labels, or where the client has the head.
+        """
+        if server is None or "features" in view.kinds:
+            return None
+        if "labels" in view.kinds:
+            return view.labels.to(smashed.device)
+        return _in_chunks(server.eval(), smashed).argmax(1)
+
+    def critics(self, image: networks.Shape, smashed: networks.Shape, classes: int) -> Critics:
+        """What else compares the two sides, by what it looks at: "smashed" data or "images".
+
+        `image` and `smashed` are the shapes of one sample; `classes` is 0 where the client's labels
+        are not known.
+        """
+        return {}
+
+    def weights(self) -> dict[str, float]:
+        """The weights of the losses; 1 for those that are not named."""
+        return {"mmd": self.mmd, "consistency": self.consistency}
+
+    def surrogate_of(
+        self, client: Architecture | None, image: networks.Shape, smashed: Tensor
+    ) -> nn.Sequential:
+        """A network that makes smashed data of images: the client's own shape, if it is known.
+
+        `smashed` (N, ...) are some of the client's, `image` is the shape of one image.
+        """
+        if client is not None:
+            return client.build(self.seed, "surrogate")
+        rectified = bool((smashed >= 0).all())  # the server sees whether a ReLU came last
+        return networks.substitute(image, smashed.shape[1:], rectified=rectified, seed=self.seed)
+
+
+class SurrogateTraining:
+    """One attack on its way: its networks, their optimiser and random streams.
+
+    `smashed` (N, ...) are the client's, all there are or the first batch. `server` is a copy of the
+    server's own part and `client` the architecture of the client's, if the attack uses them.
+    """
+
+    def __init__(
+        self,
+        attack: SurrogateAttack,
+        auxiliary: LabelledImages,
+        smashed: Tensor,
+        *,
+        server: nn.Module | None,
+        client: Architecture | None,
+        label_private: bool,
+    ) -> None:
+        self.attack, self.device, self.shape = attack, smashed.device, tuple(smashed.shape[1:])
+        self.auxiliary = Auxiliary(
+            auxiliary,
+            labelled=attack.uses_labels,
+            batch=attack.batch,
+            seed=attack.seed,
+            device=self.device,
+        )
+        image = tuple(self.auxiliary.images.shape[1:])
+        self.surrogate = attack.surrogate_of(client, image, smashed).to(self.device)
+        self._check_fit()
+        self.decoder = networks.decoder(self.shape, image, seed=attack.seed).to(self.device)
+        self.server = None if server is None else server.eval().requires_grad_(False)
+        self.head = self._simulated_head(smashed) if label_private else None
+        self._check_labels(smashed)
+        known = 0 if label_private or server is None else self.auxiliary.classes
+        weights, critics = attack.weights(), attack.critics(image, self.shape, known)
+        self.critics = {on: critic for on, critic in critics.items() if weights[on]}
+        for critic in self.critics.values():
+            critic.to(self.device)
+        self._scale = _Scale(smashed)
+        copied = nn.ModuleList([self.surrogate, *([] if self.head is None else [self.head])])
+        rates = {"initial_lr": attack.lr}, {"initial_lr": attack.decoder_lr}
+        parts = copied.parameters(), self.decoder.parameters()
+        self._optimizer = Adam(
+            [{"params": list(w), **rate} for w, rate in zip(parts, rates, strict=True)]
+        )
+        self.step = 0
+        self.losses: dict[str, list[Tensor]] = {}
+        self.loss_steps: list[int] = []
+
+    def learn(self, smashed: Tensor, labels: Tensor | None, rate: float = 1.0) -> None:
+        """Take one step beside the client's `smashed` (B, ...), of `labels` (B,) if known.
+
+        `rate` is a factor on the learning rates. Raises AttackError if a loss is not finite.
+        """
+        smashed = smashed.to(self.device, torch.float32)
+        self._scale.follow(smashed)
+        images, own_labels = self.auxiliary.batch(len(smashed), labels)
+        made, decoded = self.surrogate(images), self.decoder(smashed)
+        alike = Samples(self._scale(made), self._scale(smashed), own_labels, labels)
+        compared = {"smashed": alike, "images": Samples(decoded, images, labels, own_labels)}
+        losses = {
+            # Cross-entropy: with the squared error, dark images drive the sigmoid to 0 and hold it.
+            "decoder": binary_cross_entropy(self.decoder(made.detach()), images),
+            "mmd": mk_mmd(alike),
+            "consistency": (self._scale(self.surrogate(decoded)) - alike.real).square().mean(),
+        }
+        if own_labels is not None:
+            losses["task"] = cross_entropy(self.classify(made), own_labels)
+        losses |= {on: critic.loss(compared[on]) for on, critic in self.critics.items()}
+        self._descend(losses, rate)
+        for on, critic in self.critics.items():
+            critic.learn(compared[on])
+        self._count(losses)
+
+    def classify(self, smashed: Tensor) -> Tensor:
+        """Logits of what the server's layers, and a simulated head if there is one, make of it."""
+        assert self.server is not None
+        features: Tensor = self.server(smashed)
+        return features if self.head is None else self.head(features)
+
+    def follow(self, server: nn.Module) -> None:
+        """Take over the weights of the honest `server`, which went on training."""
+        if self.server is not None:
+            self.server.load_state_dict(server.state_dict())
+
+    def result(
+        self, smashed: Tensor, knowledge: tuple[str, ...], seconds: float, interrupted: bool = False
+    ) -> SurrogateResult:
+        """Decode `smashed` (N, ...) and say what was found."""
+        networks.check_smashed(smashed, self.shape)
+        surrogate, decoder = _evaluating(self.surrogate), _evaluating(self.decoder)
+        head = None if self.head is None else _evaluating(self.head)
+        smashed = smashed.to(self.device, torch.float32)
+        inputs = _in_chunks(decoder, smashed)
+        explained = _in_chunks(surrogate, inputs)
+        scale = smashed.var(correction=0).clamp_min(torch.finfo(smashed.dtype).tiny)
+        loss = ((explained - smashed).square().mean() / scale).item()
+        labels = None if head is None else _in_chunks(self.classify, smashed).argmax(1).cpu()
+        return SurrogateResult(
+            inputs,
+            surrogate,
+            {name: torch.stack(values).cpu() for name, values in self.losses.items()},
+            torch.tensor(self.loss_steps),
+            inputs.new_empty(0, *inputs.shape).cpu(),
+            torch.tensor([], dtype=torch.int64),
+            attack=type(self.attack).__name__,
+            settings=asdict(self.attack),
+            knowledge=(*knowledge, *self.auxiliary.knowledge),
+            seed=self.attack.seed,
+            device=str(self.device),
+            seconds=seconds,
+            feature_loss=loss,
+            objective=loss,
+            interrupted=interrupted,
+            decoder=decoder,
+            head=head,
+            labels=labels,
+        )
+
+    def _descend(self, losses: dict[str, Tensor], rate: float) -> None:
+        """Move all networks but the critics down the weighted sum of `losses`."""
+        weights = self.attack.weights()
+        weights["consistency"] *= min(1.0, self.step / (WARM_UP * self.attack.steps))
+        self._optimizer.zero_grad()
+        torch.stack(
+            [weights.get(name, 1.0) * loss for name, loss in losses.items()]
+        ).sum().backward()
+        for group in self._optimizer.param_groups:
+            group["lr"] = group["initial_lr"] * rate
+        self._optimizer.step()
+
+    def _count(self, losses: dict[str, Tensor]) -> None:
+        """Count a step; note its losses if due, and look whether they are finite."""
+        if self.step % max(1, self.attack.steps // RECORDS) == 0:
+            for name, loss in losses.items():
+                self.losses.setdefault(name, []).append(loss.detach())
+            self.loss_steps.append(self.step)
+        if self.step % READ_EVERY == 0 and not all(loss.isfinite() for loss in losses.values()):
+            raise AttackError(
+                f"the attack's losses are no longer finite at step {self.step}: lower lr or "
+                "decoder_lr"
+            )
+        self.step += 1
+
+    def _simulated_head(self, smashed: Tensor) -> nn.Sequential | None:
+        """What stands for the client's head: one linear layer on the server's features."""
+        if self.server is None:
+            return None
+        with torch.no_grad():
+            width = self.server(smashed[:1]).flatten(1).shape[1]
+        with seeds.scope(self.attack.seed, "simulated head"):
+            head = nn.Sequential(nn.Flatten(), nn.Linear(width, self.auxiliary.classes))
+        return head.to(self.device)
+
+    def _check_fit(self) -> None:
+        """Raise AttackError unless the surrogate makes smashed data of the client's shape."""
+        try:
+            made = _in_chunks(self.surrogate.eval(), self.auxiliary.images[:1])
+        except RuntimeError as error:
+            raise AttackError(
+                f"the auxiliary images do not fit the client's architecture: {error}. Give images "
+                "of the size of the client's"
+            ) from None
+        if (shape := tuple(made.shape[1:])) != self.shape:
+            raise AttackError(
+                f"auxiliary images of shape {tuple(self.auxiliary.images.shape[1:])} give smashed "
+                f"data of shape {shape}, the client sent {self.shape}: give images of the size of "
+                "the client's"
+            )
+        _training(self.surrogate)
+
+    def _check_labels(self, smashed: Tensor) -> None:
+        """Raise AttackError if an auxiliary label is none of the server's classes."""
+        if self.server is None or self.head is not None:
+            return
+        with torch.no_grad():
+            outputs = self.classify(smashed[:1]).shape[1]
+        if self.auxiliary.classes > outputs:
+            raise AttackError(
+                f"the auxiliary labels go up to {self.auxiliary.classes - 1}, and the server has "
+                f"{outputs} classes: leave out images of other classes"
+            )
+
+
+class _Scale:
+    """Brings each feature of smashed data to a mean of 0 and a variance of about 1."""
+
+    def __init__(self, smashed: Tensor) -> None:
+        self._mean, self._variance = smashed.mean(0), smashed.var(0, correction=0)
+
+    def follow(self, smashed: Tensor) -> None:
+        """Move mean and variance a little towards those of a batch (B, ...)."""
+        self._mean = self._mean.lerp(smashed.mean(0), MEMORY)
+        self._variance = self._variance.lerp(smashed.var(0, correction=0), MEMORY)
+
+    def __call__(self, smashed: Tensor) -> Tensor:
+        tiny = torch.finfo(smashed.dtype).tiny
+        least = FLOOR * self._variance.mean().clamp_min(tiny).sqrt()
+        return (smashed - self._mean) / (self._variance.sqrt() + least)
+
+
+def _training(network: nn.Module) -> None:
+    """Put normalisation into training mode, and all that draws random numbers into evaluation."""
+    for layer in network.modules():
+        layer.training = isinstance(layer, _BatchNorm)
+
+
+def _evaluating(network: nn.Sequential) -> nn.Sequential:
+    """A copy of `network` in evaluation mode."""
+    return copy.deepcopy(network).eval()
+
+
+def _in_chunks(network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    with torch.no_grad():
+        return torch.cat([network(part) for part in inputs.split(CHUNK)])
