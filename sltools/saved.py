@@ -48,7 +48,7 @@ def unpack(name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Netw
     """
     if "unsaved" in facts:
         return Unsaved(facts["unsaved"])
-    state = storage.under(f"{name}/", tensors)
+    state = storage.with_prefix(f"{name}/", tensors)
     return Architecture(facts["layers"]).restore(state, facts.get("training", ()))
 
 

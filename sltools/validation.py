@@ -32,7 +32,7 @@ class Checks:
             raise self._error(f"{name} must be a finite number above 0, not {value!r}")
         return float(value)
 
-    def amount(self, name: str, value: Any) -> float:
+    def non_negative(self, name: str, value: Any) -> float:
         """A finite number of at least 0."""
         if not _is_number(value) or not 0 <= value < math.inf:
             raise self._error(f"{name} must be a finite number of at least 0, not {value!r}")

@@ -271,7 +271,7 @@ def test_image_scores_are_medians_and_best_is_the_least() -> None:
     truth = trial.targets
     guess = truth * torch.linspace(0, 1, len(truth)).view(-1, 1, 1, 1)
     each = metrics.mse(guess, truth)
-    found = by_measure(attacks._images(trial, "any", guess))
+    found = by_measure(attacks._image_rows(trial, "any", guess))
     assert found["raw_mse"] == pytest.approx(each.median().item())
     assert found["best_mse"] == each.min().item() < found["raw_mse"]
     assert found["aligned_mse"] < 1e-6, "a gain is allowed"
@@ -391,8 +391,8 @@ def test_frontier_and_table_show_medians_and_the_better_attack(
 def test_no_more_samples_are_watched_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     digits = data.load("digits")
     few = replace(digits, train=digits.train[:100])
-    monkeypatch.setattr(attacks, "WATCHED", {"tiny": 3840})
-    monkeypatch.setattr(attacks, "SINGLES", {"tiny": 20})
+    monkeypatch.setattr(attacks, "LABEL_SAMPLES", {"tiny": 3840})
+    monkeypatch.setattr(attacks, "SINGLE_SAMPLES", {"tiny": 20})
     for defense in arena.DEFENSES[:2]:
         trial = arena.Trial(TINY, few, defense, defense.strengths[0], 0)
         assert attacks.labels(trial, trial.recorded(64, batch_size=32))

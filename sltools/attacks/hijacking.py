@@ -13,7 +13,7 @@ from torch.optim import Adam
 
 from sltools import seeds
 from sltools.attacks import networks
-from sltools.attacks.inversion import READ_EVERY
+from sltools.attacks.inversion import CHECK_EVERY
 from sltools.attacks.result import InversionResult
 from sltools.errors import AttackError
 from sltools.messages import Message
@@ -57,7 +57,7 @@ class Hijacking:
             attack_check.integer(name, getattr(self, name))
         attack_check.integer("warmup_steps", self.warmup_steps, 0)
         for name in ("pilot_lr", "critic_lr", "penalty"):
-            attack_check.amount(name, getattr(self, name))
+            attack_check.non_negative(name, getattr(self, name))
 
 
 class HijackingServer(Server):
@@ -115,7 +115,7 @@ class HijackingServer(Server):
         if answer is None or answer.kind != "cut_gradient":
             return answer
         assert self._smashed is not None
-        return replace(answer, payload=self._steer(self._smashed.detach()))
+        return replace(answer, payload=self._hijack(self._smashed.detach()))
 
     @property
     def losses(self) -> dict[str, Tensor]:
@@ -133,13 +133,13 @@ class HijackingServer(Server):
 
     def reconstruct(self, smashed: Tensor) -> Tensor:
         """Decode smashed data (N, ...) to images (N, C, H, W), on the attack's device."""
-        networks.check_smashed(smashed, self._hijacked().shape)
-        return self._in_chunks(self._hijacked().decoder, smashed.float())
+        networks.check_smashed(smashed, self._require_hijacker().shape)
+        return self._in_chunks(self._require_hijacker().decoder, smashed.float())
 
     def invert(self, view: View) -> InversionResult:
         """Decode the smashed data of `view`; the result's `clone` is the pilot."""
         start, view = time.perf_counter(), fresh(view)
-        smashed, hijacker = view.smashed.float(), self._hijacked()
+        smashed, hijacker = view.smashed.float(), self._require_hijacker()
         inputs = self.reconstruct(smashed)
         explained = self._in_chunks(hijacker.pilot, inputs)
         wanted = smashed.to(inputs.device)
@@ -162,7 +162,7 @@ class HijackingServer(Server):
             objective=loss,
         )
 
-    def _steer(self, smashed: Tensor) -> Tensor:
+    def _hijack(self, smashed: Tensor) -> Tensor:
         """Learn from the client's `smashed` data and return the gradient for it."""
         start, sent, smashed = time.perf_counter(), smashed, smashed.float()
         if self._hijacker is None:
@@ -170,7 +170,7 @@ class HijackingServer(Server):
             self._hijacker = _Hijacker(self.attack, self.public_images, smashed)
         networks.check_smashed(smashed, self._hijacker.shape)
         losses = self._hijacker.learn(smashed)
-        if self.steps % READ_EVERY == 0:
+        if self.steps % CHECK_EVERY == 0:
             if not all(bool(loss.isfinite()) for loss in losses.values()):
                 raise AttackError(
                     f"the attack's losses are no longer finite at step {self.steps}: lower "
@@ -184,7 +184,7 @@ class HijackingServer(Server):
         self.seconds += time.perf_counter() - start
         return gradient.to(sent.dtype)
 
-    def _hijacked(self) -> "_Hijacker":
+    def _require_hijacker(self) -> "_Hijacker":
         if self._hijacker is None:
             raise AttackError(
                 "this server has hijacked nobody yet: train a client with it first "
@@ -193,7 +193,7 @@ class HijackingServer(Server):
         return self._hijacker
 
     def _in_chunks(self, network: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
-        device = self._hijacked().device
+        device = self._require_hijacker().device
         with torch.no_grad():
             return torch.cat([network(part.to(device)) for part in tensor.split(CHUNK)])
 
@@ -207,7 +207,7 @@ class _Hijacker:
         self.shape = tuple(smashed.shape[1:])
         self._public = public_images.to(self.device)
         self._order = seeds.generator(settings.seed, "public order")
-        self._mixing = seeds.generator(settings.seed, "gradient penalty")
+        self._interpolation = seeds.generator(settings.seed, "gradient penalty")
         image, seed = tuple(public_images.shape[1:]), settings.seed
         rectified = bool((smashed >= 0).all())  # the server sees whether a ReLU came last
         self.pilot = networks.pilot(image, self.shape, rectified=rectified, seed=seed)
@@ -221,16 +221,16 @@ class _Hijacker:
         betas = (0.5, 0.999)
         self._critic_optimizer = Adam(self.critic.parameters(), settings.critic_lr, betas)
         for _ in range(settings.warmup_steps):
-            self._warm_up()
+            self._train_autoencoder()
 
     def learn(self, smashed: Tensor) -> dict[str, Tensor]:
         """Train the three networks beside the client's `smashed` (B, ...); return the losses."""
-        decoder_loss = self._warm_up()
+        decoder_loss = self._train_autoencoder()
         for _ in range(self.settings.critic_steps):
             with torch.no_grad():
                 piloted = self.pilot(self._public_batch(len(smashed)))
             gap = self.critic(smashed).mean() - self.critic(piloted).mean()
-            penalty = self._penalty(smashed, piloted)
+            penalty = self._gradient_penalty(smashed, piloted)
             self._critic_optimizer.zero_grad()
             (self.settings.penalty * penalty - gap).backward()
             self._critic_optimizer.step()
@@ -241,7 +241,7 @@ class _Hijacker:
         smashed = smashed.requires_grad_()
         return torch.autograd.grad(self.critic(smashed).mean(), smashed)[0]
 
-    def _warm_up(self) -> Tensor:
+    def _train_autoencoder(self) -> Tensor:
         """One step of pilot and decoder on public images."""
         images = self._public_batch(self.settings.batch)
         # Cross-entropy: with the squared error, dark images drive the sigmoid to 0 and hold it.
@@ -255,12 +255,12 @@ class _Hijacker:
         rows = torch.randint(len(self._public), (size,), generator=self._order)
         return self._public[rows.to(self.device)]
 
-    def _penalty(self, smashed: Tensor, piloted: Tensor) -> Tensor:
+    def _gradient_penalty(self, smashed: Tensor, piloted: Tensor) -> Tensor:
         """How far the critic's slope is from 1 between the two kinds of data: (norm - 1)^2.
 
         The norm is over all features of a sample (Gulrajani et al. 2017).
         """
-        share = torch.rand((len(smashed), *[1] * (smashed.ndim - 1)), generator=self._mixing)
+        share = torch.rand((len(smashed), *[1] * (smashed.ndim - 1)), generator=self._interpolation)
         share = share.to(smashed)
         mixed = (share * smashed + (1 - share) * piloted).requires_grad_()
         slope = torch.autograd.grad(self.critic(mixed).sum(), mixed, create_graph=True)[0]

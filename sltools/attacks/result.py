@@ -99,7 +99,7 @@ class InversionResult(Provenance):
             kept: dict[str, Any] = {name: tensors[name] for name in _TENSORS}
             kept["clone"] = saved.unpack("clone", tensors, facts.pop("architecture"))
             facts["knowledge"] = tuple(facts["knowledge"])
-            return cls(losses=storage.under("loss/", tensors), **kept, **facts)
+            return cls(losses=storage.with_prefix("loss/", tensors), **kept, **facts)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise AttackError(f"{folder} does not hold an inversion result: {error!r}") from None
 

@@ -551,7 +551,7 @@ def _challenge(answer: Answer, seed: int) -> str:
     resisted = on_one = on_all = 0.0
     by_clones, by_strangers = [], []
     for place in range(VICTIMS):
-        victim, g, clones, strangers, few = _robbed(seed, place)
+        victim, g, clones, strangers, few = _stolen_victim(seed, place)
         recognised = _recognised(victim, few, _crafted(answer, clones, g, few))
         control = few[:CONTROLS]
         unfooled = _recognised(victim, control, _crafted(answer, strangers, g, control))
@@ -607,12 +607,14 @@ def _resist_one_step(
     return int(_recognised(victim, few, changed).sum())
 
 
-Robbed = tuple[nn.Sequential, nn.Sequential, list[nn.Sequential], list[nn.Sequential], data.Split]
+StolenVictim = tuple[
+    nn.Sequential, nn.Sequential, list[nn.Sequential], list[nn.Sequential], data.Split
+]
 
 
 @lru_cache(maxsize=VICTIMS)
-def _robbed(seed: int, place: int) -> Robbed:
-    """Train a victim for a moment and rob it in haste.
+def _stolen_victim(seed: int, place: int) -> StolenVictim:
+    """Train a victim briefly and steal it in few steps.
 
     Returns it, the server's layers, its clones, as many fronts of random weights, and test images
     that it recognises.
