@@ -28,7 +28,8 @@ from sltools.errors import DataError
 class Split:
     """Images (N, C, H, W), float32 in [0, 1], and their labels (N,), int64, on one device.
 
-    Raises DataError for anything but tensors of one length; `from_tensors` looks closer.
+    Raises DataError for anything but tensors of one length, and for images that hold NaN or
+    infinite values; `from_tensors` looks closer.
 
     >>> from sltools import data
     >>> split = data.load("digits").train
@@ -55,6 +56,12 @@ class Split:
         counts = f"{len(self.images)} images and {len(self.labels)} labels"
         same = len(self.images) == len(self.labels)
         _require(same, f"A split has a label for each image, not {counts}.")
+        if self.images.is_floating_point() and self.images.numel():
+            low, high = (bound.item() for bound in self.images.detach().aminmax())
+            _require(
+                math.isfinite(low) and math.isfinite(high),
+                "The images of a split hold NaN or infinite values: use pixels in [0, 1].",
+            )
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -5,6 +5,7 @@ run code. What else is in the file does not depend on that.
 """
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from sltools.models import Architecture
 
 @dataclass(frozen=True)
 class Unsaved:
-    """Stands where there was a network that could not be written, and says why."""
+    """Stands where there was a network that could not be described, and says why."""
 
     reason: str
 
@@ -50,6 +51,23 @@ def unpack(name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Netw
         return Unsaved(facts["unsaved"])
     state = storage.with_prefix(f"{name}/", tensors)
     return Architecture(facts["layers"]).restore(state, facts.get("training", ()))
+
+
+KINDS = {  # a name that only such a folder has: what it holds, and how it is opened
+    "messages": "a view: open it with View.open",
+    "feature_loss": "an inversion result: open it with InversionResult.open",
+    "counts_at_least": "a label result: open it with LabelResult.open",
+}
+
+
+def other_kind(names: Collection[str]) -> str:
+    """Say what a folder with facts and tensors of these `names` holds, or "" if nobody knows.
+
+    >>> from sltools import saved
+    >>> saved.other_kind(["party", "messages"])
+    'it holds a view: open it with View.open'
+    """
+    return next((f"it holds {kind}" for name, kind in KINDS.items() if name in names), "")
 
 
 def without_sample_gradients(network: nn.Sequential) -> nn.Sequential:

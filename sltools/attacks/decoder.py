@@ -65,6 +65,7 @@ class DecoderInversion:
         for name in ("steps", "batch", "snapshots"):
             attack_check.integer(name, getattr(self, name))
         attack_check.non_negative("lr", self.lr)
+        attack_check.seed(self.seed)
 
     def __call__(
         self,

@@ -56,6 +56,7 @@ class Hijacking:
         for name in ("critic_steps", "batch"):
             attack_check.integer(name, getattr(self, name))
         attack_check.integer("warmup_steps", self.warmup_steps, 0)
+        attack_check.seed(self.seed)
         for name in ("pilot_lr", "critic_lr", "penalty"):
             attack_check.non_negative(name, getattr(self, name))
 

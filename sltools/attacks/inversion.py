@@ -115,6 +115,7 @@ class InputSearch:
             value = getattr(self, name)
             if name in ("steps", "snapshots") or value is not None:
                 attack_check.integer(name, value)
+        attack_check.seed(self.seed)
         for name in ("tv", "l2", "l1", "input_lr"):
             attack_check.non_negative(name, getattr(self, name))
         if self.tv_end is not None:

@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 
-from sltools import devices, seeds, storage
+from sltools import devices, saved, seeds, storage
 from sltools.attacks.result import Provenance
 from sltools.errors import AttackError
 from sltools.interrupts import keep_partial
 from sltools.progress import bar
+from sltools.validation import attack_check
 from sltools.view import View, fresh
 
 SETTINGS = ("published", "closed-form", "wire")
@@ -71,7 +72,8 @@ class LabelResult(Provenance):
             facts["knowledge"] = tuple(facts["knowledge"])
             return cls(**(facts | tensors))
         except (KeyError, TypeError) as error:
-            raise AttackError(f"{folder} does not hold a label result: {error!r}") from None
+            instead = saved.other_kind(facts | tensors) or repr(error)
+            raise AttackError(f"{folder} does not hold a label result: {instead}") from None
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ class LabelInference:
             )
         if not self.lr > 0:
             raise AttackError(f"lr, the clone's learning rate, must be positive, not {self.lr}")
+        attack_check.seed(self.seed)
 
     def __call__(self, view: View) -> LabelResult:
         """Infer the label, or the cluster, of each of the N samples in `view`."""

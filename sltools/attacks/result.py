@@ -101,7 +101,8 @@ class InversionResult(Provenance):
             facts["knowledge"] = tuple(facts["knowledge"])
             return cls(losses=storage.with_prefix("loss/", tensors), **kept, **facts)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise AttackError(f"{folder} does not hold an inversion result: {error!r}") from None
+            instead = saved.other_kind(facts | tensors) or repr(error)
+            raise AttackError(f"{folder} does not hold an inversion result: {instead}") from None
 
 
 _TENSORS = ("inputs", "loss_steps", "snapshots", "snapshot_steps")

@@ -52,7 +52,7 @@ class PrivateOptimizer:
         self.clip = defense_check.positive("clip", clip)
         self.multiplier = defense_check.positive("multiplier", multiplier)
         self.batch_size = defense_check.integer("batch_size", batch_size)
-        self._front, self._inner, self._seed = front, inner, seed
+        self._front, self._inner, self._seed = front, inner, defense_check.seed(seed)
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Make the optimiser; from now on the front keeps the gradient of each sample."""

@@ -76,7 +76,7 @@ class SplitGuard(Detector):
             defense_check.positive("slope", slope),
             defense_check.positive("power", power),
         )
-        self._generator = seeds.generator(seed, "SplitGuard")
+        self._generator = seeds.generator(defense_check.seed(seed), "SplitGuard")
         self._false, self._first, self._second = GradientSet(), GradientSet(), GradientSet()
 
     def probe(self, labels: Tensor) -> Tensor | None:

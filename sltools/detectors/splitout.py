@@ -72,6 +72,7 @@ class SplitOut(Detector):
             raise DefenseError(f"a share of the images is above 0 and at most 1, not {share!r}")
         self.share, self.epochs = share, defense_check.integer("epochs", epochs)
         defense_check.integer("batch_size", batch_size)
+        defense_check.seed(seed)
         gradients = honest_gradients(net, split, share, epochs, batch_size, seed)
         self.gradients = len(gradients)
         if self.gradients < 2:

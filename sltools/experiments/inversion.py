@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sltools import data, devices, metrics, plots, protocol
+from sltools import data, devices, metrics, models, plots, protocol
 from sltools.attacks import InversionResult, KnownWeightsInversion, UnSplit
 from sltools.errors import Interrupted
 from sltools.experiments.outcome import Outcome, provenance
@@ -88,6 +88,7 @@ def run_inversion(settings: InversionSettings) -> Outcome:
     count = usual_targets(dataset.name) if settings.targets is None else settings.targets
     settings = replace(settings, targets=count)
     targets = first_targets(dataset, count)
+    models.cut(models.for_images(targets.images.shape), settings.cut)  # before any training
     truth = targets.images.to(settings.device)
     attack = _unsplit(settings)
     attacked: list[_AttackedVictim] = []

@@ -69,6 +69,7 @@ def run_labels(settings: LabelSettings) -> Outcome:
         )
     shape = dataset.train.images.shape
     head = settings.head or models.stages(models.for_images(shape))[-2]
+    models.cut(models.for_images(shape), (settings.cut, head))  # before any training
     seeds = [settings.seed * settings.victims + number for number in range(settings.victims)]
     found = []
     with keep_partial() as work:

@@ -86,8 +86,8 @@ def _content(path: Path) -> bytes:
             raise ValueError("This is not an ordinary file; is it a link?")
         if facts.st_size > MAX_BYTES:
             raise ValueError(
-                f"The file has {facts.st_size / 2**20:.0f} MiB, at most {MAX_BYTES / 2**20:.0f} are "
-                "read: clear the outputs and hand it in again."
+                f"The file has {facts.st_size / 2**20:.0f} MiB, at most {MAX_BYTES / 2**20:.0f} "
+                "are read: clear the outputs and hand it in again."
             )
         return path.read_bytes()
     except OSError as error:

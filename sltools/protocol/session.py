@@ -12,7 +12,7 @@ from sltools.data import Split, expect
 from sltools.errors import ModelError, ProtocolError
 from sltools.models import Architecture
 from sltools.protocol.parties import Client, Server, exchange
-from sltools.saved import Network
+from sltools.saved import Network, Unsaved
 from sltools.transcript import Transcript
 from sltools.view import View
 
@@ -202,12 +202,14 @@ def _transcript(client: Client, server: Server, images: Tensor) -> Transcript:
     return Transcript(front, _describe(client.head), models)
 
 
-def _describe(part: nn.Sequential | None, shape: Sequence[int] = ()) -> Architecture | None:
+def _describe(
+    part: nn.Sequential | None, shape: Sequence[int] = ()
+) -> Architecture | Unsaved | None:
     """Describe a part for the transcript; one of unusual layers trains all the same."""
     try:
         return None if part is None else Architecture.of(part, shape)
-    except ModelError:
-        return None
+    except ModelError as error:
+        return Unsaved(str(error))
 
 
 def parts(client: Client, server: Server) -> list[nn.Sequential]:
