@@ -23,10 +23,7 @@ Model = Callable[[Tensor], Tensor]
 Labels = Tensor | Sequence[int]
 
 SSIM_WINDOW = 11
-OUTSIDE_BY, OUTSIDE_SHARE = (
-    0.5,
-    0.05,
-)  # so far outside of [0, 1], and more of them than a free search leaves
+OUTSIDE_BY, OUTSIDE_SHARE = 0.5, 0.05  # of [0, 1]: more and further than a free search leaves
 SHUFFLES = 25
 
 

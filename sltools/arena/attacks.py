@@ -16,18 +16,11 @@ from sltools.detectors import LabelGap
 from sltools.interrupts import finished
 from sltools.models import Architecture
 
-LABEL_SAMPLES = {
-    "tiny": 128,
-    "quick": 640,
-    "full": 3840,
-}  # first samples of a training, for their labels
-SINGLE_SAMPLES = {"tiny": 64, "quick": 320, "full": 1000}  # of those in batches of one
+# First samples of a training, whose labels are inferred, and how many of them in batches of one.
+LABEL_SAMPLES = {"tiny": 128, "quick": 640, "full": 3840}
+SINGLE_SAMPLES = {"tiny": 64, "quick": 320, "full": 1000}
 DECODER_STEPS = {"tiny": 30, "quick": 300, "full": 3000}
-HIJACKED_SAMPLES = {
-    "tiny": 256,
-    "quick": 14_000,
-    "full": 120_000,
-}  # samples that a hijacker is sent
+HIJACKED_SAMPLES = {"tiny": 256, "quick": 14_000, "full": 120_000}  # sent to a hijacker
 DEPENDENCE_IMAGES = 100  # images whose distances are compared
 ATTACKER_SEED_OFFSET = 1000  # between the seed of a defence and that of an attacker who imitates it
 

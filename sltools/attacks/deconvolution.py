@@ -26,15 +26,9 @@ SOLVE_IMAGES = 256  # images to find the solution by; it is then applied to all
 MAX_UNKNOWNS = 3000  # unknowns, whose eigenvectors take some seconds
 ROUNDING = 1e-13  # of the greatest second moment: what single precision leaves where nothing is
 ROUNDING_DISAGREEMENT = 1e-10  # disagreement that may be rounding
-MAX_DISAGREEMENT_RATIO = (
-    0.5  # a right solution disagrees less than this times as much as the next best, a wrong one
-)
-BLACK_TOLERANCE = (
-    0.15  # of the step from black to white, below black: more than noise and rounding leave
-)
-MIN_CONTRAST = (
-    0.05  # of the range of values: a contrast below it is noise, or the black that most are
-)
+MAX_DISAGREEMENT_RATIO = 0.5  # of a right solution's disagreement to that of the next, a wrong one
+BLACK_TOLERANCE = 0.15  # of the step from black to white: noise and rounding leave less below black
+MIN_CONTRAST = 0.05  # of the range of values: one below it is noise, or the black that most are
 AMBIGUOUS = (
     "these smashed data do not tell the images: wrong solutions agree as well as right ones. The "
     "filters may be too few, too large or too much alike, the images too few or too much alike, or "

@@ -14,9 +14,7 @@ from sltools.errors import AttackError
 
 ROUNDING = 1e-4  # of the range
 POOR_FIT = 0.05  # of the variance of smashed data: more than that, and the fit is looked into
-OUTSIDE_RATIO = (
-    0.25  # of the error inside the range: less than that outside, and the range is wrong
-)
+OUTSIDE_RATIO = 0.25  # of the error inside the range: with less outside, the range is wrong
 NO_FIT = 1.0  # of the variance: one guess for all would do better
 TRIAL_TARGETS, TRIAL_STEPS = 4, 60  # targets and steps to find out
 

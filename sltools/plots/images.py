@@ -24,9 +24,7 @@ from sltools.plots.picture import (
 PAGE_WIDTH = 8.2  # inches that pictures of images may take, row labels aside
 MAX_IMAGES, MAX_SNAPSHOTS, MAX_SMASHED = 20, 9, 6
 GAP = 0.06  # between images, as a share of a cell
-STRIPE_CELLS = (
-    5  # cells that a stripe of flat smashed data fills; odd, so that its title has a middle
-)
+STRIPE_CELLS = 5  # that a stripe of flat smashed data fills; odd, so that its title has a middle
 
 
 @styled
