@@ -283,7 +283,7 @@ def test_seen_is_of_the_hijacker_and_the_baseline_of_the_honest(
 ) -> None:
     trial = a_trial(victim=1)
     monkeypatch.setattr(LabelGap, "raised_at", property(lambda gap: gap.alarm))
-    watched = attacks.watched
+    watched = attacks.train_with_detector
     nets = []
 
     def ours(trial: Any, server: Any) -> Any:
@@ -293,7 +293,7 @@ def test_seen_is_of_the_hijacker_and_the_baseline_of_the_honest(
         nets.append(session)
         return session
 
-    monkeypatch.setattr(attacks, "watched", ours)
+    monkeypatch.setattr(attacks, "train_with_detector", ours)
     (row,) = (row for row in attacks.hijacking(trial) if row.measure == "seen")
     assert (row.value, row.baseline) == (1.0, 0.0)
     assert len(nets) == 2 and all(isinstance(run.client.detector, LabelGap) for run in nets)
@@ -314,7 +314,7 @@ def test_each_victim_has_weights_and_noise_of_its_own(monkeypatch: pytest.Monkey
         trial = a_trial("Gaussian noise", 0.5, victim)
         client = trial.client(*models.cut(models.mnist_net(0), "pool1")[:1])
         sent.append(client.outgoing("smashed", z))
-        attacks.watched(trial, protocol.Server)
+        attacks.train_with_detector(trial, protocol.Server)
         trial.recorded(64, 64)
         assert seeds_used[-2:] == [victim, victim]
     assert not torch.equal(*sent)

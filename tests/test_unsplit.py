@@ -160,7 +160,7 @@ def test_the_last_steps_settle_without_leak_or_rescaling(monkeypatch: pytest.Mon
         rescaled.append(len(slopes))
         expose(*arguments)
 
-    monkeypatch.setattr(Ensemble, "leak", watched_leak)
+    monkeypatch.setattr(Ensemble, "set_leak", watched_leak)
     monkeypatch.setattr(unsplit, "_rescale_contrast", watched_expose)
     UnSplit(steps=200)(_view(_front(), _images(2)))
     assert slopes == pytest.approx([0.1, 0.075, 0.05, 0.025, 0, 0, 0, 0, 0])  # each 25 steps, end
