@@ -56,7 +56,7 @@ class Split:
         counts = f"{len(self.images)} images and {len(self.labels)} labels"
         same = len(self.images) == len(self.labels)
         _require(same, f"A split has a label for each image, not {counts}.")
-        if self.images.is_floating_point() and self.images.numel():
+        if self.images.is_floating_point() and self.images.numel() and not self.images.is_meta:
             low, high = (bound.item() for bound in self.images.detach().aminmax())
             _require(
                 math.isfinite(low) and math.isfinite(high),

@@ -53,21 +53,25 @@ def unpack(name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Netw
     return Architecture(facts["layers"]).restore(state, facts.get("training", ()))
 
 
-KINDS = {  # a name that only such a folder has: what it holds, and how it is opened
-    "messages": "a view: open it with View.open",
-    "feature_loss": "an inversion result: open it with InversionResult.open",
-    "counts_at_least": "a label result: open it with LabelResult.open",
+KINDS = {  # by the class that opens it: a name that only such a folder has, and what it holds
+    "View": ("messages", "a view"),
+    "InversionResult": ("feature_loss", "an inversion result"),
+    "LabelResult": ("counts_at_least", "a label result"),
 }
 
 
-def other_kind(names: Collection[str]) -> str:
-    """Say what a folder with facts and tensors of these `names` holds, or "" if nobody knows.
+def other_kind(expected: str, tensors: Collection[str], facts: Any) -> str:
+    """Say what a folder holds that does not open as `expected`, or "" if it holds nothing else.
 
     >>> from sltools import saved
-    >>> saved.other_kind(["party", "messages"])
+    >>> saved.other_kind("InversionResult", [], {"party": "server", "messages": []})
     'it holds a view: open it with View.open'
     """
-    return next((f"it holds {kind}" for name, kind in KINDS.items() if name in names), "")
+    names = {*tensors, *(facts if isinstance(facts, dict) else ())}  # a damaged file may hold any
+    for kind, (name, what) in KINDS.items():
+        if kind != expected and name in names:
+            return f"it holds {what}: open it with {kind}.open"
+    return ""
 
 
 def without_sample_gradients(network: nn.Sequential) -> nn.Sequential:

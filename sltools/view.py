@@ -342,7 +342,7 @@ def read_view(folder: str | Path) -> dict[str, Any]:
             "grants": grants | networks,
         }
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        instead = saved.other_kind(facts | tensors) or repr(error)
+        instead = saved.other_kind("View", tensors, facts) or repr(error)
         raise SltoolsError(f"{folder} does not hold a view or is damaged: {instead}") from None
 
 
@@ -399,5 +399,8 @@ def _pack_architecture(value: Architecture | Unsaved | None) -> Any:
 
 def _unpack_architecture(fact: Any) -> Architecture | Unsaved | None:
     if isinstance(fact, dict):
-        return Unsaved(fact["unsaved"])
-    return fact and Architecture(fact[0], tuple(fact[1]))
+        return Unsaved(str(fact["unsaved"]))
+    if not fact:
+        return None
+    layers, input_shape = fact
+    return Architecture(layers, tuple(input_shape))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from sltools import models, protocol
+from sltools import models, protocol, storage
 from sltools.attacks import InversionResult, KnownWeightsInversion, LabelResult
 from sltools.errors import AttackError, NotObservable, SltoolsError
 from sltools.models import Architecture
@@ -171,7 +171,6 @@ def _result(clone: nn.Sequential) -> InversionResult:
 
 def test_what_an_earlier_release_wrote_can_be_opened(tmp_path: Path) -> None:
     """Its networks had no modes: they are in evaluation mode, as those that attacks use are."""
-    from sltools import storage
 
     session = _session(_front(nn.BatchNorm2d(4)))
     view = session.observe(IMAGES, grants=["client_model"])
@@ -214,3 +213,7 @@ def test_what_is_opened_as_another_kind_is_told_what_it_is(tmp_path: Path) -> No
             opened.open(found)
     with pytest.raises(AttackError, match="it holds an inversion result"):
         LabelResult.open(found)
+    path = seen / storage.FACTS
+    path.write_text(path.read_text().replace('"granted_steps"', '"other"'))
+    with pytest.raises(SltoolsError, match="view or is damaged: KeyError"):
+        View.open(seen)

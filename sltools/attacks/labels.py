@@ -72,7 +72,7 @@ class LabelResult(Provenance):
             facts["knowledge"] = tuple(facts["knowledge"])
             return cls(**(facts | tensors))
         except (KeyError, TypeError) as error:
-            instead = saved.other_kind(facts | tensors) or repr(error)
+            instead = saved.other_kind("LabelResult", tensors, facts) or repr(error)
             raise AttackError(f"{folder} does not hold a label result: {instead}") from None
 
 

@@ -101,7 +101,7 @@ class InversionResult(Provenance):
             facts["knowledge"] = tuple(facts["knowledge"])
             return cls(losses=storage.with_prefix("loss/", tensors), **kept, **facts)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            instead = saved.other_kind(facts | tensors) or repr(error)
+            instead = saved.other_kind("InversionResult", tensors, facts) or repr(error)
             raise AttackError(f"{folder} does not hold an inversion result: {instead}") from None
 
 

@@ -37,9 +37,9 @@ VICTIMS, CLONES, IMAGES, CONTROLS = 4, 5, 40, 20  # of the challenge; images are
     "of a copy yet: the same images are hard for all networks, so measure it for honest ones too.",
 )
 def _beyond_chance(answer: Answer, seed: int) -> str:
-    said = _said(seed)
-    got = torch.tensor(number(answer(*said)))
-    values = _agreements(*said)
+    predictions = _predictions(seed)
+    got = torch.tensor(number(answer(*predictions)))
+    values = _agreements(*predictions)
     compare(
         got,
         values[RIGHT],
@@ -100,7 +100,7 @@ def _agreements(victim: Tensor, other: Tensor, labels: Tensor) -> dict[str, Tens
     }
 
 
-def _said(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def _predictions(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Draw what a victim and another network say to images, and the true classes, each (N,).
 
     Every mistake shows in them.
