@@ -171,7 +171,6 @@ def _result(clone: nn.Sequential) -> InversionResult:
 
 def test_what_an_earlier_release_wrote_can_be_opened(tmp_path: Path) -> None:
     """Its networks had no modes: they are in evaluation mode, as those that attacks use are."""
-
     session = _session(_front(nn.BatchNorm2d(4)))
     view = session.observe(IMAGES, grants=["client_model"])
     tensors, facts = storage.read(view.save(tmp_path / "view"))
