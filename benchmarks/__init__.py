@@ -28,7 +28,7 @@ def write_facts(path: Path, facts: dict[str, Any]) -> None:
     """
     text = json.dumps(facts, indent=1) + "\n"
     try:
-        storage.replace(path, text)
+        storage.write_atomic(path, text)
     except OSError:
         print(text)
         raise
@@ -36,5 +36,5 @@ def write_facts(path: Path, facts: dict[str, Any]) -> None:
 
 def write_arrays(path: Path, **arrays: np.ndarray) -> None:
     """Write a compressed .npz in one step; raise OSError, leaving what was there, if that fails."""
-    with storage.replacing(path) as part, part.open("wb") as file:
+    with storage.atomic_path(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays)  # type: ignore[arg-type]

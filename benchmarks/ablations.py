@@ -30,7 +30,7 @@ from benchmarks import check_writable, write_facts
 from sltools import data, devices, experiments, lessons, metrics, protocol, seeds
 from sltools.attacks import InversionResult, UnSplit
 from sltools.attacks.ensemble import Ensemble
-from sltools.attacks.unsplit import EXPOSE_EVERY
+from sltools.attacks.unsplit import RESCALE_EVERY
 from sltools.cli import INTERRUPTED
 from sltools.errors import SltoolsError
 from sltools.interrupts import finished
@@ -117,10 +117,10 @@ class SigmoidPixels(UnSplit):
     ) -> dict[str, Tensor]:
         return super()._losses(_pixels(inputs), targets, scale, networks, tv)
 
-    def _prepare(self, step: int, inputs: Tensor, networks: Ensemble) -> None:
-        if step % EXPOSE_EVERY == 0:
+    def _before_step(self, step: int, inputs: Tensor, networks: Ensemble) -> None:
+        if step % RESCALE_EVERY == 0:
             images = _pixels(inputs)
-            super()._prepare(step, images, networks)
+            super()._before_step(step, images, networks)
             inputs.copy_(images.logit(eps=1e-4) / 4 + 0.5)
 
 
@@ -146,12 +146,12 @@ class DeepImagePrior(UnSplit):
         _, clone = super()._optimizers(inputs, networks)
         return [Adam(networks.painters.weights, lr=self.input_lr, fused=True), clone]
 
-    def _prepare(self, step: int, inputs: Tensor, networks: Ensemble) -> None:
+    def _before_step(self, step: int, inputs: Tensor, networks: Ensemble) -> None:
         assert isinstance(networks, _Painted)
-        if step % EXPOSE_EVERY == 0:
+        if step % RESCALE_EVERY == 0:
             images = networks.paint().detach()
             before = images.flatten(1).sum(1)
-            super()._prepare(step, images, networks)
+            super()._before_step(step, images, networks)
             networks.gain *= images.flatten(1).sum(1) / before
 
     def _losses(
@@ -161,7 +161,7 @@ class DeepImagePrior(UnSplit):
         assert len(targets) == networks.noise.shape[1]  # in one chunk
         return super()._losses(networks.paint(), targets, scale, networks, tv)
 
-    def _finish(self, inputs: Tensor, networks: Ensemble) -> None:
+    def _after_search(self, inputs: Tensor, networks: Ensemble) -> None:
         assert isinstance(networks, _Painted)
         inputs.copy_(networks.paint().detach())
 
@@ -212,8 +212,8 @@ class SecondOrderFinish(UnSplit):
         network, inputs = Ensemble([run.clone]), run.inputs[None].clone()
         for _ in range(self.rounds):
             self._polish(inputs, network, targets)
-            self._prepare(EXPOSE_EVERY, inputs, network)
-            network.leak(0.0)
+            self._before_step(RESCALE_EVERY, inputs, network)
+            network.set_leak(0.0)
         inputs.clamp_(0, 1)
         with torch.no_grad():
             losses = self._losses(inputs, targets, self._scale(targets), network, self.tv)

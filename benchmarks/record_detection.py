@@ -79,7 +79,7 @@ class Quiet(HijackingServer):
         if honest is None or honest.kind != "cut_gradient":
             return honest
         assert self._smashed is not None
-        adversarial = self._steer(self._smashed.detach())
+        adversarial = self._hijack(self._smashed.detach())
         return replace(honest, payload=adversarial * (honest.payload.norm() / adversarial.norm()))
 
 

@@ -401,7 +401,10 @@ def _append(path: Path, rows: list[Row]) -> None:
     """
     with FileLock(path.with_name(f".{path.name}.lock")):
         kept = [row for row in read(path) if _key(row) != _key(rows[0])]
-        with storage.replacing(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+        with (
+            storage.atomic_path(path) as part,
+            part.open("w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             for row in [*kept, *rows]:

@@ -89,7 +89,7 @@ def main(
     }
     text = json.dumps(facts, indent=1)
     print(text)
-    storage.replace(path, text + "\n")
+    storage.write_atomic(path, text + "\n")
 
 
 def _compare(source: data.Dataset, record: Path) -> dict[str, Any]:

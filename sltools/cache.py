@@ -23,7 +23,7 @@ from sltools import storage
 from sltools.data import Split
 from sltools.protocol import Session
 
-Parties = list[tuple[list[nn.Sequential], Optimizer]]
+TrainedParts = list[tuple[list[nn.Sequential], Optimizer]]
 
 
 def trained(
@@ -37,17 +37,17 @@ def trained(
     """
     if not (root := os.environ.get("SLTOOLS_CACHE")):
         return train()
-    path = Path(root).expanduser() / f"{_name(session, split, facts)}.pt"
-    if kept := _found(path):
+    path = Path(root).expanduser() / f"{_cache_key(session, split, facts)}.pt"
+    if kept := _load(path):
         _restore(session, kept)
         return session
     made = train()
     if not made.interrupted:
-        _keep(path, made)
+        _save(path, made)
     return made
 
 
-def _found(path: Path) -> dict[str, Any] | None:
+def _load(path: Path) -> dict[str, Any] | None:
     """Read a kept victim; None if there is none, or if its file is damaged: it is made again."""
     try:
         return dict(torch.load(path, weights_only=True))
@@ -55,12 +55,12 @@ def _found(path: Path) -> dict[str, Any] | None:
         return None
 
 
-def _name(session: Session, split: Split, facts: dict[str, Any]) -> str:
+def _cache_key(session: Session, split: Split, facts: dict[str, Any]) -> str:
     machine = [
         torch.__version__, torch.get_num_threads(), torch.backends.cpu.get_cpu_capability(),
         platform.machine(), platform.processor(),
     ]  # fmt: skip
-    found = hashlib.sha256(json.dumps([facts, machine, _code()], sort_keys=True).encode())
+    found = hashlib.sha256(json.dumps([facts, machine, _code_hash()], sort_keys=True).encode())
     data = {"images": split.images, "labels": split.labels}
     for name, tensor in [*sorted(_weights(session).items()), *data.items()]:
         found.update(f"{name} {tuple(tensor.shape)}".encode())
@@ -69,13 +69,13 @@ def _name(session: Session, split: Split, facts: dict[str, Any]) -> str:
 
 
 @functools.cache
-def _code() -> str:
+def _code_hash() -> str:
     """Hash the package: cheap, and nothing that could matter is forgotten."""
     sources = [path.read_bytes() for path in sorted(Path(__file__).parent.rglob("*.py"))]
     return hashlib.sha256(b"\0".join(sources)).hexdigest()
 
 
-def _parties(session: Session) -> Parties:
+def _trained_parts(session: Session) -> TrainedParts:
     client, server = session.client, session.server
     ours = [client.front] if client.head is None else [client.front, client.head]
     return [(ours, client.optimizer), ([server.model], server.optimizer)]
@@ -83,24 +83,24 @@ def _parties(session: Session) -> Parties:
 
 def _weights(session: Session) -> dict[str, Tensor]:
     """All weights and buffers by their names in the network before it was cut."""
-    parts = [part for parts, _ in _parties(session) for part in parts]
+    parts = [part for parts, _ in _trained_parts(session) for part in parts]
     return {name: value for part in parts for name, value in part.state_dict().items()}
 
 
 def _restore(session: Session, kept: dict[str, Any]) -> None:
     session.losses += kept["losses"]
     session.client.input_shape = kept["input_shape"]
-    for parts, optimizer in _parties(session):
+    for parts, optimizer in _trained_parts(session):
         for part in parts:
             part.load_state_dict({name: kept["weights"][name] for name in part.state_dict()})
             for name, weight in part.named_parameters():
                 optimizer.state[weight] = kept["optimizers"][name]
 
 
-def _keep(path: Path, session: Session) -> None:
+def _save(path: Path, session: Session) -> None:
     optimizers = {
         name: optimizer.state[weight]
-        for parts, optimizer in _parties(session)
+        for parts, optimizer in _trained_parts(session)
         for part in parts
         for name, weight in part.named_parameters()
     }
@@ -111,5 +111,5 @@ def _keep(path: Path, session: Session) -> None:
         "input_shape": session.client.input_shape,
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with storage.replacing(path) as part:  # others may be reading, or keeping the same
+    with storage.atomic_path(path) as part:  # others may be reading, or keeping the same
         torch.save(kept, part)

@@ -33,7 +33,7 @@ class Claims:
         told = left.numel() > 0 and right.numel() > 0  # of nothing, nothing holds
         holds = told and bool(RELATIONS[relation](left, right).all())
         said = "holds" if holds else "does not hold"
-        print(f"{text}: {_listed(left)} {relation} {_listed(right)}, {said}")
+        print(f"{text}: {_format_all(left)} {relation} {_format_all(right)}, {said}")
         assert holds or not self._as_shown, text
 
 
@@ -46,8 +46,8 @@ def compare(guess: Any, measured: Any, what: str) -> None:
     >>> compare(None, 7, "images recognised")
     images recognised: 7; your guess: none; put one in its cell and run both again
     """
-    yours = "none; put one in its cell and run both again" if guess is None else _said(guess)
-    print(f"{what}: {_said(measured)}; your guess: {yours}")
+    yours = "none; put one in its cell and run both again" if guess is None else _format(guess)
+    print(f"{what}: {_format(measured)}; your guess: {yours}")
 
 
 def _numbers(sizes: Any) -> torch.Tensor:
@@ -56,15 +56,15 @@ def _numbers(sizes: Any) -> torch.Tensor:
     return torch.as_tensor(sizes, dtype=torch.float64).flatten()
 
 
-def _listed(numbers: torch.Tensor) -> str:
+def _format_all(numbers: torch.Tensor) -> str:
     """All of a few numbers, and the range of many."""
     values = numbers.tolist()
     if len(values) > 4:
-        return " to ".join(dict.fromkeys(_said(f(values)) for f in (min, max)))
-    return " and ".join(_said(value) for value in values)
+        return " to ".join(dict.fromkeys(_format(f(values)) for f in (min, max)))
+    return " and ".join(_format(value) for value in values)
 
 
-def _said(value: Any) -> str:
+def _format(value: Any) -> str:
     """A number in two digits, a whole one in all of its own; anything else as it is."""
     if not isinstance(value, Real):
         return str(value)

@@ -9,11 +9,10 @@ from typing import Annotated, Any
 
 import typer
 
-from sltools import storage
+from sltools import __version__, storage
 from sltools.errors import INTERRUPTED, Interrupted, SltoolsError
 
 app = typer.Typer(
-    help="Attack split learning: the course and its tools.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -56,7 +55,26 @@ Device = Annotated[str, typer.Option(help="cpu or cuda")]
 Victims = Annotated[int, typer.Option(min=1, help="Victims to attack, of different seeds.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Save = Annotated[Path | None, typer.Option(help="New folder for the figure, arrays and facts.")]
+Timeout = Annotated[float, typer.Option(help="Seconds for each cell, at most 1,000,000.")]
 DataSet = Annotated[str, typer.Option(help="digits, mnist, fashion_mnist or cifar10")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        print(f"sltools {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version and exit."
+        ),
+    ] = False,
+) -> None:
+    """Attack split learning: the course and its tools."""
 
 
 @app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -114,7 +132,7 @@ def run(
     output: Annotated[
         Path | None, typer.Option("-o", "--output", help="New notebook, or the folder for it.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds for each cell.")] = 600,
+    timeout: Timeout = 600,
 ) -> None:
     """Run LESSON without a browser and keep the executed notebook, even if it fails."""
     from sltools import lessons
@@ -142,7 +160,7 @@ def sweep(
     scheduler: Annotated[
         str | None, typer.Option(help="A Dask scheduler, tcp://HOST:PORT, to work on its workers.")
     ] = None,
-    timeout: Annotated[float, typer.Option(min=1, help="Seconds for each cell.")] = 3600,
+    timeout: Timeout = 3600,
 ) -> None:
     """Run LESSON with every combination of values, into one CSV; goes on where it was stopped."""
     from sltools import lessons

@@ -28,7 +28,8 @@ from sltools.errors import DataError
 class Split:
     """Images (N, C, H, W), float32 in [0, 1], and their labels (N,), int64, on one device.
 
-    Raises DataError for anything but tensors of one length; `from_tensors` looks closer.
+    Raises DataError for anything but tensors of one length, and for images that hold NaN or
+    infinite values; `from_tensors` looks closer.
 
     >>> from sltools import data
     >>> split = data.load("digits").train
@@ -55,6 +56,12 @@ class Split:
         counts = f"{len(self.images)} images and {len(self.labels)} labels"
         same = len(self.images) == len(self.labels)
         _require(same, f"A split has a label for each image, not {counts}.")
+        if self.images.is_floating_point() and self.images.numel() and not self.images.is_meta:
+            low, high = (bound.item() for bound in self.images.detach().aminmax())
+            _require(
+                math.isfinite(low) and math.isfinite(high),
+                "The images of a split hold NaN or infinite values: use pixels in [0, 1].",
+            )
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -182,7 +189,7 @@ def available() -> dict[str, str]:
     >>> places["digits"]
     'inside scikit-learn'
     """
-    return {"digits": "inside scikit-learn"} | {name: _place(name) for name in _SOURCES}
+    return {"digits": "inside scikit-learn"} | {name: _describe_location(name) for name in _SOURCES}
 
 
 def from_tensors(
@@ -207,8 +214,8 @@ def from_tensors(
     >>> scans.train, scans.classes
     (Split(8 images of shape (3, 16, 16)), ('healthy', 'ill'))
     """
-    train = _checked("training", train_images, train_labels)
-    test = _checked("test", test_images, test_labels)
+    train = _make_split("training", train_images, train_labels)
+    test = _make_split("test", test_images, test_labels)
     same = train.images.shape[1:] == test.images.shape[1:]
     _require(same, f"Training and test images must have one shape, not {train} and {test}.")
     top = int(max(train.labels.max(), test.labels.max()))
@@ -217,7 +224,7 @@ def from_tensors(
     return Dataset(name, train, test, names)
 
 
-def _checked(split: str, images: Tensor, labels: Tensor) -> Split:
+def _make_split(split: str, images: Tensor, labels: Tensor) -> Split:
     """Make a Split of tensors that nobody has looked at yet."""
     tensors = isinstance(images, Tensor) and isinstance(labels, Tensor)
     _require(tensors, f"The {split} images and labels must be tensors: use torch.as_tensor.")
@@ -401,20 +408,20 @@ SHAPES = {name: (3, 32, 32) if name == "cifar10" else (1, 28, 28) for name in NA
 def _files(name: str) -> dict[str, list[_File]]:
     """Read the user's files of a data set, else the published ones, by `_Source.files`."""
     source = _SOURCES[name]
-    place = _own_place(name)
+    place = _find_local(name)
     if place is None:
         paths = [_download(name, file) for file in source.downloads]
         return _untar(*paths) if name == "cifar10" else {path.stem: [_read(path)] for path in paths}
     if place.is_file():
-        return _untar(_published(place, source.downloads[place.name]))
-    return {file: [_read(path) for path in _numbered(place, file)] for file in source.files}
+        return _untar(_check_archive(place, source.downloads[place.name]))
+    return {file: [_read(path) for path in _find_numbered(place, file)] for file in source.files}
 
 
-def _place(name: str) -> str:
+def _describe_location(name: str) -> str:
     """Tell where the files of a data set are, or why there are none."""
     source = _SOURCES[name]
     try:
-        if own := _own_place(name):
+        if own := _find_local(name):
             return str(own)
         cache = _cache(name)
     except DataError as error:
@@ -424,7 +431,7 @@ def _place(name: str) -> str:
     return f"not found: would be downloaded ({source.megabytes} MB)"
 
 
-def _own_place(name: str) -> Path | None:
+def _find_local(name: str) -> Path | None:
     """Find the user's files of a data set: their folder, or their archive; None if there are none.
 
     Raises DataError if they are incomplete, or only nearly what they should be.
@@ -442,40 +449,42 @@ def _own_place(name: str) -> Path | None:
         if archive or _complete(place, source.files):
             return place
     for folder, pattern in [*((place, ".*") for place in places), (base, source.lookalikes)]:
-        if found := _listed(folder, pattern, besides=name):
-            raise _nearly_right(name, base, folder, found)
+        if found := _list_names(folder, pattern, exclude=name):
+            raise _lookalike_error(name, base, folder, found)
     return None
 
 
 def _complete(folder: Path, files: tuple[str, ...]) -> bool:
     """Say whether all of `files` are in `folder`, or none; raise DataError if some are."""
-    missing = [file for file in files if not _numbered(folder, file)]
-    found = f"{folder} lacks {', '.join(missing)} (raw or .gz) and holds {_listed(folder)}"
+    missing = [file for file in files if not _find_numbered(folder, file)]
+    found = f"{folder} lacks {', '.join(missing)} (raw or .gz) and holds {_list_names(folder)}"
     advice = "add what is missing, or remove the folder to use a download"
     _require(len(missing) in (0, len(files)), f"{found}: {advice}.")
     return not missing
 
 
-def _nearly_right(name: str, base: Path, folder: Path, found: str) -> DataError:
+def _lookalike_error(name: str, base: Path, folder: Path, found: str) -> DataError:
     """Say that a `folder` holds what is no data set: no download may begin beside it unasked."""
     source = _SOURCES[name]
     expected = f"{', '.join(source.files)} (raw or .gz) in {base / name}"
     other = f"{' or '.join(source.left)} in {base}"
-    pickled = " (pickled, and never read: that can run code)" if _listed(folder, _PICKLED) else ""
+    pickled = (
+        " (pickled, and never read: that can run code)" if _list_names(folder, _PICKLED) else ""
+    )
     return DataError(
         f"{folder} holds {found}{pickled}; expected are {expected}, or {other}: rename or replace "
         "what is there, or move it away to use a download."
     )
 
 
-def _listed(folder: Path, pattern: str = ".*", besides: str = "") -> str:
+def _list_names(folder: Path, pattern: str = ".*", exclude: str = "") -> str:
     """Name some of what is in `folder`, as far as it has names of that pattern."""
-    names = sorted(path.name for path in folder.glob("[!.]*") if path.name != besides)
+    names = sorted(path.name for path in folder.glob("[!.]*") if path.name != exclude)
     found = [name for name in names if re.fullmatch(pattern, name, re.IGNORECASE)]
     return ", ".join(found[:4]) + (", ..." if found[4:] else "")
 
 
-def _numbered(folder: Path, file: str) -> list[Path]:
+def _find_numbered(folder: Path, file: str) -> list[Path]:
     """Find a file, in the order of the number at its *; the raw file is preferred to its .gz."""
     pattern = re.escape(file).replace(r"\*", "[0-9]+")
     backwards = sorted(folder.glob("*"), reverse=True)  # x.gz, then x, which takes its place
@@ -493,7 +502,7 @@ def _read(path: Path) -> _File:
         raise DataError(f"{path} cannot be read ({error}): get it again.") from None
 
 
-def _published(archive: Path, known: str) -> Path:
+def _check_archive(archive: Path, known: str) -> Path:
     """Return the user's own `archive`; raise DataError if it is not the published one."""
     try:
         with archive.open("rb") as file:

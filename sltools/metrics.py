@@ -23,7 +23,7 @@ Model = Callable[[Tensor], Tensor]
 Labels = Tensor | Sequence[int]
 
 SSIM_WINDOW = 11
-FAR_OUT, MANY = 0.5, 0.05  # so far outside of [0, 1], and more of them than a free search leaves
+OUTSIDE_BY, OUTSIDE_SHARE = 0.5, 0.05  # of [0, 1]: more and further than a free search leaves
 SHUFFLES = 25
 
 
@@ -232,7 +232,7 @@ def _predict(model: Model, images: Tensor, batch_size: int = 512) -> Tensor:
         raise DataError("there is no image to classify in an empty batch; pass at least one.")
     weights = model.parameters() if isinstance(model, nn.Module) else iter(())
     device = next((weight.device for weight in weights), images.device)
-    with torch.no_grad(), _evaluating(model):
+    with torch.no_grad(), _eval_mode(model):
         logits = [model(batch.to(device)) for batch in images.split(batch_size)]
     scores = torch.cat(logits)
     if not scores.isfinite().all():
@@ -241,7 +241,7 @@ def _predict(model: Model, images: Tensor, batch_size: int = 512) -> Tensor:
 
 
 @contextmanager
-def _evaluating(model: Model) -> Iterator[None]:
+def _eval_mode(model: Model) -> Iterator[None]:
     """Put a module in evaluation mode; restore the mode of each of its parts afterwards."""
     parts = list(model.modules()) if isinstance(model, nn.Module) else []
     modes = [part.training for part in parts]
@@ -410,7 +410,7 @@ def score_images(x: Tensor, truth: Tensor) -> ImageScores:
     (True, True)
     """
     fit = affine_align(x, truth)
-    if ((x - 0.5).abs() > 0.5 + FAR_OUT).float().mean() > MANY:
+    if ((x - 0.5).abs() > 0.5 + OUTSIDE_BY).float().mean() > OUTSIDE_SHARE:
         warnings.warn(
             f"the reconstructions go from {x.min():.3g} to {x.max():.3g}, and scores are of pixels "
             "in [0, 1]: undo a standardisation in both (sltools.attacks.pixels.InputRange.pixels)",

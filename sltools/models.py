@@ -29,7 +29,7 @@ def mnist_net(seed: int = 0) -> nn.Sequential:
     45278
     """
     with seeds.scope(seed, "victim"):
-        return _named(
+        return _sequential(
             conv1=nn.Conv2d(1, 8, 5),
             relu1=nn.ReLU(),
             pool1=nn.MaxPool2d(2),
@@ -58,7 +58,7 @@ def cifar_net(seed: int = 0) -> nn.Sequential:
     (5, 10)
     """
     with seeds.scope(seed, "victim"):
-        return _named(
+        return _sequential(
             conv1=nn.Conv2d(3, 64, 3, padding=1),
             relu1=nn.ReLU(),
             conv2=nn.Conv2d(64, 64, 3, padding=1),
@@ -133,7 +133,7 @@ def cut(net: nn.Sequential, at: str | Sequence[str]) -> tuple[nn.Sequential, ...
     """
     if not isinstance(net, nn.Sequential):
         raise ModelError(f"only an nn.Sequential can be cut, not a {type(net).__name__}")
-    if not in_order(net):
+    if not is_plain_sequential(net):
         raise ModelError(
             f"this {type(net).__name__} cannot be cut: it has a `forward` or hooks of its own, so "
             "it is more than its stages in order, and the parts would make another function. Put "
@@ -152,7 +152,8 @@ def cut(net: nn.Sequential, at: str | Sequence[str]) -> tuple[nn.Sequential, ...
         )
     layers = list(net._modules.items())
     parts = tuple(
-        _named(**dict(layers[left:right])) for left, right in zip(edges, edges[1:], strict=False)
+        _sequential(**dict(layers[left:right]))
+        for left, right in zip(edges, edges[1:], strict=False)
     )
     if sum(len(list(part.parameters())) for part in parts) > len(list(net.parameters())):
         raise ModelError(
@@ -162,7 +163,7 @@ def cut(net: nn.Sequential, at: str | Sequence[str]) -> tuple[nn.Sequential, ...
     return parts
 
 
-def in_order(net: nn.Module) -> bool:
+def is_plain_sequential(net: nn.Module) -> bool:
     """Say whether calling `net` is calling its stages in order, and nothing else.
 
     >>> from torch import nn
@@ -171,8 +172,10 @@ def in_order(net: nn.Module) -> bool:
     ...     def forward(self, images):
     ...         return images + super().forward(images)
     >>> layers = nn.Conv2d(1, 1, 3, padding=1), nn.ReLU()
-    >>> models.in_order(nn.Sequential(*layers)), models.in_order(Residual(*layers))
-    (True, False)
+    >>> models.is_plain_sequential(nn.Sequential(*layers))
+    True
+    >>> models.is_plain_sequential(Residual(*layers))
+    False
     """
     plain = isinstance(net, nn.Sequential) and type(net).forward is nn.Sequential.forward
     return plain and "forward" not in vars(net) and not any(getattr(net, name) for name in _HOOKS)
@@ -251,7 +254,7 @@ class Architecture:
         return f"Architecture({names}; {self.parameter_count:,} parameters, no weights)"
 
 
-def _named(**layers: nn.Module) -> nn.Sequential:
+def _sequential(**layers: nn.Module) -> nn.Sequential:
     net = nn.Sequential()
     for name, layer in layers.items():
         net.add_module(name, layer)
@@ -307,7 +310,7 @@ def _construct(description: list[Any]) -> Any:
     if not (isinstance(layer, type) and issubclass(layer, nn.Module)):
         raise ModelError(f"{kind!r} is not a layer of torch.nn; the description is corrupt")
     if issubclass(layer, nn.Sequential):
-        return _named(**{name: _construct(part) for name, part in arguments})
+        return _sequential(**{name: _construct(part) for name, part in arguments})
     if unknown := arguments.keys() - _arguments(layer).keys():
         raise ModelError(f"a {kind} is not made from {min(unknown)!r}; the description is corrupt")
     try:

@@ -5,6 +5,7 @@ run code. What else is in the file does not depend on that.
 """
 
 import copy
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from sltools.models import Architecture
 
 @dataclass(frozen=True)
 class Unsaved:
-    """Stands where there was a network that could not be written, and says why."""
+    """Stands where there was a network that could not be described, and says why."""
 
     reason: str
 
@@ -48,8 +49,29 @@ def unpack(name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Netw
     """
     if "unsaved" in facts:
         return Unsaved(facts["unsaved"])
-    state = storage.under(f"{name}/", tensors)
+    state = storage.with_prefix(f"{name}/", tensors)
     return Architecture(facts["layers"]).restore(state, facts.get("training", ()))
+
+
+KINDS = {  # by the class that opens it: a name that only such a folder has, and what it holds
+    "View": ("messages", "a view"),
+    "InversionResult": ("feature_loss", "an inversion result"),
+    "LabelResult": ("counts_at_least", "a label result"),
+}
+
+
+def other_kind(expected: str, tensors: Collection[str], facts: Any) -> str:
+    """Say what a folder holds that does not open as `expected`, or "" if it holds nothing else.
+
+    >>> from sltools import saved
+    >>> saved.other_kind("InversionResult", [], {"party": "server", "messages": []})
+    'it holds a view: open it with View.open'
+    """
+    names = {*tensors, *(facts if isinstance(facts, dict) else ())}  # a damaged file may hold any
+    for kind, (name, what) in KINDS.items():
+        if kind != expected and name in names:
+            return f"it holds {what}: open it with {kind}.open"
+    return ""
 
 
 def without_sample_gradients(network: nn.Sequential) -> nn.Sequential:

@@ -24,7 +24,7 @@ LOCK = ".lock"  # held while somebody works in a folder; the system lets go of i
 
 
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path) -> Iterator[Path]:
     """Yield a path beside `path` to write a file to, which takes the place of `path` in one step.
 
     If it cannot be written, or anything else is raised, `path` stays as it was. A link goes on to
@@ -35,9 +35,9 @@ def replacing(path: Path) -> Iterator[Path]:
     >>> from sltools import storage
     >>> with TemporaryDirectory() as folder:
     ...     path = Path(folder) / "notes.txt"
-    ...     storage.replace(path, "whole")
+    ...     storage.write_atomic(path, "whole")
     ...     try:
-    ...         with storage.replacing(path) as part:
+    ...         with storage.atomic_path(path) as part:
     ...             part.write_text("half of i")
     ...             raise OSError("no space left")
     ...     except OSError:
@@ -58,13 +58,13 @@ def replacing(path: Path) -> Iterator[Path]:
         raise
 
 
-def replace(path: Path, content: str | bytes) -> None:
+def write_atomic(path: Path, content: str | bytes) -> None:
     """Write `content` to `path` in one step; text is in UTF-8, its ends of lines as they are."""
-    with replacing(path) as part:
+    with atomic_path(path) as part:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def is_part(path: Path) -> bool:
+def is_temporary(path: Path) -> bool:
     """Say whether `path` was left by a program that was killed while it wrote there."""
     return path.name.startswith(".") and path.suffix == ".part"
 
@@ -107,7 +107,7 @@ def writable_folder(folder: str | Path) -> Path:
 def new_folder(folder: str | Path) -> Path:
     """Make `folder`; raise SltoolsError if it holds anything or cannot be written."""
     folder = writable_folder(folder)
-    if not all(is_part(path) for path in folder.iterdir()):
+    if not all(is_temporary(path) for path in folder.iterdir()):
         raise SltoolsError(f"{folder} is not empty; name a new folder, nothing is overwritten")
     return folder
 
@@ -136,26 +136,26 @@ def write(
     texts = {FACTS: json.dumps(facts, indent=1).encode(), **(files or {})}
     try:
         with ExitStack() as stack:  # all are written before the first takes its place, FACTS last
-            stack.callback(_clear_unless_whole, folder)
+            stack.callback(_clear_if_incomplete, folder)
             parts = {
-                name: stack.enter_context(replacing(folder / name)) for name in [*texts, TENSORS]
+                name: stack.enter_context(atomic_path(folder / name)) for name in [*texts, TENSORS]
             }
             for name, content in texts.items():
                 parts[name].write_bytes(content)
-            save_file(_separate(tensors), parts[TENSORS])
+            save_file(_unshared(tensors), parts[TENSORS])
     except (OSError, SafetensorError) as error:
         raise _unwritable(folder, error) from None
     return folder
 
 
-def _clear_unless_whole(folder: Path) -> None:
+def _clear_if_incomplete(folder: Path) -> None:
     """Remove what took its place already, if not all did: FACTS is the last."""
     if not (folder / FACTS).exists():
         for path in folder.iterdir():
             path.unlink()
 
 
-def _separate(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def _unshared(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Tensors as a file takes them: on the CPU, in order, no two of them in the same memory."""
     found: dict[str, torch.Tensor] = {}
     taken: set[int] = set()
@@ -188,7 +188,7 @@ def read(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     return tensors, facts
 
 
-def under(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+def with_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """Pick the tensors whose names begin with `prefix`, and drop it from the names."""
     return {
         name.removeprefix(prefix): value

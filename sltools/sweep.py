@@ -38,9 +38,9 @@ from sltools.progress import bar
 FILE = "sweep.csv"
 FACTS = ("run", "lesson", "release", "status", "seconds", "error")
 DONE = "done"
-LONGEST = 10_000  # characters of an error: csv reads no more than 131,072 in a cell
-PATIENCE = 10.0  # seconds to wait for a Dask scheduler
-PROBE = """\
+MAX_ERROR = 10_000  # characters of an error: csv reads no more than 131,072 in a cell
+SCHEDULER_TIMEOUT = 10.0  # seconds to wait for a Dask scheduler
+EXPORT_CELL = """\
 # What the sweep keeps of this run.
 import json
 print(json.dumps({name: float(value) for name, value in globals().get("collected", {}).items()}))"""
@@ -72,24 +72,30 @@ def sweep(
         raise LessonError(f"a sweep needs at least 1 process, not jobs={jobs}")
     lessons.check_timeout(timeout)
     settings = [lesson.settings(values) for values in _combinations(lesson, grid)]
-    losses = _losses(scheduler)
+    worker_deaths = _worker_death_errors(scheduler)
     table = _Table(folder.expanduser().absolute(), lesson)
-    _check_own(table.folder)
+    _check_folder(table.folder)
     with storage.exclusive_lock(table.folder):
         futures: dict[Future[Row], dict[str, Any]] = {}
         try:
             table.open()
             missing = [values for values in settings if not table.has(values)]
-            probed = _with_probe(lesson, table.folder)
+            lesson_with_export = _with_export_cell(lesson, table.folder)
             with _executor(jobs, scheduler) as executor:
                 with _ignore_sigint():
                     for values in missing:
-                        arguments = probed, values, table.folder, table.name(values), timeout
+                        arguments = (
+                            lesson_with_export,
+                            values,
+                            table.folder,
+                            table.name(values),
+                            timeout,
+                        )
                         futures[executor.submit(_run, *arguments)] = values
                 for future in bar(as_completed(futures), "sweeping", total=len(futures)):
                     table.add(futures[future], future.result())
                     del futures[future]
-        except losses:
+        except worker_deaths:
             raise LessonError(
                 "a process of the sweep died, perhaps for want of memory. The rows of all runs "
                 f"that ended are in {table.path}; run the sweep again, with fewer processes"
@@ -100,11 +106,11 @@ def sweep(
                 f"{table.path}; put that right and run the sweep again"
             ) from error
         finally:
-            _keep_ended(futures, table)
+            _save_finished(futures, table)
     return [table.row(values) for values in settings]
 
 
-def _losses(scheduler: str | None) -> tuple[type[Exception], ...]:
+def _worker_death_errors(scheduler: str | None) -> tuple[type[Exception], ...]:
     """What is raised for a run whose process died; LessonError if Dask is needed and missing."""
     if scheduler is None:
         return (BrokenExecutor,)
@@ -115,7 +121,7 @@ def _losses(scheduler: str | None) -> tuple[type[Exception], ...]:
     return KilledWorker, CancelledError  # the latter if the scheduler died
 
 
-def _keep_ended(futures: Mapping[Future[Row], dict[str, Any]], table: "_Table") -> None:
+def _save_finished(futures: Mapping[Future[Row], dict[str, Any]], table: "_Table") -> None:
     """Add the rows of runs that ended before they were asked for, as far as they can be written."""
     for future, values in futures.items():
         if future.done() and not future.cancelled() and future.exception() is None:
@@ -129,18 +135,20 @@ def _ignore_sigint() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():  # which alone may set signals
         yield
         return
-    heard = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, heard)
+        signal.signal(signal.SIGINT, previous)
 
 
-def _check_own(folder: Path) -> None:
+def _check_folder(folder: Path) -> None:
     """Raise LessonError, before anything is written, if `folder` is in use for something else."""
     if not folder.is_dir() or (folder / FILE).exists():
         return
-    if not all(path.name == storage.LOCK or storage.is_part(path) for path in folder.iterdir()):
+    if not all(
+        path.name == storage.LOCK or storage.is_temporary(path) for path in folder.iterdir()
+    ):
         raise LessonError(f"{folder} holds something else; name a new folder")
 
 
@@ -150,12 +158,12 @@ def _combinations(lesson: Lesson, grid: Mapping[str, Sequence[Any]]) -> Iterator
         yield dict(zip(grid, values, strict=True))
 
 
-def _with_probe(lesson: Lesson, folder: Path) -> Lesson:
+def _with_export_cell(lesson: Lesson, folder: Path) -> Lesson:
     """Copy the lesson to `folder`, with a last cell that prints what the sweep wants to know."""
     notebook = nbformat.read(lesson.path, as_version=4)
-    notebook.cells.append(nbformat.v4.new_code_cell(PROBE))
+    notebook.cells.append(nbformat.v4.new_code_cell(EXPORT_CELL))
     path = folder / lesson.path.name
-    storage.replace(path, nbformat.writes(notebook))
+    storage.write_atomic(path, nbformat.writes(notebook))
     return replace(lesson, path=path)
 
 
@@ -168,19 +176,19 @@ def _run(lesson: Lesson, values: dict[str, Any], folder: Path, name: str, timeou
     numbers: dict[str, float] = {}
     try:
         lessons.run(lesson, values, output, timeout)
-        numbers = _printed(output)
+        numbers = _exported_numbers(output)
         if taken := numbers.keys() & {*FACTS, *values}:
             raise LessonError(
                 f"the lesson's `collected` must not use {', '.join(sorted(taken))}, which are "
                 "columns of the sweep: rename them in its last cell"
             )
     except LessonError as error:
-        facts, numbers = {"status": "failed", "error": str(error)[:LONGEST]}, {}
+        facts, numbers = {"status": "failed", "error": str(error)[:MAX_ERROR]}, {}
     facts["seconds"] = f"{time.monotonic() - start:.1f}"
     return facts | {key: f"{value:.6g}" for key, value in numbers.items()}
 
 
-def _printed(executed: Path) -> dict[str, float]:
+def _exported_numbers(executed: Path) -> dict[str, float]:
     """Read what the probe printed."""
     last = json.loads(executed.read_text(encoding="utf-8"))["cells"][-1]
     printed = [output for output in last["outputs"] if output.get("name") == "stdout"]
@@ -251,7 +259,7 @@ class _Table:
         writer = csv.DictWriter(file, [*columns, *sorted(found - set(columns))], restval="")
         writer.writeheader()
         writer.writerows(rows)
-        storage.replace(self.path, file.getvalue().encode(errors="backslashreplace"))
+        storage.write_atomic(self.path, file.getvalue().encode(errors="backslashreplace"))
 
 
 def _end_with_parent() -> None:
@@ -287,7 +295,7 @@ def _executor(jobs: int, scheduler: str | None) -> Iterator[Executor]:
     from distributed import Client
 
     try:
-        client = Client(scheduler, timeout=PATIENCE)
+        client = Client(scheduler, timeout=SCHEDULER_TIMEOUT)
     except (OSError, ValueError) as error:
         raise LessonError(f"there is no Dask scheduler at {scheduler}: {error}") from None
     with client:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from sltools.messages import Message
 from sltools.models import Architecture
-from sltools.saved import Network
+from sltools.saved import Network, Unsaved
 from sltools.view import View, read_view
 
 
@@ -16,10 +16,10 @@ from sltools.view import View, read_view
 class Transcript:
     """Everything that crossed the wire, in order, and what the parties could say about it.
 
-    `client` and `head` are the architectures of the client's parts. `models` holds each party's
-    own network and `client_log` what the client computed and kept to itself, by step: both are
-    there for views of this process only. `save` writes the messages, the architectures and the
-    server's own model: what a server could have kept.
+    `client` and `head` are the architectures of the client's parts, or the reason why they cannot
+    be described. `models` holds each party's own network and `client_log` what the client computed
+    and kept to itself, by step: both are there for views of this process only. `save` writes the
+    messages, the architectures and the server's own model: what a server could have kept.
 
     >>> from sltools import data, models, protocol
     >>> split = data.load("digits").train[:128]
@@ -39,8 +39,8 @@ class Transcript:
     View(server: 6 messages of cut_gradient, labels, smashed)
     """
 
-    client: Architecture | None = None
-    head: Architecture | None = None
+    client: Architecture | Unsaved | None = None
+    head: Architecture | Unsaved | None = None
     models: dict[str, Network] = field(default_factory=dict)
     messages: list[Message] = field(default_factory=list)
     client_log: dict[int, dict[str, Tensor]] = field(default_factory=dict)

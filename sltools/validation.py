@@ -1,6 +1,7 @@
 """Checks of settings, shared by attacks, defences and detectors."""
 
 import math
+import operator
 from typing import Any
 
 from sltools.errors import AttackError, DefenseError, SltoolsError
@@ -32,11 +33,20 @@ class Checks:
             raise self._error(f"{name} must be a finite number above 0, not {value!r}")
         return float(value)
 
-    def amount(self, name: str, value: Any) -> float:
+    def non_negative(self, name: str, value: Any) -> float:
         """A finite number of at least 0."""
         if not _is_number(value) or not 0 <= value < math.inf:
             raise self._error(f"{name} must be a finite number of at least 0, not {value!r}")
         return float(value)
+
+    def seed(self, value: Any) -> int:
+        """A whole number; see `sltools.seeds` for what is made of it."""
+        try:
+            if isinstance(value, bool):
+                raise TypeError
+            return operator.index(value)  # NumPy's and torch's whole numbers too
+        except TypeError:
+            raise self._error(f"seed must be a whole number, not {value!r}") from None
 
     def share(self, name: str, value: Any) -> float:
         """A number above 0 and at most 1."""

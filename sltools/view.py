@@ -83,8 +83,8 @@ class View:
         self,
         party: str,
         messages: Iterable[Message],
-        client: Architecture | None = None,
-        head: Architecture | None = None,
+        client: Architecture | Unsaved | None = None,
+        head: Architecture | Unsaved | None = None,
         own_model: Network | None = None,
         grants: dict[str, Any] | None = None,
     ) -> None:
@@ -260,8 +260,8 @@ class View:
         facts = {
             "party": self.party,
             "messages": messages,
-            "client": self._client and [self._client.layers, self._client.input_shape],
-            "head": self._head and [self._head.layers, self._head.input_shape],
+            "client": _pack_architecture(self._client),
+            "head": _pack_architecture(self._head),
             "networks": {name: network for name, (_, network) in packed.items()},
             "granted_steps": {name: list(value) for name, value in steps.items()},
         }
@@ -275,6 +275,11 @@ class View:
     def _known(self, name: str, value: Any) -> Any:
         if value is None:
             raise NotObservable(f"this transcript says nothing of the {name}: {UNKNOWN}")
+        if name.endswith("architecture") and isinstance(value, Unsaved):
+            raise NotObservable(
+                f"this transcript says nothing of the {name}: {value}; a DecoderInversion does "
+                "without"
+            )
         _check_saved(name, value)
         self._used.add(name)
         return value
@@ -331,13 +336,14 @@ def read_view(folder: str | Path) -> dict[str, Any]:
         return {
             "party": facts["party"],
             "messages": unpack(tensors, facts["messages"]),
-            "client": facts["client"] and _shape(*facts["client"]),
-            "head": facts["head"] and _shape(*facts["head"]),
+            "client": _unpack_architecture(facts["client"]),
+            "head": _unpack_architecture(facts["head"]),
             "own_model": own_model,
             "grants": grants | networks,
         }
     except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
-        raise SltoolsError(f"{folder} does not hold a view or is damaged: {error!r}") from None
+        instead = saved.other_kind("View", tensors, facts) or repr(error)
+        raise SltoolsError(f"{folder} does not hold a view or is damaged: {instead}") from None
 
 
 def _check_saved(name: str, value: Any) -> None:
@@ -385,5 +391,16 @@ def _copies(tensors: Iterable[Tensor]) -> list[Tensor]:
     return [tensor.clone() for tensor in tensors]
 
 
-def _shape(layers: str, input_shape: list[int]) -> Architecture:
+def _pack_architecture(value: Architecture | Unsaved | None) -> Any:
+    if isinstance(value, Unsaved):
+        return {"unsaved": value.reason}
+    return value and [value.layers, value.input_shape]
+
+
+def _unpack_architecture(fact: Any) -> Architecture | Unsaved | None:
+    if isinstance(fact, dict):
+        return Unsaved(str(fact["unsaved"]))
+    if not fact:
+        return None
+    layers, input_shape = fact
     return Architecture(layers, tuple(input_shape))

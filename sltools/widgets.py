@@ -1,4 +1,4 @@
-"""One control, three lives: a slider in a running notebook, a picture on paper, a printed table.
+"""One control in three forms: a slider in a running notebook, a picture on paper, a printed table.
 
 All three show what the same `draw` function returns, and a test compares them.
 """
@@ -17,7 +17,7 @@ from sltools.plots import Picture
 
 Draw = Callable[..., Picture | tuple[Picture, str]]
 
-PRINTED = 5
+PRINTED_VALUES = 5
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
@@ -70,20 +70,20 @@ class Interactive:
         return "\n".join(
             f"{name} = {value}: {self.drawn(**{name: value})[1]}"
             for name, control in self._controls.items()
-            for value in control.printed()
+            for value in control.printed_values()
         )
 
     @property
     def widget(self) -> Any:
         """The live form, an ipywidgets box: the controls, then the picture as an HTML widget."""
         if self._widget is None:
-            self._widget = self._live()
+            self._widget = self._build_widget()
         return self._widget
 
-    def _live(self) -> Any:
+    def _build_widget(self) -> Any:
         import ipywidgets
 
-        controls = {name: control.live(name) for name, control in self._controls.items()}
+        controls = {name: control.make_widget(name) for name, control in self._controls.items()}
         page = ipywidgets.HTML()  # an image widget has no alt text
 
         def redraw(_: Any = None) -> None:
@@ -115,12 +115,12 @@ class _Control:
     values: list[Any]
     start: Any
 
-    def printed(self) -> list[Any]:
+    def printed_values(self) -> list[Any]:
         """Return up to five of the values, evenly spaced from the first to the last."""
-        places = np.linspace(0, len(self.values) - 1, min(len(self.values), PRINTED))
+        places = np.linspace(0, len(self.values) - 1, min(len(self.values), PRINTED_VALUES))
         return [self.values[place] for place in places.round().astype(int)]
 
-    def live(self, name: str) -> Any:
+    def make_widget(self, name: str) -> Any:
         """Make the widget, which answers to mouse and keyboard and bears its name."""
         import ipywidgets
 

@@ -23,7 +23,7 @@ from benchmarks.ablations import (
 from sltools import data, experiments, lessons, models, protocol
 from sltools.attacks import InversionResult, UnSplit
 from sltools.attacks.ensemble import Ensemble
-from sltools.attacks.unsplit import EXPOSE_EVERY
+from sltools.attacks.unsplit import RESCALE_EVERY
 from sltools.errors import SltoolsError
 from sltools.models import Architecture
 from sltools.transcript import Transcript
@@ -117,7 +117,7 @@ def test_sigmoid_pixels_are_exposed_and_the_weights_to_match(view: View) -> None
     images = 0.6 * data.load("digits").test.images[None, :3].clamp(0.01, 0.99)
     free = images.logit() / 4 + 0.5
     before = networks(images)
-    attack._prepare(EXPOSE_EVERY, free, networks)
+    attack._before_step(RESCALE_EVERY, free, networks)
     exposed = ablations._pixels(free)
     assert exposed.quantile(0.99) > 0.99
     inside = images < 0.9 * images.max()  # the brightest pixels are cut off
@@ -140,7 +140,7 @@ def test_painted_images_start_grey_and_are_exposed(view: View) -> None:
     assert grey.shape == (2, 3, 1, 28, 28)
     assert 0.4 < grey.min() < grey.max() < 0.6
     before = networks(grey)
-    attack._prepare(EXPOSE_EVERY, grey, networks)
+    attack._before_step(RESCALE_EVERY, grey, networks)
     exposed = networks.paint().detach()
     assert exposed.flatten(1).quantile(0.99, dim=1).tolist() == pytest.approx([1, 1], abs=0.01)
     assert torch.allclose(networks(exposed), before, atol=0.01)  # the weights were changed to match

@@ -271,7 +271,7 @@ def test_image_scores_are_medians_and_best_is_the_least() -> None:
     truth = trial.targets
     guess = truth * torch.linspace(0, 1, len(truth)).view(-1, 1, 1, 1)
     each = metrics.mse(guess, truth)
-    found = by_measure(attacks._images(trial, "any", guess))
+    found = by_measure(attacks._image_rows(trial, "any", guess))
     assert found["raw_mse"] == pytest.approx(each.median().item())
     assert found["best_mse"] == each.min().item() < found["raw_mse"]
     assert found["aligned_mse"] < 1e-6, "a gain is allowed"
@@ -283,7 +283,7 @@ def test_seen_is_of_the_hijacker_and_the_baseline_of_the_honest(
 ) -> None:
     trial = a_trial(victim=1)
     monkeypatch.setattr(LabelGap, "raised_at", property(lambda gap: gap.alarm))
-    watched = attacks.watched
+    watched = attacks.train_with_detector
     nets = []
 
     def ours(trial: Any, server: Any) -> Any:
@@ -293,7 +293,7 @@ def test_seen_is_of_the_hijacker_and_the_baseline_of_the_honest(
         nets.append(session)
         return session
 
-    monkeypatch.setattr(attacks, "watched", ours)
+    monkeypatch.setattr(attacks, "train_with_detector", ours)
     (row,) = (row for row in attacks.hijacking(trial) if row.measure == "seen")
     assert (row.value, row.baseline) == (1.0, 0.0)
     assert len(nets) == 2 and all(isinstance(run.client.detector, LabelGap) for run in nets)
@@ -314,7 +314,7 @@ def test_each_victim_has_weights_and_noise_of_its_own(monkeypatch: pytest.Monkey
         trial = a_trial("Gaussian noise", 0.5, victim)
         client = trial.client(*models.cut(models.mnist_net(0), "pool1")[:1])
         sent.append(client.outgoing("smashed", z))
-        attacks.watched(trial, protocol.Server)
+        attacks.train_with_detector(trial, protocol.Server)
         trial.recorded(64, 64)
         assert seeds_used[-2:] == [victim, victim]
     assert not torch.equal(*sent)
@@ -391,8 +391,8 @@ def test_frontier_and_table_show_medians_and_the_better_attack(
 def test_no_more_samples_are_watched_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:
     digits = data.load("digits")
     few = replace(digits, train=digits.train[:100])
-    monkeypatch.setattr(attacks, "WATCHED", {"tiny": 3840})
-    monkeypatch.setattr(attacks, "SINGLES", {"tiny": 20})
+    monkeypatch.setattr(attacks, "LABEL_SAMPLES", {"tiny": 3840})
+    monkeypatch.setattr(attacks, "SINGLE_SAMPLES", {"tiny": 20})
     for defense in arena.DEFENSES[:2]:
         trial = arena.Trial(TINY, few, defense, defense.strengths[0], 0)
         assert attacks.labels(trial, trial.recorded(64, batch_size=32))

@@ -84,7 +84,7 @@ def test_other_data_code_or_threads_are_another_victim(monkeypatch: pytest.Monke
     with pytest.raises(AssertionError, match="trained again"):
         experiments.train_victim(changed, budget="tiny", seed=4)
     with monkeypatch.context() as context:
-        context.setattr(cache, "_code", lambda: "another release")
+        context.setattr(cache, "_code_hash", lambda: "another release")
         with pytest.raises(AssertionError, match="trained again"):
             _victim()
     with monkeypatch.context() as context:

@@ -7,7 +7,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from sltools import arena, cli, data, doctor, experiments, lessons, storage
+from sltools import (
+    __version__,
+    arena,
+    cli,
+    data,
+    doctor,
+    experiments,
+    lessons,
+    protocol,
+    storage,
+)  # fmt: skip
 from sltools.errors import SltoolsError
 
 
@@ -197,3 +207,39 @@ def test_an_arena_without_a_trial_names_no_file(
     assert call(monkeypatch, "arena", str(tmp_path / "a")) == 130
     printed = capsys.readouterr().out
     assert "arena.csv" not in printed and "|" not in printed
+
+
+def test_the_version_is_that_of_the_package(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "--version") == 0
+    assert capsys.readouterr().out == f"sltools {__version__}\n"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [("inversion", "--cut", "nope"), ("labels", "--head", "nope"), ("labels", "--cut", "nope")],
+)
+def test_a_stage_that_there_is_not_is_refused_before_any_training(
+    options: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def bar(*arguments: object, **options: object) -> None:
+        raise AssertionError("the work has begun")
+
+    for module in (experiments.inversion, experiments.labels, protocol.training):
+        monkeypatch.setattr(module, "bar", bar)
+    assert call(monkeypatch, "attack", *options) == 1
+    captured = capsys.readouterr()
+    assert captured.out == "" and "no stage is called 'nope'; the stages are conv1" in captured.err
+
+
+@pytest.mark.parametrize("seconds", ["0", "-1", "1e7", "nan"])
+def test_a_timeout_has_one_limit_however_it_is_passed(
+    seconds: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    output = str(tmp_path / "out.ipynb")
+    assert call(monkeypatch, "run", "3", "-o", output, "--timeout", seconds) == 1
+    assert "a cell is above 0 and at most 1,000,000 seconds, not" in capsys.readouterr().err

@@ -761,3 +761,13 @@ def test_the_published_hashes_are_sha256_of_the_official_names():
 def test_nothing_is_unpickled():
     source = Path(data.__file__).read_text(encoding="utf-8")
     assert "import pickle" not in source and "torch.load" not in source and "np.load" not in source
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), -float("inf")])
+def test_a_split_refuses_images_that_are_not_finite(wrong: float) -> None:
+    images = torch.rand(4, 1, 8, 8)
+    images[2, 0, 3, 3] = wrong
+    with pytest.raises(DataError, match="images of a split hold NaN or infinite values: use pix"):
+        data.Split(images, torch.zeros(4, dtype=torch.long))
+    assert len(data.Split(images[:2], torch.zeros(2, dtype=torch.long))) == 2
+    assert len(data.Split(images[:0], torch.zeros(0, dtype=torch.long))) == 0

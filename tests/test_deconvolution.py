@@ -112,7 +112,7 @@ def test_a_relu_makes_it_inexact_and_the_layer_is_fitted_where_it_is_on() -> Non
 def test_more_images_than_are_needed_are_read_all_the_same(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(deconvolution, "ENOUGH", 3)
+    monkeypatch.setattr(deconvolution, "SOLVE_IMAGES", 3)
     images = _images(0, 7)
     found = BlindDeconvolution()(_view(_layer(1, 8, 3, 3), images=images))
     assert metrics.affine_align(found.inputs, images).mse.max() < 1e-6

@@ -19,7 +19,7 @@ from sltools.attacks import Hijacking, HijackingServer, UnSplit
 from sltools.defenses import NoPeek, PrivateOptimizer
 from sltools.detectors import Detector, LabelGap, Scrutinizer, SplitGuard, SplitOut
 from sltools.detectors.scrutinizer import Pairs, fit_error, gap, honesty, overlap, similarities
-from sltools.detectors.splitguard import Heap, angle, contrast
+from sltools.detectors.splitguard import GradientSet, angle, contrast
 from sltools.detectors.splitout import honest_gradients
 from sltools.errors import DefenseError
 from sltools.messages import Message
@@ -50,7 +50,7 @@ class Prober(Listed):
     """Probes every other batch, from the second, with all labels 1."""
 
     def probe(self, labels: Tensor) -> Tensor | None:
-        return torch.ones_like(labels) if self._seen % 2 else None
+        return torch.ones_like(labels) if self._batch_count % 2 else None
 
 
 def watch(detector: Detector, times: int) -> Detector:
@@ -59,8 +59,8 @@ def watch(detector: Detector, times: int) -> Detector:
     return detector
 
 
-def heap(*gradients: list[float]) -> Heap:
-    made = Heap()
+def gradient_set(*gradients: list[float]) -> GradientSet:
+    made = GradientSet()
     for gradient in gradients:
         made.add(torch.tensor(gradient))
     return made
@@ -144,32 +144,36 @@ def test_the_angle_between_two_vectors() -> None:
     assert math.isnan(angle(third, third * math.inf))
 
 
-def test_the_contrast_of_three_heaps() -> None:
+def test_the_contrast_of_three_sets() -> None:
     # θ(F, R) = 90°, d = |4 - 2|; θ(R1, R2) = 0°, d = |1 - 3|: a half of a right angle.
-    assert contrast(heap([0, 4]), heap([1, 0]), heap([3, 0])) == pytest.approx(0.7853982)
+    assert contrast(
+        gradient_set([0, 4]), gradient_set([1, 0]), gradient_set([3, 0])
+    ) == pytest.approx(0.7853982)
     # θ(F, R) = 0°, d = |3 - 1.5| = 1.5; θ(R1, R2) = 90°, d = |1 - 2| = 1: -1/2.5 right angles.
-    turned = contrast(heap([3, 1.5], [3, 1.5]), heap([2, 0]), heap([0, 1]))
+    turned = contrast(gradient_set([3, 1.5], [3, 1.5]), gradient_set([2, 0]), gradient_set([0, 1]))
     norm = math.hypot(3, 1.5)
     assert turned == pytest.approx(-1.5707963 / (norm - 1.5 + 1))
     # Gradients that cancel have norms, but no direction.
-    assert contrast(heap([5, 0], [-5, 0]), heap([1, 0]), heap([0, 1])) == pytest.approx(0)
-    assert contrast(heap([0, 0]), heap([0, 0]), heap([0, 0])) == 0
+    assert contrast(
+        gradient_set([5, 0], [-5, 0]), gradient_set([1, 0]), gradient_set([0, 1])
+    ) == pytest.approx(0)
+    assert contrast(gradient_set([0, 0]), gradient_set([0, 0]), gradient_set([0, 0])) == 0
 
 
 def test_splitguards_score_is_that_of_the_papers_code() -> None:
     guard = SplitGuard(warmup=0, window=1)
-    guard._first, guard._second = heap([1, 0]), heap([3, 0])
+    guard._first, guard._second = gradient_set([1, 0]), gradient_set([3, 0])
     guard.watch(NOBODY, NOBODY, torch.tensor([[0.0], [4.0]]), probe=True)
     # 1 - (1 + exp(-5 · 0.7853982))^-2
     assert guard.scores == [pytest.approx(0.0382710)]
     blind = SplitGuard(warmup=0, window=1)
-    blind._first, blind._second = heap([0, 0]), heap([0, 0])
+    blind._first, blind._second = gradient_set([0, 0]), gradient_set([0, 0])
     blind.watch(NOBODY, NOBODY, torch.zeros(2), probe=True)
     assert blind.scores == [0.75]
     assert blind.raised_at == 0
 
 
-def test_the_heaps_are_drawn_by_lot_and_not_in_turns() -> None:
+def test_the_sets_are_drawn_at_random_and_not_in_turns() -> None:
     guard = SplitGuard(warmup=0)
     lead = []
     for _ in range(50):
@@ -228,10 +232,10 @@ def test_splitguards_draws_come_from_its_own_seed() -> None:
     st.lists(st.lists(st.floats(-10, 10, width=32), min_size=3, max_size=3), min_size=3, max_size=9)
 )
 def test_the_contrast_stays_between_two_straight_angles(rows: list[list[float]]) -> None:
-    value = contrast(heap(*rows[2:]), heap(rows[0]), heap(rows[1]))
+    value = contrast(gradient_set(*rows[2:]), gradient_set(rows[0]), gradient_set(rows[1]))
     assert -math.pi <= value <= math.pi
     scaled = [[1000 * x for x in row] for row in rows]
-    larger = contrast(heap(*scaled[2:]), heap(scaled[0]), heap(scaled[1]))
+    larger = contrast(gradient_set(*scaled[2:]), gradient_set(scaled[0]), gradient_set(scaled[1]))
     assert larger == pytest.approx(value, abs=1e-3), "a server cannot hide by scaling gradients"
 
 
@@ -412,7 +416,7 @@ def test_a_detector_that_listens_leaves_the_run_bit_for_bit(at: Any, make: Any) 
     assert digests(watched) == digests(plain)
     assert watched.losses == plain.losses
     assert same(weights(watched.client.front), weights(plain.client.front))
-    assert detector._seen == 9
+    assert detector._batch_count == 9
     assert isinstance(detector, SplitGuard) or detector.scores
 
 

@@ -97,7 +97,7 @@ def _tree(place: Path) -> dict[str, bytes]:
     return {
         str(path.relative_to(place)): path.read_bytes()
         for path in files
-        if not storage.is_part(path) and path.name != storage.LOCK
+        if not storage.is_temporary(path) and path.name != storage.LOCK
     }
 
 
@@ -183,7 +183,7 @@ def _kill(patch: pytest.MonkeyPatch, at: int) -> None:
         raise _Killed
 
     def clear(path: Path, **options: Any) -> None:
-        if not storage.is_part(path):
+        if not storage.is_temporary(path):
             unlink(path, **options)
 
     patch.setattr(Path, "write_bytes", half)

@@ -45,7 +45,7 @@ def interrupt(function: Callable[..., Any], at: int) -> Callable[..., Any]:
 def test_the_first_victim_interrupted_in_its_attack_is_reported_as_far_as_it_got(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(inversion, "_step", interrupt(inversion._step, 30))
+    monkeypatch.setattr(inversion, "_step_optimizers", interrupt(inversion._step_optimizers, 30))
     outcome = experiments.run_inversion(TINY)
     facts = outcome.facts
     assert facts["interrupted"]
@@ -56,7 +56,9 @@ def test_the_first_victim_interrupted_in_its_attack_is_reported_as_far_as_it_got
 
 def test_a_later_victim_interrupted_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     whole_victim = experiments.STEPS["tiny"] + CEILING_STEPS
-    monkeypatch.setattr(inversion, "_step", interrupt(inversion._step, whole_victim + 30))
+    monkeypatch.setattr(
+        inversion, "_step_optimizers", interrupt(inversion._step_optimizers, whole_victim + 30)
+    )
     facts = experiments.run_inversion(TINY).facts
     assert facts["interrupted"]
     assert [run["victim"] for run in facts["runs"]] == [0, 0]

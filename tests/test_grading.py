@@ -27,8 +27,8 @@ from sltools.checking.judging import AnswerFailed, LocalAnswer, judge
 from sltools.errors import ExerciseError
 from sltools.grading import assignment as homework
 from sltools.grading import cells as code
-from sltools.grading import copies, report, sandbox, secrets, submissions, wire
 from sltools.grading import grade as grading
+from sltools.grading import report, sandbox, secrets, similarity, submissions, wire
 from sltools.grading.remote import RemoteAnswer, RemoteNotebook
 from sltools.grading.sandbox import Limits, Sandbox
 from sltools.grading.submissions import Submission
@@ -514,11 +514,11 @@ def test_near_identical_code_is_noticed_under_other_names() -> None:
     made = {"one": OWN, "two": f"# all my own\n{renamed}", "three": other, "four": "x = 1"}
     subs = [Submission(name, (*course, text)) for name, text in made.items()]
     subs += [Submission("five", tuple(course)), Submission("six", tuple(course))]
-    assert copies.alike(subs, [course]) == {"one": ["two"], "two": ["one"]}
+    assert similarity.similar(subs, [course]) == {"one": ["two"], "two": ["one"]}
 
 
 def _forms(*sources: str) -> str:
-    return copies.forms(sources, {"key": "answer"}).get("key", "")
+    return similarity.forms(sources, {"key": "answer"}).get("key", "")
 
 
 def test_the_same_answer_is_known_under_other_names() -> None:
@@ -571,8 +571,8 @@ def test_reading_a_hostile_notebook_takes_no_minutes() -> None:
     start = time.process_time()
     code.statements(["\n" * 20_000 + "("])
     assert not code.should_define("\n" * 20_000 + "1/0", "f")
-    assert copies.forms([loops, "x=x\n" * 20_000], {"key": "x"}) == {}
-    copies.alike([Submission("one", ("x=x;" * 20_000,) * 9)])
+    assert similarity.forms([loops, "x=x\n" * 20_000], {"key": "x"}) == {}
+    similarity.similar([Submission("one", ("x=x;" * 20_000,) * 9)])
     assert time.process_time() - start < 60  # done naively it takes minutes, on any machine
 
 
@@ -770,8 +770,8 @@ def test_the_name_handed_to_check_is_read_from_the_cells() -> None:
         'check("04.tv", first)\n%time check("04.step", nobody)\nexercises.check("04.step", mine)',
         "def check(: broken",
         'if True:\n    check("04.tv", last)\ncheck("04.tv", lambda x: x)\ncheck(key, last)',
-        "x = '" + code.LONGEST * "-" + "'\ncheck('04.tv', too_long)",
-        code.LONGEST // 2 * "-" + "1",
+        "x = '" + code.MAX_CELL * "-" + "'\ncheck('04.tv', too_long)",
+        code.MAX_CELL // 2 * "-" + "1",
     ]
     assert code.answer_names(made) == {"04.tv": "last", "04.step": "mine"}
     assert code.should_define("<<<\ndef f(x)", "f") and code.should_define("f = 1 +", "f")

@@ -101,7 +101,9 @@ def test_the_penalty_is_over_all_features_of_a_sample() -> None:
     hijacker = _Hijacker(SHORT, torch.rand(3, 1, 12, 12), smashed)
     hijacker.critic = nn.Sequential(nn.Flatten(), nn.Linear(18, 1))
     expected = (hijacker.critic[1].weight.norm() - 1) ** 2
-    torch.testing.assert_close(hijacker._penalty(smashed, torch.rand_like(smashed)), expected)
+    torch.testing.assert_close(
+        hijacker._gradient_penalty(smashed, torch.rand_like(smashed)), expected
+    )
 
 
 def test_it_holds_nothing_of_the_client() -> None:

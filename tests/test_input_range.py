@@ -152,10 +152,10 @@ def test_exposure_in_a_range_keeps_what_the_first_layer_computes(
         [0.3 * torch.rand(5, channels, 8, 8), 1 - 0.3 * torch.rand(5, channels, 8, 8)]
     )
     before = clones(images)
-    unsplit._expose(images, clones, 1.0)
+    unsplit._rescale_contrast(images, clones, 1.0)
     torch.testing.assert_close(clones(images), before)
     assert (span.inputs(images).flatten(1).median(1).values <= 0).all()
-    reach = span.reach(span.inputs(images), 1.0)
+    reach = span.relative_quantile(span.inputs(images), 1.0)
     torch.testing.assert_close(reach, torch.ones_like(reach))
 
 
@@ -165,7 +165,7 @@ def test_a_range_may_differ_by_channel() -> None:
     assert torch.equal(inputs[:, 0], -1 + 2 * images[:, 0])
     torch.testing.assert_close(inputs[:, 1], -2 + 6 * images[:, 1])
     torch.testing.assert_close(span.pixels(inputs), images)
-    assert span.holds(inputs) and not span.holds(2 * inputs) and str(span) == "[-1/-2, 1/4]"
+    assert span.contains(inputs) and not span.contains(2 * inputs) and str(span) == "[-1/-2, 1/4]"
 
 
 @pytest.mark.parametrize(

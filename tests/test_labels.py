@@ -415,7 +415,7 @@ def test_a_cluster_without_an_anchor_stays_nameless() -> None:
     distances = torch.eye(3)[[0, 0, 1, 1, 2, 2]].sub(1).neg()
     distances[5] = torch.nan
     anchors = torch.tensor([7, -1, -1, 4, -1, 5])
-    assert labels._named(clusters, distances, anchors).tolist() == [7, 7, 4, 4, -1, -1]
+    assert labels._name_clusters(clusters, distances, anchors).tolist() == [7, 7, 4, 4, -1, -1]
 
 
 def test_a_later_window_without_anchors_is_refused() -> None:

@@ -185,7 +185,7 @@ def test_an_interrupted_attack_leaves_no_row(
 
     monkeypatch.setitem(reproduce.BUDGETS, "digits", "tiny")
     with monkeypatch.context() as patch:
-        patch.setattr(inversion, "_step", interrupted)
+        patch.setattr(inversion, "_step_optimizers", interrupted)
         with pytest.raises(KeyboardInterrupt):
             reproduce.reproduce(data.load("digits"), ["pool1"], "cpu", tmp_path / "rows.csv")
     monkeypatch.delenv("SLTOOLS_CACHE", raising=False)  # nobody trained it before

@@ -1,3 +1,4 @@
+import inspect
 import random
 
 import numpy as np
@@ -7,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from sltools import models, seeds
-from sltools.errors import SltoolsError
+from sltools import attacks, defenses, detectors, models, seeds
+from sltools.errors import AttackError, DefenseError, SltoolsError
 from sltools.models import Architecture
 from tests.parties import noise_split, run, same, weights
 
@@ -60,6 +61,51 @@ def test_nothing_is_seeded_with_the_number_of_the_user(seed, purpose):
 def test_streams_stay_what_they_were_when_results_were_recorded():
     assert seeds.derive(0, "victim") == 6825578508826060191
     assert seeds.derive(1, "clone") == 8631312922690714918
+
+
+SEEDED = {
+    "UnSplit": attacks.UnSplit,
+    "UnSplit.published": attacks.UnSplit.published,
+    "KnownWeightsInversion": attacks.KnownWeightsInversion,
+    "DecoderInversion": attacks.DecoderInversion,
+    "LabelInference": attacks.LabelInference,
+    "Hijacking": attacks.Hijacking,
+    "GaussianNoise": lambda seed: defenses.GaussianNoise(0.5, seed),
+    "LaplaceNoise": lambda seed: defenses.LaplaceNoise(0.5, seed),
+    "LocalPrivacy": lambda seed: defenses.LocalPrivacy(1.0, 1.0, seed),
+    "Quantisation": lambda seed: defenses.Quantisation(2, seed),
+    "TopK": lambda seed: defenses.TopK(0.5, seed),
+    "MaxNorm": defenses.MaxNorm,
+    "Marvell": lambda seed: defenses.Marvell(1.0, seed=seed),
+    "RandomisedResponse": lambda seed: defenses.RandomisedResponse(1.0, 10, seed),
+    "PrivateOptimizer": lambda seed: defenses.PrivateOptimizer(
+        models.cut(models.mnist_net(), "pool1")[0], 1.0, 1.0, seed=seed
+    ),
+    "SplitGuard": lambda seed: detectors.SplitGuard(seed=seed),
+    "SplitOut": lambda seed: detectors.SplitOut(
+        models.mnist_net(), noise_split(8), share=1.0, batch_size=4, seed=seed
+    ),
+}
+
+
+@pytest.mark.parametrize("wrong", [1.5, "1", None, True, torch.tensor(0.5)])
+@pytest.mark.parametrize("name", SEEDED)
+def test_a_seed_that_is_no_whole_number_is_refused_when_the_settings_are_made(name, wrong):
+    with pytest.raises((AttackError, DefenseError), match="^seed must be a whole number, not "):
+        SEEDED[name](seed=wrong)
+    SEEDED[name](seed=np.int64(3))
+
+
+def test_all_that_has_a_seed_is_among_these():
+    """A new attack, defence or detector with a seed checks it too."""
+    found = {
+        name
+        for package in (attacks, defenses, detectors)
+        for name in package.__all__
+        if "seed" in inspect.signature(getattr(package, name)).parameters
+    }
+    results = {name for name in found if name.endswith("Result")}  # they only say what it was
+    assert found - results - {"Outgoing"} == SEEDED.keys() - {"UnSplit.published"}
 
 
 @pytest.mark.parametrize("seed", ["1", 1.0, None])

@@ -68,7 +68,7 @@ def test_an_interrupted_run_is_no_measurement_and_a_lost_path_no_work(
     digits = data.load("digits")
     session = experiments.train_victim(digits, budget="tiny")
     truth = experiments.first_targets(digits, 2).images
-    monkeypatch.setattr(inversion, "_step", interrupted)
+    monkeypatch.setattr(inversion, "_step_optimizers", interrupted)
     with pytest.raises(KeyboardInterrupt):
         speed._runs(UnSplit(steps=2), [0], session, truth, digits.test)
     with pytest.raises(KeyboardInterrupt):

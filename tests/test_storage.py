@@ -99,7 +99,7 @@ def test_a_folder_is_tried_before_the_work_and_left_empty(tmp_path):
 
 def test_tensors_are_picked_by_the_beginning_of_their_names():
     tensors = {"net/a/b": torch.ones(1), "net2/a": torch.zeros(1), "x/net/c": torch.zeros(1)}
-    assert storage.under("net/", tensors) == {"a/b": tensors["net/a/b"]}
+    assert storage.with_prefix("net/", tensors) == {"a/b": tensors["net/a/b"]}
 
 
 def test_a_file_in_the_way_is_named(tmp_path):
@@ -151,15 +151,15 @@ def test_a_full_disk_is_one_clear_error_and_leaves_an_empty_folder(tmp_path, ful
 
 def test_a_file_stays_as_it_was_if_another_cannot_take_its_place(tmp_path, full_disk):
     path = tmp_path / "kept.txt"
-    storage.replace(path, "what was there\r\n")
+    storage.write_atomic(path, "what was there\r\n")
     with full_disk(50), pytest.raises(OSError):
-        storage.replace(path, "x" * 51)
-    with pytest.raises(KeyboardInterrupt), storage.replacing(path) as part:
+        storage.write_atomic(path, "x" * 51)
+    with pytest.raises(KeyboardInterrupt), storage.atomic_path(path) as part:
         part.write_text("half of i")
         raise KeyboardInterrupt
     assert path.read_bytes() == b"what was there\r\n"
     assert list(tmp_path.iterdir()) == [path]
-    storage.replace(path, b"new")
+    storage.write_atomic(path, b"new")
     assert path.read_bytes() == b"new"
 
 
@@ -168,14 +168,14 @@ import os, pathlib, sys
 import torch
 from sltools import storage
 folder = pathlib.Path(sys.argv[1])
-storage.replace(folder / "kept.txt", "whole")
+storage.write_atomic(folder / "kept.txt", "whole")
 write = pathlib.Path.write_bytes
 def die(path, content):
     write(path, content[: len(content) // 2])
     os._exit(9)
 pathlib.Path.write_bytes = die
 if sys.argv[2] == "file":
-    storage.replace(folder / "kept.txt", "another")
+    storage.write_atomic(folder / "kept.txt", "another")
 storage.write(folder / "result", {"a": torch.zeros(3)}, {"b": 1})
 """
 
@@ -186,7 +186,7 @@ def test_what_is_killed_while_it_writes_leaves_what_was_there(tmp_path, place):
     assert run.returncode == 9
     assert (tmp_path / "kept.txt").read_text() == "whole"
     left = tmp_path / "result" if place == "folder" else tmp_path
-    [part] = filter(storage.is_part, left.iterdir())
+    [part] = filter(storage.is_temporary, left.iterdir())
     assert part.read_bytes()
     storage.write(tmp_path / "result", TENSORS, FACTS)  # the same place can be used again
     assert storage.read(tmp_path / "result")[1] == FACTS
@@ -268,7 +268,7 @@ def test_a_link_goes_on_to_point_and_a_private_file_stays_private(tmp_path):
     real.write_text("a")
     real.chmod(0o600)
     link.symlink_to(real)
-    storage.replace(link, "b")
+    storage.write_atomic(link, "b")
     assert link.is_symlink() and real.read_text() == "b"
     assert real.stat().st_mode & 0o777 == 0o600
 

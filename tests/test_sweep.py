@@ -76,7 +76,7 @@ def test_what_else_a_lesson_says_at_its_end_is_passed_over(tmp_path: Path) -> No
     outputs = [{"output_type": "stream", "name": name, "text": [text]} for name, text in streams]
     executed = tmp_path / "executed.ipynb"
     executed.write_text(json.dumps({"cells": [{"outputs": outputs}]}))
-    assert sweep._printed(executed) == {"noisy": 2.0}
+    assert sweep._exported_numbers(executed) == {"noisy": 2.0}
 
 
 HEADER = "run,lesson,status\n"
@@ -140,9 +140,9 @@ def test_a_value_given_twice_runs_once_and_columns_are_not_overwritten(
 ) -> None:
     monkeypatch.setattr(sweep, "_executor", _in_this_process)
     monkeypatch.setattr(lessons, "run", lambda lesson, values, output, timeout: output.touch())
-    monkeypatch.setattr(sweep, "_printed", lambda executed: {"noisy": 1.0})
+    monkeypatch.setattr(sweep, "_exported_numbers", lambda executed: {"noisy": 1.0})
     assert len(sweep.sweep(lesson, {"seed": [1, 1], "noise": [0.5]}, tmp_path / "twice")) == 1
-    monkeypatch.setattr(sweep, "_printed", lambda executed: {"noisy": 1.0, "seed": 5.0})
+    monkeypatch.setattr(sweep, "_exported_numbers", lambda executed: {"noisy": 1.0, "seed": 5.0})
     [row] = sweep.sweep(lesson, {"seed": [1]}, tmp_path / "taken")
     assert (row["status"], row["seed"]) == ("failed", "1") and "must not use seed" in row["error"]
 
@@ -299,7 +299,7 @@ def test_a_scheduler_that_is_not_there_is_one_sentence(
     lesson: lessons.Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("distributed")
-    monkeypatch.setattr(sweep, "PATIENCE", 1)
+    monkeypatch.setattr(sweep, "SCHEDULER_TIMEOUT", 1)
     with pytest.raises(LessonError, match="no Dask scheduler"):
         sweep.sweep(lesson, {"seed": [1]}, tmp_path / "out", scheduler="tcp://127.0.0.1:9")
 

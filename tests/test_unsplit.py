@@ -127,7 +127,7 @@ def test_losses_are_those_of_the_network_and_images_as_returned(
 ) -> None:
     view = _view(_front(), _images(3))
     if interrupted_at:
-        step, calls = inversion._step, 0
+        step, calls = inversion._step_optimizers, 0
 
         def interrupted(*arguments: Any) -> None:
             nonlocal calls
@@ -136,7 +136,7 @@ def test_losses_are_those_of_the_network_and_images_as_returned(
                 raise KeyboardInterrupt
             step(*arguments)
 
-        monkeypatch.setattr(inversion, "_step", interrupted)
+        monkeypatch.setattr(inversion, "_step_optimizers", interrupted)
     found = UnSplit(steps=24, leak=0.5)(view)  # shorter than the time between two looks at the leak
     assert found.interrupted == bool(interrupted_at)
     assert found.feature_loss == pytest.approx(_explained(found, view), rel=1e-4)
@@ -150,7 +150,7 @@ def test_losses_are_those_of_the_network_and_images_as_returned(
 def test_the_last_steps_settle_without_leak_or_rescaling(monkeypatch: pytest.MonkeyPatch) -> None:
     slopes: list[float] = []
     rescaled: list[int] = []
-    leak, expose = Ensemble.leak, unsplit._expose
+    leak, expose = Ensemble.set_leak, unsplit._rescale_contrast
 
     def watched_leak(self: Ensemble, slope: float) -> None:
         slopes.append(slope)
@@ -160,14 +160,14 @@ def test_the_last_steps_settle_without_leak_or_rescaling(monkeypatch: pytest.Mon
         rescaled.append(len(slopes))
         expose(*arguments)
 
-    monkeypatch.setattr(Ensemble, "leak", watched_leak)
-    monkeypatch.setattr(unsplit, "_expose", watched_expose)
+    monkeypatch.setattr(Ensemble, "set_leak", watched_leak)
+    monkeypatch.setattr(unsplit, "_rescale_contrast", watched_expose)
     UnSplit(steps=200)(_view(_front(), _images(2)))
     assert slopes == pytest.approx([0.1, 0.075, 0.05, 0.025, 0, 0, 0, 0, 0])  # each 25 steps, end
     assert rescaled == [2, 3, 4, 5, 6, 7, 8]  # not at the start; step 175 is before 95%
     rescaled.clear()
     slopes.clear()
-    monkeypatch.setattr(unsplit, "EXPOSE_UNTIL", 0.5)
+    monkeypatch.setattr(unsplit, "RESCALE_UNTIL", 0.5)
     UnSplit(steps=200)(_view(_front(), _images(2)))
     assert rescaled == [2, 3, 4]
 
@@ -201,12 +201,12 @@ def test_an_end_that_is_the_beginning_changes_nothing() -> None:
 
 
 def test_restarts_stall_one_by_one_and_the_search_waits_for_the_last() -> None:
-    stall = inversion._Stall(100)
-    assert not stall.noticed(0, torch.tensor([1.0, 1.0]))
-    assert not stall.noticed(100, torch.tensor([1.0, 0.5]))
-    assert not stall.noticed(150, torch.tensor([math.nan, 0.4]))
-    assert not stall.noticed(200, torch.tensor([1.0, 0.4]))
-    assert stall.noticed(250, torch.tensor([1.0, 0.4]))
+    stall = inversion._EarlyStopping(100)
+    assert not stall.should_stop(0, torch.tensor([1.0, 1.0]))
+    assert not stall.should_stop(100, torch.tensor([1.0, 0.5]))
+    assert not stall.should_stop(150, torch.tensor([math.nan, 0.4]))
+    assert not stall.should_stop(200, torch.tensor([1.0, 0.4]))
+    assert stall.should_stop(250, torch.tensor([1.0, 0.4]))
 
 
 def test_groups_and_exposure_exclude_each_other() -> None:
@@ -262,13 +262,13 @@ def test_unbounded_pixels_leave_the_range() -> None:
 
 def test_bounded_pixels_stay_in_the_range_at_every_step(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
-    prepare = UnSplit._prepare
+    prepare = UnSplit._before_step
 
     def watched(self: UnSplit, step: int, inputs: Tensor, networks: Ensemble) -> None:
         seen.append(inputs.clone())
         prepare(self, step, inputs, networks)
 
-    monkeypatch.setattr(UnSplit, "_prepare", watched)
+    monkeypatch.setattr(UnSplit, "_before_step", watched)
     UnSplit(steps=60, input_lr=0.1, tv=0, l1=0)(_view(_front(), _images(2)))
     assert min(images.min().item() for images in seen) == 0
     assert max(images.max().item() for images in seen) == 1
@@ -300,7 +300,7 @@ def test_losses_and_snapshots_tell_the_story() -> None:
 
 def test_interrupting_keeps_the_partial_result(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = 0
-    step = inversion._step
+    step = inversion._step_optimizers
 
     def interrupted(*arguments: object) -> None:
         nonlocal calls
@@ -309,7 +309,7 @@ def test_interrupting_keeps_the_partial_result(monkeypatch: pytest.MonkeyPatch) 
             raise KeyboardInterrupt
         step(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(inversion, "_step", interrupted)
+    monkeypatch.setattr(inversion, "_step_optimizers", interrupted)
     found = UnSplit(steps=1000)(_view(_front(), _images(2)))
     assert found.interrupted
     assert found.snapshot_steps[-1] == 20
@@ -465,7 +465,7 @@ def test_exposure_keeps_what_the_first_layer_computes(dense: bool, channels: int
     light = torch.tensor([0.3, 0.6, 0.45])[:channels].view(-1, 1, 1)
     images = torch.stack([light * _images(3), (1 - light) * _images(3)])
     before, old = clones(images), images.clone()
-    unsplit._expose(images, clones, 0.99)
+    unsplit._rescale_contrast(images, clones, 0.99)
     torch.testing.assert_close(clones(images), before)
     assert not torch.allclose(images, old, atol=0.1)
     for channel in images.transpose(1, 2).flatten(0, 1):
@@ -518,7 +518,7 @@ def test_recolouring_leaves_black_images_and_other_first_layers_alone() -> None:
 
 def test_photographs_are_recoloured_and_others_exposed(monkeypatch: pytest.MonkeyPatch) -> None:
     steps: list[str] = []
-    monkeypatch.setattr(unsplit, "_expose", lambda *_: steps.append("exposed"))
+    monkeypatch.setattr(unsplit, "_rescale_contrast", lambda *_: steps.append("exposed"))
     monkeypatch.setattr(unsplit, "_recolour", lambda *_: steps.append("recoloured"))
     front = nn.Sequential(nn.Conv2d(3, 2, 3))
     view = _view(front, torch.rand(2, 3, 8, 8, generator=seeds.generator(0, "colours")))
@@ -541,11 +541,11 @@ def test_exposure_leaves_black_images_and_other_first_layers_alone() -> None:
     before = [weight.clone() for weight in clones.weights]
     for dark in (torch.zeros(1, 2, 1, 28, 28), -0.5 * _images(2)[None]):
         kept = dark.clone()
-        unsplit._expose(dark, clones, 0.99)
+        unsplit._rescale_contrast(dark, clones, 0.99)
         assert torch.equal(dark, kept)
         assert all(map(torch.equal, clones.weights, before))
     dim = 0.5 * _images(2)[None]
-    unsplit._expose(dim, Ensemble([nn.Sequential(nn.Tanh(), nn.Conv2d(1, 2, 3))]), 0.99)
+    unsplit._rescale_contrast(dim, Ensemble([nn.Sequential(nn.Tanh(), nn.Conv2d(1, 2, 3))]), 0.99)
     assert torch.equal(dim, 0.5 * _images(2)[None])
 
 
@@ -595,9 +595,9 @@ def test_a_leak_wakes_units_that_are_off_for_every_image() -> None:
         return gradient[0, 1].abs()
 
     assert reached() == 0
-    clones.leak(0.1)
+    clones.set_leak(0.1)
     assert reached() > 0
-    clones.leak(0.0)
+    clones.set_leak(0.0)
     torch.testing.assert_close(clones(images)[0], front(images[0]))
     assert isinstance(clones.member(0)[1], nn.ReLU)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sltools import data, storage
 from sltools.arena import attacks
-from sltools.arena.attacks import DECODER_STEPS, WATCHED
+from sltools.arena.attacks import DECODER_STEPS, LABEL_SAMPLES
 from sltools.arena.defenses import DEFENSES, NONE, Defense
 from sltools.arena.report import (
     CSV,
@@ -22,10 +22,10 @@ from sltools.arena.report import (
     add_time,
     append,
     check_settings,
+    explain_full_disk,
     frontier,
     medians,
     read,
-    room_for,
     table,
 )  # fmt: skip
 from sltools.arena.trial import Row, Settings, Trial
@@ -65,8 +65,10 @@ def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> Outcome:
     known = {defense.name: defense for defense in DEFENSES}
     if unknown := [name for name in only if name not in known]:
         raise SltoolsError(f"no defence is called {unknown[0]!r}; there are {', '.join(known)}")
-    if settings.budget not in WATCHED:
-        raise SltoolsError(f"a budget is one of {', '.join(WATCHED)}, not {settings.budget!r}")
+    if settings.budget not in LABEL_SAMPLES:
+        raise SltoolsError(
+            f"a budget is one of {', '.join(LABEL_SAMPLES)}, not {settings.budget!r}"
+        )
     dataset = data.load(settings.dataset)
     folder = storage.writable_folder(folder)
     with storage.exclusive_lock(folder):
@@ -75,7 +77,7 @@ def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> Outcome:
         )
         kept = read(folder / CSV)
         if any(row.attack == "service" for row in kept):
-            with room_for([], folder):
+            with explain_full_disk([], folder):
                 frontier(kept).save(folder / FIGURE)
     return Outcome(kept, interrupted)
 
@@ -85,7 +87,7 @@ def _run_missing(
 ) -> bool:
     """Run what the file lacks, a trial after the other; say whether Ctrl-C ended it."""
     done = {row.key for row in read(folder / CSV)}
-    with room_for([], folder):
+    with explain_full_disk([], folder):
         check_settings(settings, folder)
     trials = [
         Trial(settings, dataset, defense, strength, victim, malicious)
@@ -98,7 +100,7 @@ def _run_missing(
         for trial in bar([trial for trial in trials if trial.key not in done], "arena"):
             start = time.process_time()
             found = attacks.rows(trial)
-            with room_for(found, folder):
+            with explain_full_disk(found, folder):
                 append(folder / CSV, found)
                 add_time(folder, time.process_time() - start)
     return work.interrupted

@@ -16,12 +16,13 @@ from sltools.detectors import LabelGap
 from sltools.interrupts import finished
 from sltools.models import Architecture
 
-WATCHED = {"tiny": 128, "quick": 640, "full": 3840}  # first samples of a training, for their labels
-SINGLES = {"tiny": 64, "quick": 320, "full": 1000}  # of those in batches of one
+# First samples of a training, whose labels are inferred, and how many of them in batches of one.
+LABEL_SAMPLES = {"tiny": 128, "quick": 640, "full": 3840}
+SINGLE_SAMPLES = {"tiny": 64, "quick": 320, "full": 1000}
 DECODER_STEPS = {"tiny": 30, "quick": 300, "full": 3000}
-HIJACKED = {"tiny": 256, "quick": 14_000, "full": 120_000}  # samples that a hijacker is sent
-PAIRED = 100  # images whose distances are compared
-GUESS = 1000  # between the seed of a defence and that of an attacker who imitates it
+HIJACKED_SAMPLES = {"tiny": 256, "quick": 14_000, "full": 120_000}  # sent to a hijacker
+DEPENDENCE_IMAGES = 100  # images whose distances are compared
+ATTACKER_SEED_OFFSET = 1000  # between the seed of a defence and that of an attacker who imitates it
 
 
 def rows(trial: Trial) -> list[Row]:
@@ -48,7 +49,7 @@ def service(trial: Trial, session: protocol.Session) -> list[Row]:
 
 def dependence(trial: Trial, session: protocol.Session) -> list[Row]:
     """Distance correlation of images and their messages; the baseline, with those of others."""
-    images = trial.dataset.test.images[:PAIRED].to(trial.settings.device)
+    images = trial.dataset.test.images[:DEPENDENCE_IMAGES].to(trial.settings.device)
     sent = session.observe(images).smashed
     value, floor = (
         defenses.distance_correlation(images, other).item() for other in (sent, sent.roll(1, 0))
@@ -62,8 +63,8 @@ def unsplit(trial: Trial, session: protocol.Session) -> list[Row]:
     attack = UnSplit(steps=steps, restarts=trial.settings.clones, seed=trial.victim)
     found = []
     for number, run in enumerate(map(finished, attack.runs(session.observe(trial.targets)))):
-        found += _images(trial, "UnSplit", run.inputs, number)
-        found += _theft(trial, session, run.clone, number)
+        found += _image_rows(trial, "UnSplit", run.inputs, number)
+        found += _theft_rows(trial, session, run.clone, number)
     return found
 
 
@@ -75,32 +76,41 @@ def decoder(trial: Trial, session: protocol.Session) -> list[Row]:
         steps = DECODER_STEPS[trial.settings.budget]
         attack = DecoderInversion(steps=steps, batch=32, seed=seed)
         # The attacker knows the defence and not its random numbers.
-        options = trial.defense.options(trial.strength, session.client.front, GUESS + seed)
+        options = trial.defense.options(
+            trial.strength, session.client.front, ATTACKER_SEED_OFFSET + seed
+        )
         run = finished(attack(view, trial.public, defense=options.get("outgoing")))
-        found += _images(trial, "decoder", run.inputs, number)
+        found += _image_rows(trial, "decoder", run.inputs, number)
     return found
 
 
 def labels(trial: Trial, session: protocol.Session) -> list[Row]:
     """The labels of a fresh client's first samples: read, or clustered and matched."""
     budget, most = trial.settings.budget, len(trial.train)
-    watched, singles = min(most, WATCHED[budget]), min(most, SINGLES[budget])
-    first = trial.recorded(watched, batch_size=64).transcript.view()
+    train_with_detector, singles = (
+        min(most, LABEL_SAMPLES[budget]),
+        min(most, SINGLE_SAMPLES[budget]),
+    )
+    first = trial.recorded(train_with_detector, batch_size=64).transcript.view()
     if not trial.defense.label_private:
-        read = _score(trial, watched, first.labels.cpu())
-        return [trial.row("labels read", "label_accuracy", *_right(read))]
+        read = _score(trial, train_with_detector, first.labels.cpu())
+        return [trial.row("labels read", "label_accuracy", *_accuracy_and_majority(read))]
     second = trial.recorded(singles, batch_size=1)
     view = second.transcript.view("server", ["head_weight_gradients"])
     found = []
     for number, seed in trial.attackers:
         clusters = finished(LabelInference("wire", seed=seed)(first)).clusters
-        wire = _score(trial, watched, clusters=clusters)
+        wire = _score(trial, train_with_detector, clusters=clusters)
         assert wire.cluster_accuracy is not None and wire.random_partition is not None
         pair = (wire.cluster_accuracy, wire.random_partition)
         found.append(trial.row("labels, wire", "cluster_accuracy", *pair, number))
         match = LabelInference("published", seed=seed, device=trial.settings.device)
         matched = _score(trial, singles, finished(match(view)).labels)
-        found.append(trial.row("labels, published", "label_accuracy", *_right(matched), number))
+        found.append(
+            trial.row(
+                "labels, published", "label_accuracy", *_accuracy_and_majority(matched), number
+            )
+        )
     return found
 
 
@@ -118,18 +128,21 @@ def hijacking(trial: Trial) -> list[Row]:
     def hijacker(model: nn.Sequential, **options: Any) -> HijackingServer:
         return HijackingServer(model, trial.public, Hijacking(seed=trial.victim), **options)
 
-    honest, hijacked = watched(trial, protocol.Server), watched(trial, hijacker)
+    honest, hijacked = (
+        train_with_detector(trial, protocol.Server),
+        train_with_detector(trial, hijacker),
+    )
     found = hijacked.server.invert(hijacked.observe(trial.targets))
     seen, falsely = (float(run.client.detector.raised_at is not None) for run in (hijacked, honest))
     return [
-        *_images(trial, HIJACKING, found.inputs),
+        *_image_rows(trial, HIJACKING, found.inputs),
         trial.row(HIJACKING, "seen", seen, falsely),
     ]
 
 
-def watched(trial: Trial, server: Callable[..., protocol.Server]) -> Any:
+def train_with_detector(trial: Trial, server: Callable[..., protocol.Server]) -> Any:
     """Train with a detector, before a server made by `server(model, label_private=...)`."""
-    samples, train = HIJACKED[trial.settings.budget], trial.train
+    samples, train = HIJACKED_SAMPLES[trial.settings.budget], trial.train
     front, middle, *head = models.cut(trial.network(), trial.cut)
     client = trial.client(front, *head)
     client.detector = LabelGap()
@@ -145,7 +158,7 @@ def watched(trial: Trial, server: Callable[..., protocol.Server]) -> Any:
     )
 
 
-def _images(trial: Trial, attack: str, inputs: Tensor, clone: int = -1) -> list[Row]:
+def _image_rows(trial: Trial, attack: str, inputs: Tensor, clone: int = -1) -> list[Row]:
     truth = trial.targets
     mean = trial.dataset.train.images.mean(0).to(truth.device).expand_as(truth)
     found, floor = metrics.score_images(inputs, truth), metrics.score_images(mean, truth)
@@ -162,7 +175,9 @@ def _images(trial: Trial, attack: str, inputs: Tensor, clone: int = -1) -> list[
     ]
 
 
-def _theft(trial: Trial, session: protocol.Session, clone: nn.Sequential, number: int) -> list[Row]:
+def _theft_rows(
+    trial: Trial, session: protocol.Session, clone: nn.Sequential, number: int
+) -> list[Row]:
     front, head = session.client.front, session.client.head
     parts = [session.server.model] if head is None else [session.server.model, head]
     shape = trial.dataset.train.images.shape[1:]
@@ -185,6 +200,6 @@ def _score(
     return metrics.score_labels(truth, len(trial.dataset.classes), found, **clusters)
 
 
-def _right(found: metrics.LabelReport) -> tuple[float, float]:
+def _accuracy_and_majority(found: metrics.LabelReport) -> tuple[float, float]:
     assert found.label_accuracy is not None
     return found.label_accuracy, found.majority

@@ -72,16 +72,16 @@ def _facts(folder: Path) -> dict[str, Any]:
 
 
 def _write_facts(folder: Path, facts: dict[str, Any]) -> None:
-    storage.replace(folder / SETTINGS, json.dumps(facts, indent=1) + "\n")
+    storage.write_atomic(folder / SETTINGS, json.dumps(facts, indent=1) + "\n")
 
 
 def append(path: Path, rows: list[Row]) -> None:
     """Add the rows of one trial in one step, so that whatever ends it leaves whole trials."""
     before = path.read_bytes() if path.exists() else b""
-    storage.replace(path, before + _lines(rows, header=not before).encode())
+    storage.write_atomic(path, before + _csv_lines(rows, header=not before).encode())
 
 
-def _lines(rows: Sequence[Row], header: bool = False) -> str:
+def _csv_lines(rows: Sequence[Row], header: bool = False) -> str:
     """The rows as lines of the file."""
     file = io.StringIO(newline="")
     writer = csv.DictWriter(file, [field.name for field in fields(Row)])
@@ -94,15 +94,15 @@ def _lines(rows: Sequence[Row], header: bool = False) -> str:
 
 
 @contextmanager
-def room_for(rows: Sequence[Row], folder: Path) -> Iterator[None]:
+def explain_full_disk(rows: Sequence[Row], folder: Path) -> Iterator[None]:
     """Say what a full disk means, with the `rows` that found no room: they took long."""
     try:
         yield
     except OSError as error:
-        unkept = f". Its last trial, if it is not there:\n{_lines(rows)}" if rows else ""
+        unsaved = f". Its last trial, if it is not there:\n{_csv_lines(rows)}" if rows else ""
         raise SltoolsError(
             f"the arena had to stop: {error}. The rows of all trials that ended are in "
-            f"{folder / CSV}; put that right and run the same again{unkept}"
+            f"{folder / CSV}; put that right and run the same again{unsaved}"
         ) from None
 
 
@@ -168,12 +168,12 @@ def table(rows: Iterable[Row]) -> str:
         cells = [f"{defense} {strength:g}" if strength else defense]
         for found in columns.values():
             values = found.get((defense, strength))
-            cells.append(_brief(statistics.median(values)) if values else "")
+            cells.append(_short(statistics.median(values)) if values else "")
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
-def _brief(value: float) -> str:
+def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 

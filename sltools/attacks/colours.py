@@ -5,10 +5,10 @@ from torch import Tensor
 
 # Red-blue, green-magenta and brightness, in columns of length 1. These are nearly the principal
 # components of the colours of photographs (Ohta, Kanade, Sakai 1980: I2, I3 and I1).
-AXES = torch.nn.functional.normalize(
+COLOUR_AXES = torch.nn.functional.normalize(
     torch.tensor([[1.0, -0.5, 1.0], [0.0, 1.0, 1.0], [-1.0, -0.5, 1.0]]), dim=0
 )
-FLAT = 1e-7  # variance below which there is nothing to tell by
+MIN_VARIANCE = 1e-7  # variance below which there is nothing to tell by
 
 
 def correction(images: Tensor, weights: Tensor) -> Tensor:
@@ -26,17 +26,17 @@ def correction(images: Tensor, weights: Tensor) -> Tensor:
     pixels = (images - images.mean((1, 3, 4), keepdim=True)).transpose(1, 2).flatten(2)
     met = _covariance(weights.transpose(1, 2).flatten(2))
     size = met.diagonal(dim1=1, dim2=2).mean(1).view(-1, 1, 1)
-    even = _root(met / size)  # makes the weights spread alike
+    even = _matrix_sqrt(met / size)  # makes the weights spread alike
     variance = even @ _covariance(pixels) @ even
     usable = variance.isfinite().flatten(1).all(1)
     one = torch.eye(3).to(variance)
     variance = torch.where(usable.view(-1, 1, 1), variance, one)
     spread, axes = torch.linalg.eigh(variance)
-    usable &= spread.amin(1) > FLAT
+    usable &= spread.amin(1) > MIN_VARIANCE
     found = even @ axes[..., [1, 0, 2]]  # from the least variance to the most
     seen = torch.einsum("eca,echw->eahw", found.to(images), images.mean(1))
-    signs = torch.where((seen * _places(seen)).sum((2, 3)) < 0, -1.0, 1.0)
-    matrix = (AXES.to(images) * signs.unsqueeze(1)) @ found.to(images).mT
+    signs = torch.where((seen * _spatial_priors(seen)).sum((2, 3)) < 0, -1.0, 1.0)
+    matrix = (COLOUR_AXES.to(images) * signs.unsqueeze(1)) @ found.to(images).mT
     return torch.where(usable.view(-1, 1, 1), matrix, one.to(images))
 
 
@@ -45,7 +45,7 @@ def _covariance(values: Tensor) -> Tensor:
     return (values @ values.mT / values.shape[2]).double()
 
 
-def _root(matrix: Tensor) -> Tensor:
+def _matrix_sqrt(matrix: Tensor) -> Tensor:
     """The symmetric square root of (E, C, C); of a matrix that is not finite, NaN."""
     finite = matrix.isfinite().flatten(1).all(1).view(-1, 1, 1)
     values, vectors = torch.linalg.eigh(torch.where(finite, matrix, 0.0))
@@ -53,7 +53,7 @@ def _root(matrix: Tensor) -> Tensor:
     return torch.where(finite, root, torch.nan)
 
 
-def _places(seen: Tensor) -> Tensor:
+def _spatial_priors(seen: Tensor) -> Tensor:
     """Where photographs have more red than blue, more green, and brightness at all: (3, H, W)."""
     height, width = seen.shape[2:]
     up = torch.linspace(1, -1, height).view(-1, 1).expand(height, width)

@@ -7,7 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from sltools.attacks.auxiliary import LabelledImages
-from sltools.attacks.inversion import explainable
+from sltools.attacks.inversion import as_targets
 from sltools.attacks.surrogate import SurrogateAttack, SurrogateResult, SurrogateTraining
 from sltools.errors import AttackError
 from sltools.messages import Message
@@ -87,7 +87,7 @@ class CuriousServer(Server):
         own = ("own model",) if self.attack.uses_labels else ()
         labels = ("labels",) if self.attack.uses_labels and not self.label_private else ()
         shape = ("client architecture",) if self._client is not None else ()
-        smashed = explainable(view.smashed)
+        smashed = as_targets(view.smashed)
         read = tuple(sorted({*view.knowledge, *own, *labels, *shape}))
         return self._training.result(smashed, read, self.seconds)
 
@@ -100,7 +100,7 @@ class CuriousServer(Server):
             self._training = SurrogateTraining(
                 self.attack,
                 self.auxiliary,
-                explainable(smashed),
+                as_targets(smashed),
                 server=copy.deepcopy(self.model) if self.attack.uses_labels else None,
                 client=self._client,
                 label_private=self.label_private,

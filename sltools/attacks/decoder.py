@@ -14,10 +14,10 @@ from torch.optim import Adam
 from sltools import devices, saved, seeds
 from sltools.attacks import networks
 from sltools.attacks.inversion import (
-    RECORDS,
-    explainable,
+    LOSS_POINTS,
+    as_targets,
 )
-from sltools.attacks.pixels import POOR, InputRange, warn_of_range
+from sltools.attacks.pixels import POOR_FIT, InputRange, warn_of_range
 from sltools.attacks.result import InversionResult
 from sltools.errors import AttackError
 from sltools.interrupts import keep_partial
@@ -64,7 +64,8 @@ class DecoderInversion:
     def __post_init__(self) -> None:
         for name in ("steps", "batch", "snapshots"):
             attack_check.integer(name, getattr(self, name))
-        attack_check.amount("lr", self.lr)
+        attack_check.non_negative("lr", self.lr)
+        attack_check.seed(self.seed)
 
     def __call__(
         self,
@@ -93,35 +94,35 @@ class DecoderInversion:
         view = fresh(view)
         smashed = view.smashed
         networks.check_smashed(smashed)
-        smashed = explainable(smashed)
+        smashed = as_targets(smashed)
         device = devices.find(self.device or smashed.device)
         extra = ["public images"]
         if front is not None:
             extra.append("stolen client")
         if defense is not None:
             extra.append("defence")
-        told = {} if span.usual else {"input_range": span.bounds}
+        told = {} if span.is_default else {"input_range": span.bounds}
         extra += ["input range" for _ in told]
         front = view.client_model if front is None else saved.without_sample_gradients(front)
         front = front.to(device, torch.float32).eval()
         decoder = networks.decoder(smashed.shape[1:], public_images.shape[1:], seed=self.seed)
-        course = _TrainingState(decoder.to(device), smashed.to(device))
+        state = _TrainingState(decoder.to(device), smashed.to(device))
         with keep_partial() as work:
             pixels = span.pixels(public_images.to(device)).clamp(0, 1)
-            self._train(course, _Sender(front, defense, span), pixels)
-        course.snapshot()
-        snapshots = span.inputs(torch.stack(course.snapshots))
+            self._train(state, _SimulatedClient(front, defense, span), pixels)
+        state.snapshot()
+        snapshots = span.inputs(torch.stack(state.snapshots))
         inputs = snapshots[-1].clone()
-        loss = _explained(front, inputs, course.smashed)
-        if loss > POOR and defense is None and not work.interrupted:
-            warn_of_range(front, course.smashed, inputs.shape[1:], span)
+        loss = _relative_error(front, inputs, state.smashed)
+        if loss > POOR_FIT and defense is None and not work.interrupted:
+            warn_of_range(front, state.smashed, inputs.shape[1:], span)
         return InversionResult(
             inputs,
             front,
-            {"decoder": torch.stack(course.losses).cpu()} if course.losses else {},
-            torch.tensor(course.loss_steps),
+            {"decoder": torch.stack(state.losses).cpu()} if state.losses else {},
+            torch.tensor(state.loss_steps),
             snapshots.cpu(),
-            torch.tensor(course.snapshot_steps),
+            torch.tensor(state.snapshot_steps),
             attack=type(self).__name__,
             settings=asdict(self) | told,
             knowledge=(*view.knowledge, *extra),
@@ -133,25 +134,25 @@ class DecoderInversion:
             interrupted=work.interrupted,
         )
 
-    def _train(self, course: "_TrainingState", sender: "_Sender", images: Tensor) -> None:
-        optimizer = Adam(course.decoder.parameters(), lr=self.lr)
+    def _train(self, state: "_TrainingState", sender: "_SimulatedClient", images: Tensor) -> None:
+        optimizer = Adam(state.decoder.parameters(), lr=self.lr)
         order = seeds.generator(self.seed, "public order")
         for step in bar(range(self.steps), "decoder"):
             rows = torch.randint(len(images), (self.batch,), generator=order).to(images.device)
             if step % max(1, self.steps // self.snapshots) == 0:
-                course.snapshot()
-            sent = sender(images[rows], course.smashed.shape[1:])
+                state.snapshot()
+            sent = sender(images[rows], state.smashed.shape[1:])
             # Cross-entropy: with the squared error, dark images drive the sigmoid to 0 and hold it.
-            loss = binary_cross_entropy(course.decoder(sent), images[rows])
+            loss = binary_cross_entropy(state.decoder(sent), images[rows])
             optimizer.zero_grad()
             loss.backward()
             rate = (1 + math.cos(math.pi * step / self.steps)) / 2
             optimizer.param_groups[0]["lr"] = self.lr * rate
             optimizer.step()
-            course.count(loss.detach(), max(1, self.steps // RECORDS))
+            state.count(loss.detach(), max(1, self.steps // LOSS_POINTS))
 
 
-class _Sender:
+class _SimulatedClient:
     """What the attacker believes the client sends for images."""
 
     def __init__(
@@ -207,7 +208,7 @@ class _TrainingState:
         self.snapshot_steps.append(self._step)
 
 
-def _explained(front: nn.Sequential, inputs: Tensor, smashed: Tensor) -> float:
+def _relative_error(front: nn.Sequential, inputs: Tensor, smashed: Tensor) -> float:
     """Mean squared error of `front` at `inputs` to the smashed data, divided by their variance."""
     with torch.no_grad():
         made = torch.cat([front(part) for part in inputs.split(CHUNK)])

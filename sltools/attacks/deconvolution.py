@@ -14,7 +14,7 @@ from torch.nn.functional import fold, unfold
 
 from sltools import devices
 from sltools.attacks import colours
-from sltools.attacks.inversion import explainable, input_shape
+from sltools.attacks.inversion import as_targets, input_shape
 from sltools.attacks.result import InversionResult
 from sltools.errors import AttackError
 from sltools.models import Architecture
@@ -22,14 +22,14 @@ from sltools.validation import attack_check
 from sltools.view import View, fresh
 
 CHUNK = 256  # images whose windows are looked at together
-ENOUGH = 256  # images to find the solution by; it is then applied to all
-LARGEST = 3000  # unknowns, whose eigenvectors take some seconds
+SOLVE_IMAGES = 256  # images to find the solution by; it is then applied to all
+MAX_UNKNOWNS = 3000  # unknowns, whose eigenvectors take some seconds
 ROUNDING = 1e-13  # of the greatest second moment: what single precision leaves where nothing is
-ALIKE = 1e-10  # disagreement that may be rounding
-DOUBT = 0.5  # a right solution disagrees less than this times as much as the next best, a wrong one
-DARKER = 0.15  # of the step from black to white, below black: more than noise and rounding leave
-FAINT = 0.05  # of the range of values: a contrast below it is noise, or the black that most are
-UNTOLD = (
+ROUNDING_DISAGREEMENT = 1e-10  # disagreement that may be rounding
+MAX_DISAGREEMENT_RATIO = 0.5  # of a right solution's disagreement to that of the next, a wrong one
+BLACK_TOLERANCE = 0.15  # of the step from black to white: noise and rounding leave less below black
+MIN_CONTRAST = 0.05  # of the range of values: one below it is noise, or the black that most are
+AMBIGUOUS = (
     "these smashed data do not tell the images: wrong solutions agree as well as right ones. The "
     "filters may be too few, too large or too much alike, the images too few or too much alike, or "
     "there is too much noise"
@@ -83,7 +83,7 @@ class BlindDeconvolution:
         """
         start = time.perf_counter()
         view = fresh(view)
-        smashed = explainable(view.smashed)
+        smashed = as_targets(view.smashed)
         smashed = smashed.to(devices.find(self.device or smashed.device)).double()
         (layer, rectified), shape = _only_convolution(view.architecture), input_shape(view)
         _check_fit(layer, shape, smashed)
@@ -93,7 +93,7 @@ class BlindDeconvolution:
         if layer.bias is None and not padded:  # nothing takes up an offset, so the data tell it
             sums = weight.flatten(1).sum(1)
             mixed = mixed + bias @ sums / (sums @ sums)
-        matrix, offset = self._unmix(mixed, weight, anchored=padded or layer.bias is None)
+        matrix, offset = self._unmix(mixed, weight, black_known=padded or layer.bias is None)
         inputs = torch.einsum("dc,nchw->ndhw", matrix, mixed) + offset
         self._warn_of_range(inputs)
         weight, bias = _fit(inputs, smashed, layer, layer.bias is not None, rectified)
@@ -121,19 +121,19 @@ class BlindDeconvolution:
         )
 
     def _unmix(
-        self, mixed: Tensor, weight: Tensor, anchored: bool
+        self, mixed: Tensor, weight: Tensor, black_known: bool
     ) -> tuple[Tensor, Tensor | float]:
         """The matrix (C, C) and the offset that make images of the mixed ones.
 
-        The offset is 0 if black is known: a border of zeros, or no bias, has `anchored` it.
+        The offset is 0 if black is known: a border of zeros, or no bias, has `black_known` it.
         """
         if mixed.shape[1] == 3:
             by_channel = weight.flatten(2).unsqueeze(0)
             matrix = colours.correction(mixed.unsqueeze(0), by_channel)[0]
             coloured = torch.einsum("dc,nchw->ndhw", matrix, mixed)
-            return matrix / _contrast(self._high(coloured), coloured), 0.0
-        high, low = self._high(mixed), -self._high(-mixed)
-        if anchored:
+            return matrix / _contrast(self._white_level(coloured), coloured), 0.0
+        high, low = self._white_level(mixed), -self._white_level(-mixed)
+        if black_known:
             white = high if mixed.mean() > 0 else low
             return (1 / _contrast(white, mixed)).view(1, 1), 0.0
         if mixed.mean() > (high + low) / 2:  # a negative: most of an image is dark
@@ -143,8 +143,8 @@ class BlindDeconvolution:
 
     def _warn_of_range(self, inputs: Tensor) -> None:
         """Warn if black, where it is known to be 0, does not lie at the end of the values."""
-        low = -self._high(-inputs)
-        if low < -DARKER:
+        low = -self._white_level(-inputs)
+        if low < -BLACK_TOLERANCE:
             warnings.warn(
                 f"the images found go from {low:.2g} to 1, and this attack takes them for pixels "
                 "in [0, 1], on black: what is darker is cut off, and light and dark may be "
@@ -153,7 +153,7 @@ class BlindDeconvolution:
                 stacklevel=3,
             )
 
-    def _high(self, images: Tensor) -> Tensor:
+    def _white_level(self, images: Tensor) -> Tensor:
         """The value that the share `exposure` of all is below."""
         ordered = images.flatten().sort().values  # torch.quantile takes too few
         return ordered[int(self.exposure * (len(ordered) - 1))]
@@ -161,7 +161,7 @@ class BlindDeconvolution:
 
 def _contrast(found: Tensor, images: Tensor) -> Tensor:
     """Return `found`, the step from black to white; AttackError if it is next to nothing."""
-    if found.abs() < FAINT * (images.max() - images.min()):
+    if found.abs() < MIN_CONTRAST * (images.max() - images.min()):
         raise AttackError(
             "almost all pixels are black, or almost all white, so their exposure cannot be told: "
             "give a larger exposure, the share of pixels that are below white"
@@ -174,7 +174,7 @@ def _only_convolution(architecture: Architecture) -> tuple[nn.Conv2d, bool]:
     network = architecture.build(seed=0)
     layer, *others = network
     known = [type(other) for other in others] in ([], [nn.ReLU])
-    if not isinstance(layer, nn.Conv2d) or not _plain(layer) or not known:
+    if not isinstance(layer, nn.Conv2d) or not _is_plain(layer) or not known:
         raise AttackError(
             "blind deconvolution is for a client that is one Conv2d, of stride and dilation 1, in "
             "one group, padded with zeros or not at all, with a ReLU behind it or none; this one "
@@ -190,7 +190,7 @@ def _only_convolution(architecture: Architecture) -> tuple[nn.Conv2d, bool]:
     return layer, bool(others)
 
 
-def _plain(layer: nn.Conv2d) -> bool:
+def _is_plain(layer: nn.Conv2d) -> bool:
     """Say whether every window of the image, which may have a border of zeros, is met alike."""
     border = layer.padding_mode == "zeros" and not isinstance(layer.padding, str)
     once = layer.groups == 1 and {*layer.stride, *layer.dilation} == {1}
@@ -214,26 +214,29 @@ def _solve(smashed: Tensor, layer: nn.Conv2d, shape: tuple[int, ...]) -> Tensor:
     A window of smashed data y (with a 1 beside it) tells the pixel k below it as a product m_k y.
     Any m by which overlapping windows agree, and see zeros outside, makes a mixture of channels.
     """
-    side, basis = _basis(smashed[:ENOUGH], layer)
-    extent = _extent(layer, side)
-    under: dict[str, Any] = {"kernel_size": extent, "padding": layer.padding}
-    inside = unfold(torch.ones(1, 1, *shape[1:]).to(smashed), **under)[0]  # (K, L)
-    disagreement = _disagreement(_windows(smashed[:ENOUGH], side), basis, extent, inside)
+    side, basis = _basis(smashed[:SOLVE_IMAGES], layer)
+    extent = _receptive_field(layer, side)
+    unfold_options: dict[str, Any] = {"kernel_size": extent, "padding": layer.padding}
+    inside = unfold(torch.ones(1, 1, *shape[1:]).to(smashed), **unfold_options)[0]  # (K, L)
+    disagreement = _disagreement(_windows(smashed[:SOLVE_IMAGES], side), basis, extent, inside)
     count = layer.in_channels + (not any(layer.padding))  # without a border a constant agrees too
-    values, vectors = _least(disagreement, count + 1)
-    if max(values[count - 1].item(), ALIKE) > DOUBT * values[count]:
-        raise AttackError(UNTOLD)
-    readers = basis @ vectors[:, :count].view(len(inside), -1, count)  # (K, D, count)
-    times = fold(inside.unsqueeze(0), shape[1:], **under)  # how many windows see a pixel
+    values, vectors = _smallest_eigenvectors(disagreement, count + 1)
+    if (
+        max(values[count - 1].item(), ROUNDING_DISAGREEMENT)
+        > MAX_DISAGREEMENT_RATIO * values[count]
+    ):
+        raise AttackError(AMBIGUOUS)
+    equalisers = basis @ vectors[:, :count].view(len(inside), -1, count)  # (K, D, count)
+    times = fold(inside.unsqueeze(0), shape[1:], **unfold_options)  # how many windows see a pixel
     found = []
-    for some in smashed.split(CHUNK):
-        read = torch.einsum("kdm,ndl->nmkl", readers, _windows(some, side).flatten(2)) * inside
-        found.append(fold(read.flatten(1, 2), shape[1:], **under) / times)
+    for chunk in smashed.split(CHUNK):
+        read = torch.einsum("kdm,ndl->nmkl", equalisers, _windows(chunk, side).flatten(2)) * inside
+        found.append(fold(read.flatten(1, 2), shape[1:], **unfold_options) / times)
     images = torch.cat(found)
-    return images if any(layer.padding) else _varying(images)
+    return images if any(layer.padding) else _without_constant(images)
 
 
-def _extent(layer: nn.Conv2d, side: int) -> tuple[int, int]:
+def _receptive_field(layer: nn.Conv2d, side: int) -> tuple[int, int]:
     """The pixels, down and across, that lie under a window of `side` x `side` places."""
     rows, columns = layer.kernel_size
     return rows + side - 1, columns + side - 1
@@ -246,20 +249,20 @@ def _basis(smashed: Tensor, layer: nn.Conv2d) -> tuple[int, Tensor]:
     and one for the 1; if the filters or the images are special, they have fewer.
     """
     for side in range(1, min(smashed.shape[2:])):
-        pixels = math.prod(_extent(layer, side))
+        pixels = math.prod(_receptive_field(layer, side))
         rank = layer.in_channels * pixels + 1
-        if pixels * rank > LARGEST:
+        if pixels * rank > MAX_UNKNOWNS:
             break
         if pixels == 1 or layer.out_channels * side**2 + 1 < rank:
             continue
         windows = _windows(smashed, side)
-        values, vectors = torch.linalg.eigh(_moment(windows, windows))
+        values, vectors = torch.linalg.eigh(_second_moment(windows, windows))
         if values[-rank] > ROUNDING * values[-1]:
             return side, vectors[:, -rank:] / values[-rank:].sqrt()
-    raise AttackError(UNTOLD)
+    raise AttackError(AMBIGUOUS)
 
 
-def _moment(left: Tensor, right: Tensor) -> Tensor:
+def _second_moment(left: Tensor, right: Tensor) -> Tensor:
     """The products of windows (N, D, ...), summed over places and averaged over images: (D, D)."""
     return torch.einsum("ndl,nel->de", left.flatten(2), right.flatten(2)) / len(left)
 
@@ -281,7 +284,7 @@ def _disagreement(
     """
 
     def moment(left: Tensor, right: Tensor) -> Tensor:
-        return basis.T @ _moment(left, right) @ basis
+        return basis.T @ _second_moment(left, right) @ basis
 
     rank = basis.shape[1]
     total = windows.new_zeros(len(inside), rank, len(inside), rank)
@@ -302,7 +305,7 @@ def _disagreement(
     return total.flatten(2).flatten(0, 1)
 
 
-def _least(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def _smallest_eigenvectors(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The `count` least eigenvalues, in order, and their vectors in columns (torch finds all)."""
     from scipy.linalg import eigh  # slow to import, and only needed here
 
@@ -311,7 +314,7 @@ def _least(matrix: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return values, vectors
 
 
-def _varying(images: Tensor) -> Tensor:
+def _without_constant(images: Tensor) -> Tensor:
     """Of images (N, C + 1, H, W) among whose mixtures is a constant, C that vary the most."""
     centred = images - images.mean((0, 2, 3), keepdim=True)
     _, vectors = torch.linalg.eigh(torch.einsum("nchw,ndhw->cd", centred, centred))
@@ -331,8 +334,8 @@ def _fit(
         if biased:
             patches = torch.cat([patches, torch.ones_like(patches[:, :1])], dim=1)
         sent = sent.flatten(2)
-        told = (sent > 0).to(sent) if rectified else torch.ones_like(sent[:, :1])
-        products = products + torch.einsum("nol,npl,nql->opq", told, patches, patches)
+        observed = (sent > 0).to(sent) if rectified else torch.ones_like(sent[:, :1])
+        products = products + torch.einsum("nol,npl,nql->opq", observed, patches, patches)
         wanted = wanted + torch.einsum("npl,nol->op", patches, sent)
     solved = (torch.linalg.pinv(products, hermitian=True) @ wanted.unsqueeze(2)).squeeze(2)
     size = layer.weight[0].numel()

@@ -39,11 +39,11 @@ class Ensemble:
     ) -> None:
         self.size = len(networks)
         self.input_range = input_range or InputRange()
-        self._skeleton = copy.deepcopy(networks[0]).eval()
-        self._running = _searchable(copy.deepcopy(self._skeleton))
+        self._template = copy.deepcopy(networks[0]).eval()
+        self._network = _searchable(copy.deepcopy(self._template))
         stacked, self._buffers = stack_module_state([network.eval() for network in networks])
-        for name, layer in self._running.named_modules():
-            if isinstance(layer, _Centred):
+        for name, layer in self._network.named_modules():
+            if isinstance(layer, _LearnableMeanNorm):
                 mean = f"{name}.running_mean"
                 stacked[mean] = self._buffers.pop(mean)
         self._weights = {name: weight.detach().requires_grad_() for name, weight in stacked.items()}
@@ -58,12 +58,12 @@ class Ensemble:
         return vmap(self._apply)(self._weights, self._buffers, seen)
 
     def _apply(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], one: Tensor) -> Tensor:
-        return functional_call(self._running, (weights, buffers), (one,))
+        return functional_call(self._network, (weights, buffers), (one,))
 
-    def leak(self, slope: float) -> None:
+    def set_leak(self, slope: float) -> None:
         """Let each ReLU pass its negative inputs times `slope`, so that a dead one can recover."""
-        for layer in self._running.modules():
-            if isinstance(layer, _Leak):
+        for layer in self._network.modules():
+            if isinstance(layer, _LeakyReLU):
                 layer.negative_slope = slope
 
     def first_layer(self) -> Tensor | None:
@@ -72,7 +72,7 @@ class Ensemble:
         None unless that is a convolution, not in groups, or a dense layer that meets all pixels.
         """
         flat = False
-        for name, layer in self._skeleton.named_children():
+        for name, layer in self._template.named_children():
             if isinstance(layer, nn.Linear if flat else nn.Conv2d):
                 return self._weights[f"{name}.weight"] if getattr(layer, "groups", 1) == 1 else None
             if not isinstance(layer, nn.Flatten) or (layer.start_dim, layer.end_dim) != (1, -1):
@@ -82,18 +82,18 @@ class Ensemble:
 
     def member(self, index: int) -> nn.Sequential:
         """Return a copy of one network."""
-        network = copy.deepcopy(self._skeleton)
+        network = copy.deepcopy(self._template)
         state = {name: value[index].detach() for name, value in self._weights.items()}
         state |= {name: value[index] for name, value in self._buffers.items()}
         network.load_state_dict(state)
         return network
 
 
-class _Leak(nn.LeakyReLU):
+class _LeakyReLU(nn.LeakyReLU):
     """Stands where a network has a ReLU. With slope 0 it is one."""
 
 
-class _Centred(nn.Module):
+class _LearnableMeanNorm(nn.Module):
     """Stands where a network has a normalisation without weights; its mean can be searched for."""
 
     running_mean: Tensor
@@ -117,7 +117,7 @@ def _searchable(network: nn.Sequential) -> nn.Sequential:
     for parent in list(network.modules()):
         for name, layer in parent.named_children():
             if type(layer) is nn.ReLU:
-                setattr(parent, name, _Leak(0.0))
+                setattr(parent, name, _LeakyReLU(0.0))
             if getattr(layer, "running_mean", None) is not None and layer.weight is None:
-                setattr(parent, name, _Centred(layer))
+                setattr(parent, name, _LearnableMeanNorm(layer))
     return network

@@ -37,7 +37,7 @@ class FORA(SurrogateAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("adversarial", "penalty", "critic_lr"):
-            attack_check.amount(name, getattr(self, name))
+            attack_check.non_negative(name, getattr(self, name))
 
     @classmethod
     def published(cls, steps: int = 40_000, *, seed: int = 0, device: str | None = None) -> "FORA":

@@ -14,7 +14,7 @@ from torch.optim import Adam
 from sltools import seeds
 from sltools.attacks import networks
 from sltools.attacks.alignment import gradient_penalty
-from sltools.attacks.inversion import READ_EVERY
+from sltools.attacks.inversion import CHECK_EVERY
 from sltools.attacks.result import InversionResult
 from sltools.errors import AttackError
 from sltools.messages import Message
@@ -57,8 +57,9 @@ class Hijacking:
         for name in ("critic_steps", "batch"):
             attack_check.integer(name, getattr(self, name))
         attack_check.integer("warmup_steps", self.warmup_steps, 0)
+        attack_check.seed(self.seed)
         for name in ("pilot_lr", "critic_lr", "penalty"):
-            attack_check.amount(name, getattr(self, name))
+            attack_check.non_negative(name, getattr(self, name))
 
 
 class HijackingServer(Server):
@@ -116,7 +117,7 @@ class HijackingServer(Server):
         if answer is None or answer.kind != "cut_gradient":
             return answer
         assert self._smashed is not None
-        return replace(answer, payload=self._steer(self._smashed.detach()))
+        return replace(answer, payload=self._hijack(self._smashed.detach()))
 
     @property
     def losses(self) -> dict[str, Tensor]:
@@ -134,13 +135,13 @@ class HijackingServer(Server):
 
     def reconstruct(self, smashed: Tensor) -> Tensor:
         """Decode smashed data (N, ...) to images (N, C, H, W), on the attack's device."""
-        networks.check_smashed(smashed, self._hijacked().shape)
-        return self._in_chunks(self._hijacked().decoder, smashed.float())
+        networks.check_smashed(smashed, self._require_hijacker().shape)
+        return self._in_chunks(self._require_hijacker().decoder, smashed.float())
 
     def invert(self, view: View) -> InversionResult:
         """Decode the smashed data of `view`; the result's `clone` is the pilot."""
         start, view = time.perf_counter(), fresh(view)
-        smashed, hijacker = view.smashed.float(), self._hijacked()
+        smashed, hijacker = view.smashed.float(), self._require_hijacker()
         inputs = self.reconstruct(smashed)
         explained = self._in_chunks(hijacker.pilot, inputs)
         wanted = smashed.to(inputs.device)
@@ -163,7 +164,7 @@ class HijackingServer(Server):
             objective=loss,
         )
 
-    def _steer(self, smashed: Tensor) -> Tensor:
+    def _hijack(self, smashed: Tensor) -> Tensor:
         """Learn from the client's `smashed` data and return the gradient for it."""
         start, sent, smashed = time.perf_counter(), smashed, smashed.float()
         if self._hijacker is None:
@@ -171,7 +172,7 @@ class HijackingServer(Server):
             self._hijacker = _Hijacker(self.attack, self.public_images, smashed)
         networks.check_smashed(smashed, self._hijacker.shape)
         losses = self._hijacker.learn(smashed)
-        if self.steps % READ_EVERY == 0:
+        if self.steps % CHECK_EVERY == 0:
             if not all(bool(loss.isfinite()) for loss in losses.values()):
                 raise AttackError(
                     f"the attack's losses are no longer finite at step {self.steps}: lower "
@@ -185,7 +186,7 @@ class HijackingServer(Server):
         self.seconds += time.perf_counter() - start
         return gradient.to(sent.dtype)
 
-    def _hijacked(self) -> "_Hijacker":
+    def _require_hijacker(self) -> "_Hijacker":
         if self._hijacker is None:
             raise AttackError(
                 "this server has hijacked nobody yet: train a client with it first "
@@ -194,7 +195,7 @@ class HijackingServer(Server):
         return self._hijacker
 
     def _in_chunks(self, network: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
-        device = self._hijacked().device
+        device = self._require_hijacker().device
         with torch.no_grad():
             return torch.cat([network(part.to(device)) for part in tensor.split(CHUNK)])
 
@@ -208,7 +209,7 @@ class _Hijacker:
         self.shape = tuple(smashed.shape[1:])
         self._public = public_images.to(self.device)
         self._order = seeds.generator(settings.seed, "public order")
-        self._mixing = seeds.generator(settings.seed, "gradient penalty")
+        self._interpolation = seeds.generator(settings.seed, "gradient penalty")
         image, seed = tuple(public_images.shape[1:]), settings.seed
         rectified = bool((smashed >= 0).all())  # the server sees whether a ReLU came last
         self.pilot = networks.pilot(image, self.shape, rectified=rectified, seed=seed)
@@ -222,16 +223,16 @@ class _Hijacker:
         betas = (0.5, 0.999)
         self._critic_optimizer = Adam(self.critic.parameters(), settings.critic_lr, betas)
         for _ in range(settings.warmup_steps):
-            self._warm_up()
+            self._train_autoencoder()
 
     def learn(self, smashed: Tensor) -> dict[str, Tensor]:
         """Train the three networks beside the client's `smashed` (B, ...); return the losses."""
-        decoder_loss = self._warm_up()
+        decoder_loss = self._train_autoencoder()
         for _ in range(self.settings.critic_steps):
             with torch.no_grad():
                 piloted = self.pilot(self._public_batch(len(smashed)))
             gap = self.critic(smashed).mean() - self.critic(piloted).mean()
-            penalty = gradient_penalty(self.critic, smashed, piloted, self._mixing)
+            penalty = gradient_penalty(self.critic, smashed, piloted, self._interpolation)
             self._critic_optimizer.zero_grad()
             (self.settings.penalty * penalty - gap).backward()
             self._critic_optimizer.step()
@@ -242,7 +243,7 @@ class _Hijacker:
         smashed = smashed.requires_grad_()
         return torch.autograd.grad(self.critic(smashed).mean(), smashed)[0]
 
-    def _warm_up(self) -> Tensor:
+    def _train_autoencoder(self) -> Tensor:
         """One step of pilot and decoder on public images."""
         images = self._public_batch(self.settings.batch)
         # Cross-entropy: with the squared error, dark images drive the sigmoid to 0 and hold it.

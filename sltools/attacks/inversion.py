@@ -20,12 +20,12 @@ from sltools.progress import bar
 from sltools.validation import attack_check
 from sltools.view import View
 
-READ_EVERY = 50  # steps between two looks at the loss: each look waits for the device
+CHECK_EVERY = 50  # steps between two looks at the loss: each look waits for the device
 # Images times networks that are differentiated at once, which bounds the memory. What a CPU works
 # on should fit into its caches: with 1,024 the paper's CIFAR-10 network takes three times as long.
 CHUNK = {"cpu": 64, "cuda": 1024}
-RECORDS = 200  # points of a loss curve
-FADE_UNTIL = 0.8  # of the steps: the rest settles
+LOSS_POINTS = 200  # points of a loss curve
+TV_DECAY_UNTIL = 0.8  # of the steps: the rest settles
 
 
 def total_variation(images: Tensor) -> Tensor:
@@ -115,10 +115,11 @@ class InputSearch:
             value = getattr(self, name)
             if name in ("steps", "snapshots") or value is not None:
                 attack_check.integer(name, value)
+        attack_check.seed(self.seed)
         for name in ("tv", "l2", "l1", "input_lr"):
-            attack_check.amount(name, getattr(self, name))
+            attack_check.non_negative(name, getattr(self, name))
         if self.tv_end is not None:
-            attack_check.amount("tv_end", self.tv_end)
+            attack_check.non_negative("tv_end", self.tv_end)
             if not self.tv_end * self.tv > 0:
                 raise AttackError(
                     "the weight of total variation falls by a factor, which zero is not: give tv "
@@ -128,7 +129,7 @@ class InputSearch:
     def search(self, view: View, networks: Ensemble) -> list[InversionResult]:
         """Explain the smashed data of `view` with each of `networks`; return a result for each."""
         start = time.perf_counter()
-        targets = explainable(view.smashed).to(devices.find(self.device or view.smashed.device))
+        targets = as_targets(view.smashed).to(devices.find(self.device or view.smashed.device))
         shape = input_shape(view)
         inputs = torch.full((networks.size, len(targets), *shape), 0.5, device=targets.device)
         _check_fit(networks, inputs, targets)
@@ -140,15 +141,15 @@ class InputSearch:
                 for losses in self._search_group(found, wanted, networks):
                     trace.record(losses, inputs)
                     progress.update()
-        self._finish(inputs, networks)
+        self._after_search(inputs, networks)
         if self.bounded:
             inputs.clamp_(0, 1)
-        networks.leak(0.0)
+        networks.set_leak(0.0)
         trace.snapshot(inputs)
         span = networks.input_range
-        told = {} if span.usual else {"input_range": span.bounds}
-        explained = self._differentiate(
-            inputs, targets, self._scale(targets), networks, self._smoothness(self.steps), []
+        told = {} if span.is_default else {"input_range": span.bounds}
+        explained = self._set_gradients(
+            inputs, targets, self._scale(targets), networks, self._tv_weight(self.steps), []
         )
         common: dict[str, Any] = {
             "attack": type(self).__name__,
@@ -181,14 +182,14 @@ class InputSearch:
         variance = targets.var(correction=0)
         return variance if self.scaled and variance > 0 else torch.ones_like(variance)
 
-    def _turn(self, step: int) -> tuple[bool, ...]:
+    def _active(self, step: int) -> tuple[bool, ...]:
         """Say which optimisers move at step number `step`."""
         return (True,)
 
-    def _prepare(self, step: int, inputs: Tensor, networks: Ensemble) -> None:
+    def _before_step(self, step: int, inputs: Tensor, networks: Ensemble) -> None:
         """Change inputs and networks in place before step number `step`."""
 
-    def _finish(self, inputs: Tensor, networks: Ensemble) -> None:
+    def _after_search(self, inputs: Tensor, networks: Ensemble) -> None:
         """Change inputs and networks in place after the last step."""
 
     def _optimizers(self, inputs: Tensor, networks: Ensemble) -> list[Adam]:
@@ -203,21 +204,23 @@ class InputSearch:
         inputs = found.detach().requires_grad_()  # shares the memory of `found`
         scale = self._scale(wanted)
         optimizers = self._optimizers(inputs, networks)
-        stall = _Stall(self.patience)
+        stopping = _EarlyStopping(self.patience)
         for step in range(self.steps):
-            self._prepare(step, inputs.detach(), networks)
-            active = [opt for opt, turn in zip(optimizers, self._turn(step), strict=True) if turn]
-            losses = self._differentiate(
-                inputs, wanted, scale, networks, self._smoothness(step), _held(active)
+            self._before_step(step, inputs.detach(), networks)
+            active = [
+                opt for opt, moves in zip(optimizers, self._active(step), strict=True) if moves
+            ]
+            losses = self._set_gradients(
+                inputs, wanted, scale, networks, self._tv_weight(step), _parameters(active)
             )
             yield losses
-            _step(active, self._rate(step))
+            _step_optimizers(active, self._lr_factor(step))
             if self.bounded:
                 inputs.data.clamp_(0, 1)
-            if step % READ_EVERY == 0 and stall.noticed(step, losses["feature"]):
+            if step % CHECK_EVERY == 0 and stopping.should_stop(step, losses["feature"]):
                 break
 
-    def _differentiate(
+    def _set_gradients(
         self,
         inputs: Tensor,
         targets: Tensor,
@@ -266,14 +269,14 @@ class InputSearch:
                 total = total + weight * terms[name]
         return terms | {"total": total}
 
-    def _smoothness(self, step: int) -> float:
+    def _tv_weight(self, step: int) -> float:
         """The weight of total variation at step number `step`."""
         if self.tv_end is None:
             return self.tv
-        done = min(1.0, step / (FADE_UNTIL * self.steps))
+        done = min(1.0, step / (TV_DECAY_UNTIL * self.steps))
         return self.tv * (self.tv_end / self.tv) ** done
 
-    def _rate(self, step: int) -> float:
+    def _lr_factor(self, step: int) -> float:
         """The factor on the learning rates at step number `step`."""
         return (1 + math.cos(math.pi * step / self.steps)) / 2 if self.cosine else 1.0
 
@@ -289,7 +292,7 @@ def input_shape(view: View) -> tuple[int, ...]:
     return shape
 
 
-def explainable(smashed: Tensor) -> Tensor:
+def as_targets(smashed: Tensor) -> Tensor:
     """Return `smashed` (N, ...) as float32; AttackError if empty, of integers or not finite."""
     if len(smashed) == 0:
         raise AttackError("there are no targets: observe at least one image")
@@ -318,13 +321,13 @@ def _check_fit(networks: Ensemble, inputs: Tensor, targets: Tensor) -> None:
         )
 
 
-def _held(optimizers: Sequence[Adam]) -> list[Tensor]:
+def _parameters(optimizers: Sequence[Adam]) -> list[Tensor]:
     """What the optimisers move."""
     groups = [group for optimizer in optimizers for group in optimizer.param_groups]
     return [tensor for group in groups for tensor in group["params"]]
 
 
-def _step(optimizers: Sequence[Adam], rate: float) -> None:
+def _step_optimizers(optimizers: Sequence[Adam], rate: float) -> None:
     """Move what `optimizers` hold down its gradients."""
     for optimizer in optimizers:
         for group in optimizer.param_groups:
@@ -332,7 +335,7 @@ def _step(optimizers: Sequence[Adam], rate: float) -> None:
         optimizer.step()
 
 
-class _Stall:
+class _EarlyStopping:
     """Notices when no network's feature loss has improved by 1% for `patience` steps."""
 
     def __init__(self, patience: int | None) -> None:
@@ -340,7 +343,7 @@ class _Stall:
         self.best: list[float] = []
         self.since: list[int] = []
 
-    def noticed(self, step: int, feature_losses: Tensor) -> bool:
+    def should_stop(self, step: int, feature_losses: Tensor) -> bool:
         if self.patience is None:
             return False
         losses = feature_losses.tolist()
@@ -358,7 +361,7 @@ class _Trace:
     def __init__(self, total: int, snapshots: int, bounded: bool) -> None:
         self.total = total
         self._bounded = bounded
-        self._record_every = max(1, total // RECORDS)
+        self._record_every = max(1, total // LOSS_POINTS)
         self._snapshot_every = max(1, total // snapshots)
         self.step = 0
         self._losses: list[dict[str, Tensor]] = []

@@ -8,7 +8,7 @@ import torch
 from sltools import devices
 from sltools.attacks.ensemble import Ensemble
 from sltools.attacks.inversion import InputSearch, input_shape
-from sltools.attacks.pixels import POOR, InputRange, warn_of_range
+from sltools.attacks.pixels import POOR_FIT, InputRange, warn_of_range
 from sltools.attacks.result import InversionResult
 from sltools.view import View, fresh
 
@@ -52,7 +52,7 @@ class KnownWeightsInversion(InputSearch):
         shape = input_shape(view)
         span = InputRange(input_range, shape[0])
         [result] = self.search(view, Ensemble([client], span))
-        poor = result.feature_loss > POOR or not self.scaled
+        poor = result.feature_loss > POOR_FIT or not self.scaled
         if poor and self.bounded and not result.interrupted:
             smashed = view.smashed.to(result.inputs.device)
             warn_of_range(client, smashed, shape, span, result.feature_loss if self.scaled else 0.0)

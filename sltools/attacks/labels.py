@@ -11,11 +11,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim import Adam
 
-from sltools import devices, seeds, storage
+from sltools import devices, saved, seeds, storage
 from sltools.attacks.result import Provenance
 from sltools.errors import AttackError
 from sltools.interrupts import keep_partial
 from sltools.progress import bar
+from sltools.validation import attack_check
 from sltools.view import View, fresh
 
 SETTINGS = ("published", "closed-form", "wire")
@@ -71,7 +72,8 @@ class LabelResult(Provenance):
             facts["knowledge"] = tuple(facts["knowledge"])
             return cls(**(facts | tensors))
         except (KeyError, TypeError) as error:
-            raise AttackError(f"{folder} does not hold a label result: {error!r}") from None
+            instead = saved.other_kind("LabelResult", tensors, facts) or repr(error)
+            raise AttackError(f"{folder} does not hold a label result: {instead}") from None
 
 
 @dataclass(frozen=True)
@@ -138,6 +140,7 @@ class LabelInference:
             )
         if not self.lr > 0:
             raise AttackError(f"lr, the clone's learning rate, must be positive, not {self.lr}")
+        attack_check.seed(self.seed)
 
     def __call__(self, view: View) -> LabelResult:
         """Infer the label, or the cluster, of each of the N samples in `view`."""
@@ -196,15 +199,15 @@ class LabelInference:
             )
         device = devices.find(self.device or features[0].device)
         head = view.head_architecture.build(self.seed, "clone").to(device).eval()
-        pairs = _by_batch(features, gradients, _last(head).weight.shape)
+        pairs = _pair_batches(features, gradients, _last_linear(head).weight.shape)
         optimizer = Adam(head.parameters(), lr=self.lr, amsgrad=True)
         labels = torch.full((len(pairs),), -1)
-        scores = torch.full((len(pairs), _last(head).out_features), torch.nan)
+        scores = torch.full((len(pairs), _last_linear(head).out_features), torch.nan)
         with keep_partial() as work:
             for step, pair in enumerate(bar(pairs, "label inference")):
                 u, gradient = (tensor.to(device, torch.float32) for tensor in pair)
                 scores[step] = matching_distances(head, u, gradient)
-                guess = labels[step : step + 1] = _least(scores[step : step + 1])
+                guess = labels[step : step + 1] = _certain_argmin(scores[step : step + 1])
                 if self.clone == "co-trained" and guess >= 0:
                     optimizer.zero_grad()
                     cross_entropy(head(u), guess.to(device)).backward()
@@ -214,22 +217,25 @@ class LabelInference:
 
     def _solve(self, view: View) -> dict[str, Any]:
         features, head = view.payloads("features"), view.head_architecture.build(self.seed).eval()
-        device, shape = devices.find(self.device or features[0].device), _last(head).weight.shape
+        device, shape = (
+            devices.find(self.device or features[0].device),
+            _last_linear(head).weight.shape,
+        )
         if "head_bias_gradients" in view.granted and all(len(u) == 1 for u in features):
-            pairs = _by_batch(features, view.head_bias_gradients, shape[:1])
+            pairs = _pair_batches(features, view.head_bias_gradients, shape[:1])
             systems = [(u.new_ones(1, 1), gradient[:, None]) for u, gradient in pairs]
         else:
-            before = _before_last(head)
-            pairs = _by_batch(features, view.head_weight_gradients, shape)
+            before = _layers_before_last(head)
+            pairs = _pair_batches(features, view.head_weight_gradients, shape)
             systems = [(before(u), gradient) for u, gradient in pairs]
         solved = [residuals(inputs.to(device), gradient.to(device)) for inputs, gradient in systems]
         rows, noise = (torch.cat(parts).cpu() for parts in zip(*solved, strict=True))
-        return {"labels": _least(rows, noise), "scores": rows, "device": str(device)}
+        return {"labels": _certain_argmin(rows, noise), "scores": rows, "device": str(device)}
 
     def _cluster(self, view: View) -> dict[str, Any]:
         from sklearn.cluster import KMeans  # slow to import, and only needed here
 
-        classes = _last(view.head_architecture.build(self.seed)).out_features
+        classes = _last_linear(view.head_architecture.build(self.seed)).out_features
         gradients = view.feature_gradients.flatten(1).double().cpu()
         _check_finite([gradients])
         norms = gradients.norm(dim=1)
@@ -248,12 +254,12 @@ class LabelInference:
         scores[seen] = torch.from_numpy(kmeans.transform(directions)).float()
         found = {"clusters": clusters, "scores": scores}
         if "anchor_labels" in view.granted:
-            found["labels"] = _named(clusters, scores, view.anchor_labels.cpu())
+            found["labels"] = _name_clusters(clusters, scores, view.anchor_labels.cpu())
         return found
 
     def _count(self, view: View) -> dict[str, Any]:
-        classes = _last(view.head_architecture.build(self.seed)).out_features
-        pairs = _by_batch(view.payloads("features"), view.head_bias_gradients, [classes])
+        classes = _last_linear(view.head_architecture.build(self.seed)).out_features
+        pairs = _pair_batches(view.payloads("features"), view.head_bias_gradients, [classes])
         batch = torch.tensor([[len(u)] for u, _ in pairs]).double()
         excess = -batch * torch.stack([gradient.double().cpu() for _, gradient in pairs])
         rounding = batch * torch.finfo(pairs[0][1].dtype).eps
@@ -278,7 +284,7 @@ def matching_distances(head: nn.Module, features: Tensor, gradient: Tensor) -> T
     >>> int(matching_distances(clone, features, client.weight.grad).argmin())
     2
     """
-    weight = _last(head).weight
+    weight = _last_linear(head).weight
     candidates = torch.arange(len(weight), device=weight.device)
     losses = cross_entropy(head(features).expand(len(weight), -1), candidates, reduction="none")
     one_by_one = torch.eye(len(weight), device=weight.device)
@@ -341,7 +347,7 @@ def residuals(inputs: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor]:
     return rows, eps * torch.outer(inverse.norm(dim=0), added_up)
 
 
-def _least(scores: Tensor, noise: Tensor | float = 0.0) -> Tensor:
+def _certain_argmin(scores: Tensor, noise: Tensor | float = 0.0) -> Tensor:
     """Index of the least entry of each row; -1 where `noise` leaves open which one that is."""
     best = scores.argmin(1, keepdim=True)
     rivals = (scores - noise).scatter(1, best, torch.inf)
@@ -349,7 +355,7 @@ def _least(scores: Tensor, noise: Tensor | float = 0.0) -> Tensor:
     return torch.where(clear, best, -1)[:, 0]
 
 
-def _named(clusters: Tensor, distances: Tensor, anchors: Tensor) -> Tensor:
+def _name_clusters(clusters: Tensor, distances: Tensor, anchors: Tensor) -> Tensor:
     """Give each cluster the label of an anchor: (N,), -1 in a cluster that no anchor names."""
     from scipy.optimize import linear_sum_assignment  # slow to import, and only needed here
 
@@ -365,18 +371,18 @@ def _named(clusters: Tensor, distances: Tensor, anchors: Tensor) -> Tensor:
     return names[clusters]
 
 
-def _last(head: nn.Module) -> nn.Linear:
+def _last_linear(head: nn.Module) -> nn.Linear:
     linear = [layer for layer in head.modules() if isinstance(layer, nn.Linear)]
     if not linear:
         raise AttackError("the client's head has no linear layer: cut the network before its last")
     return linear[-1]
 
 
-def _before_last(head: nn.Sequential) -> nn.Module:
+def _layers_before_last(head: nn.Sequential) -> nn.Module:
     """What a one-layer head does to u before its weights, such as a ReLU."""
     before = head[:-1]
     random = any("Dropout" in type(layer).__name__ for layer in before.modules())
-    if head[-1] is not _last(head) or before.state_dict() or random:
+    if head[-1] is not _last_linear(head) or before.state_dict() or random:
         raise AttackError(
             "the closed form must know what enters the head's last weights, so it needs a head of "
             'one linear layer: cut at ("pool1", "relu4"), or grant the bias gradient of batches of '
@@ -385,7 +391,7 @@ def _before_last(head: nn.Sequential) -> nn.Module:
     return before
 
 
-def _by_batch(
+def _pair_batches(
     features: Sequence[Tensor], gradients: Sequence[Tensor], shape: Sequence[int]
 ) -> list[tuple[Tensor, Tensor]]:
     """Put side by side the features of each batch and its granted gradient, once checked."""

@@ -79,7 +79,7 @@ class GradientLeak:
         view, start = fresh(view), time.perf_counter()
         # L is a mean over its batch: of a smaller batch the gradients are longer.
         gradients = torch.cat([len(g) * g.flatten(1) for g in view.payloads("feature_gradient")])
-        gradients = _finite(gradients.cpu().double())
+        gradients = _check_finite(gradients.cpu().double())
         scores = gradients.norm(dim=1) if self.rule == "norm" else self._cosines(gradients, view)
         seconds = time.perf_counter() - start
         return LeakResult(
@@ -122,7 +122,7 @@ def whitened_line(gradients: Tensor, line: Tensor) -> Tensor:
     >>> metrics.leak_auc(plain, positive) < 0.8 < 0.95 < metrics.leak_auc(whitened, positive)
     True
     """
-    flat = _finite(gradients.flatten(1).cpu().double())
+    flat = _check_finite(gradients.flatten(1).cpu().double())
     covariance = torch.cov(flat.T, correction=0).view(flat.shape[1], flat.shape[1])
     shrunk = covariance + SHRINKAGE * covariance.diagonal().mean() * torch.eye(len(covariance))
     return (flat @ torch.linalg.pinv(shrunk, hermitian=True) @ line.cpu().double()).float()
@@ -146,13 +146,13 @@ def near_rms(gradients: Tensor, line: Tensor | None = None) -> Tensor:
     >>> metrics.leak_auc(near_rms(sent), positive) > 0.95
     True
     """
-    flat = _finite(gradients.flatten(1).cpu().double())
+    flat = _check_finite(gradients.flatten(1).cpu().double())
     lengths = flat.norm(dim=1)
     reach = lengths if line is None else flat @ normalize(line.cpu().double(), dim=0)
     return -(reach - lengths.square().mean().sqrt()).abs().float()
 
 
-def _finite(gradients: Tensor) -> Tensor:
+def _check_finite(gradients: Tensor) -> Tensor:
     if not gradients.isfinite().all():
         raise AttackError("the gradients hold NaN or infinite values: training has diverged")
     return gradients

@@ -141,7 +141,7 @@ def check_images(images: Tensor, input_range: Any = (0.0, 1.0)) -> InputRange:
             "a split's `.images`"
         )
     span = InputRange(input_range, images.shape[1])
-    if images.dtype != torch.float32 or not span.holds(images):
+    if images.dtype != torch.float32 or not span.contains(images):
         raise AttackError(
             f"public images must be float32 in {span}, and these are {images.dtype} from "
             f"{images.min():.3g} to {images.max():.3g}: divide 8-bit pixels by 255, and undo a "

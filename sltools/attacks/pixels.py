@@ -13,10 +13,10 @@ from torch.optim import Adam
 from sltools.errors import AttackError
 
 ROUNDING = 1e-4  # of the range
-POOR = 0.05  # of the variance of smashed data: more than that, and the fit is looked into
-FAR = 0.25  # of the error inside the range: less than that outside, and the range is wrong
-HOPELESS = 1.0  # of the variance: one guess for all would do better
-FEW, TRIED = 4, 60  # targets and steps to find out
+POOR_FIT = 0.05  # of the variance of smashed data: more than that, and the fit is looked into
+OUTSIDE_RATIO = 0.25  # of the error inside the range: with less outside, the range is wrong
+NO_FIT = 1.0  # of the variance: one guess for all would do better
+TRIAL_TARGETS, TRIAL_STEPS = 4, 60  # targets and steps to find out
 
 
 class InputRange:
@@ -41,42 +41,42 @@ class InputRange:
         try:
             low, high = (torch.as_tensor(bound, dtype=torch.float32) for bound in bounds)
             self.low, self.high = (bound.expand(channels).view(-1, 1, 1) for bound in (low, high))
-            sensible = bool((low.isfinite() & high.isfinite() & (low < high)).all())
+            valid = bool((low.isfinite() & high.isfinite() & (low < high)).all())
         except (TypeError, ValueError, RuntimeError):
-            sensible = False
-        if not sensible:
+            valid = False
+        if not valid:
             raise AttackError(
                 "input_range is (black, white) as the client's network gets them, each a number or "
                 f"one for each of the {channels} channels, black below white, not {bounds!r}"
             )
         self.bounds = tuple(bound.flatten().tolist() for bound in (self.low, self.high))
-        self.usual = bool((self.low == 0).all() and (self.high == 1).all())
+        self.is_default = bool((self.low == 0).all() and (self.high == 1).all())
         self.signed = bool((self.low < 0).any() and (self.high > 0).any())
 
     def inputs(self, pixels: Tensor) -> Tensor:
         """What the network is given for pixels (..., C, H, W) in [0, 1]."""
-        if self.usual:
+        if self.is_default:
             return pixels
         low, high = self.low.to(pixels), self.high.to(pixels)
         return low + (high - low) * pixels
 
     def pixels(self, inputs: Tensor) -> Tensor:
         """The pixels for which the network is given inputs (..., C, H, W)."""
-        if self.usual:
+        if self.is_default:
             return inputs
         low, high = self.low.to(inputs), self.high.to(inputs)
         return (inputs - low) / (high - low)
 
-    def holds(self, inputs: Tensor) -> bool:
+    def contains(self, inputs: Tensor) -> bool:
         """Say whether inputs (..., C, H, W) are in the range; what was computed may be rounded."""
-        pixels, rounding = self.pixels(inputs), 0.0 if self.usual else ROUNDING
+        pixels, rounding = self.pixels(inputs), 0.0 if self.is_default else ROUNDING
         return bool(((pixels >= -rounding) & (pixels <= 1 + rounding)).all())
 
     def __str__(self) -> str:
         black, white = ("/".join(f"{value:.3g}" for value in bound) for bound in self.bounds)
         return f"[{black}, {white}]"
 
-    def reach(self, inputs: Tensor, share: float) -> Tensor:
+    def relative_quantile(self, inputs: Tensor, share: float) -> Tensor:
         """How far inputs (E, N, C, H, W) go on the way from 0 to a bound, by channel: (E, C).
 
         All but the share 1 - `share` of them, on the side where they go further: 1 is the bound.
@@ -104,9 +104,9 @@ def warn_of_range(
     short the range makes no difference. A search for the best inputs says what share of the
     variance it `left`: it also warns where one guess for all would have done better.
     """
-    network, few = copy.deepcopy(network).eval().requires_grad_(False), smashed[:FEW]
+    network, few = copy.deepcopy(network).eval().requires_grad_(False), smashed[:TRIAL_TARGETS]
     inside, outside = (_least_error(network, few, shape, span, inside) for inside in (True, False))
-    if outside < min(POOR, FAR * inside):
+    if outside < min(POOR_FIT, OUTSIDE_RATIO * inside):
         warnings.warn(
             f"inputs outside {span} explain these smashed data far better than any "
             f"inside: they leave {outside:.1%} of their variance, not {inside:.1%}. Was the client "
@@ -114,7 +114,7 @@ def warn_of_range(
             "std, (1 - mean) / std), and give a decoder public images that are standardised alike",
             stacklevel=3,
         )
-    elif left > HOPELESS:
+    elif left > NO_FIT:
         warnings.warn(
             f"the best inputs in {span} leave {left:.1%} of the variance of the smashed data: "
             "these are no reconstructions. Is input_range what the client's network gets for "
@@ -130,12 +130,12 @@ def _least_error(
     """What a short search leaves of the variance of `smashed`."""
     pixels = torch.full((len(smashed), *shape), 0.5, device=smashed.device, requires_grad=True)
     optimizer, error = Adam([pixels], lr=0.1), math.inf
-    for step in range(TRIED):
+    for step in range(TRIAL_STEPS):
         loss = (network(span.inputs(pixels)) - smashed).square().mean()
         optimizer.zero_grad()
         loss.backward()
         error = loss.item()
-        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / TRIED)
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / TRIAL_STEPS)
         optimizer.step()
         if inside:
             pixels.data.clamp_(0, 1)

@@ -108,9 +108,10 @@ class InversionResult(Provenance):
                 if _key(name) in facts:
                     kept[name] = saved.unpack(name, tensors, facts.pop(_key(name)))
             facts["knowledge"] = tuple(facts["knowledge"])
-            return cls(losses=storage.under("loss/", tensors), **kept, **facts)
+            return cls(losses=storage.with_prefix("loss/", tensors), **kept, **facts)
         except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-            raise AttackError(f"{folder} does not hold an inversion result: {error!r}") from None
+            instead = saved.other_kind("InversionResult", tensors, facts) or repr(error)
+            raise AttackError(f"{folder} does not hold an inversion result: {instead}") from None
 
 
 def _key(network: str) -> str:

@@ -46,7 +46,7 @@ class SDAR(SurrogateAttack):
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("adversarial", "realism", "critic_lr"):
-            attack_check.amount(name, getattr(self, name))
+            attack_check.non_negative(name, getattr(self, name))
 
     @classmethod
     def published(cls, steps: int = 20_000, *, seed: int = 0, device: str | None = None) -> "SDAR":

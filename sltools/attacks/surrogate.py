@@ -26,7 +26,7 @@ from sltools import devices, seeds
 from sltools.attacks import networks
 from sltools.attacks.alignment import Critic, Samples, mk_mmd
 from sltools.attacks.auxiliary import Auxiliary, LabelledImages
-from sltools.attacks.inversion import READ_EVERY, RECORDS, explainable
+from sltools.attacks.inversion import CHECK_EVERY, LOSS_POINTS, as_targets
 from sltools.attacks.result import InversionResult
 from sltools.errors import AttackError
 from sltools.interrupts import keep_partial
@@ -114,8 +114,9 @@ class SurrogateAttack:
         for name in ("steps", "batch"):
             attack_check.integer(name, getattr(self, name))
         attack_check.integer("late_start", self.late_start, 0)
+        attack_check.seed(self.seed)
         for name in ("lr", "decoder_lr", "mmd", "consistency"):
-            attack_check.amount(name, getattr(self, name))
+            attack_check.non_negative(name, getattr(self, name))
 
     def __call__(self, view: View, auxiliary: LabelledImages) -> SurrogateResult:
         """Attack what `view` shows with the help of `auxiliary`, a split of the attacker's own.
@@ -128,7 +129,7 @@ class SurrogateAttack:
         start, view = time.perf_counter(), fresh(view)
         smashed = view.smashed
         networks.check_smashed(smashed)
-        smashed = explainable(smashed).to(devices.find(self.device or smashed.device))
+        smashed = as_targets(smashed).to(devices.find(self.device or smashed.device))
         server = view.model.to(smashed.device) if self.uses_labels else None
         training = SurrogateTraining(
             self,
@@ -321,11 +322,11 @@ class SurrogateTraining:
 
     def _count(self, losses: dict[str, Tensor]) -> None:
         """Count a step; note its losses if due, and look whether they are finite."""
-        if self.step % max(1, self.attack.steps // RECORDS) == 0:
+        if self.step % max(1, self.attack.steps // LOSS_POINTS) == 0:
             for name, loss in losses.items():
                 self.losses.setdefault(name, []).append(loss.detach())
             self.loss_steps.append(self.step)
-        if self.step % READ_EVERY == 0 and not all(loss.isfinite() for loss in losses.values()):
+        if self.step % CHECK_EVERY == 0 and not all(loss.isfinite() for loss in losses.values()):
             raise AttackError(
                 f"the attack's losses are no longer finite at step {self.step}: lower lr or "
                 "decoder_lr"

@@ -21,10 +21,10 @@ from sltools.errors import AttackError
 from sltools.validation import attack_check
 from sltools.view import View, fresh
 
-EXPOSE_EVERY = 25  # steps between two rescalings
-EXPOSE_UNTIL = 0.95  # of the steps: the rest settles
-DARK = 0.2
-SMALLEST = 5  # pixels to a side, of which the outer are the edges: to tell colours by
+RESCALE_EVERY = 25  # steps between two rescalings
+RESCALE_UNTIL = 0.95  # of the steps: the rest settles
+MIN_WHITE = 0.2
+MIN_SIDE = 5  # pixels to a side, of which the outer are the edges: to tell colours by
 
 
 @dataclass(frozen=True)
@@ -39,16 +39,15 @@ class UnSplit(InputSearch):
     of `restarts` starts from the stream (`seed`, "clone r"); calling the attack returns the run
     with the least objective, which the attacker can see; `runs` returns all of them.
 
-    Two traps are sprung on the way. Darker images and a clone of larger weights explain the smashed
-    data just as well and please the priors more, so that contrast would fade for ever: now and then
-    each channel of the images is rescaled until the share `exposure` of its pixels is below 1, and
-    the clone's first weights to match (None: never). That is an assumption on how images are
-    exposed: where it is wrong, so are contrast and colours. (If the client's input range has both
-    signs, negatives explain as much, and the same is done to images of which most is bright.) It
-    needs a first layer that is a Conv2d
-    (of one group) or Linear, or does nothing. And a unit of the clone that is off for all images
-    has no gradient to switch it on again: its ReLUs pass negative inputs times `leak`, which falls
-    to zero by half-time.
+    Two degeneracies are corrected on the way. Darker images and a clone of larger weights explain
+    the smashed data just as well and please the priors more, so that contrast would fade for ever:
+    now and then each channel of the images is rescaled until the share `exposure` of its pixels is
+    below 1, and the clone's first weights to match (None: never). That is an assumption on how
+    images are exposed: where it is wrong, so are contrast and colours. (If the client's input range
+    has both signs, negatives explain as much, and the same is done to images of which most is
+    bright.) It needs a first layer that is a Conv2d (of one group) or Linear, or does nothing. And
+    a unit of the clone that is off for all images has no gradient to switch it on again: its ReLUs
+    pass negative inputs times `leak`, which falls to zero by half-time.
 
     With `photographs` (N, 3, H, W) it also sets the colours, for any mixture of them explains a
     linear layer just as well: they become what photographs have and networks expect (`colours`).
@@ -82,8 +81,8 @@ class UnSplit(InputSearch):
     def __post_init__(self) -> None:
         super().__post_init__()
         attack_check.integer("restarts", self.restarts)
-        attack_check.amount("clone_lr", self.clone_lr)
-        attack_check.amount("leak", self.leak)
+        attack_check.non_negative("clone_lr", self.clone_lr)
+        attack_check.non_negative("leak", self.leak)
         if self.exposure is not None:
             attack_check.share("exposure", self.exposure)
         if self.photographs and self.exposure is None:
@@ -144,7 +143,7 @@ class UnSplit(InputSearch):
         `input_range` says what the client's network is given for black and for white, if the server
         knows that the client standardises its images.
         """
-        return min(self.runs(view, input_range=input_range), key=_objective)
+        return min(self.runs(view, input_range=input_range), key=_ranking_key)
 
     def runs(self, view: View, *, input_range: Any = (0.0, 1.0)) -> list[InversionResult]:
         """Attack what `view` shows and return the result of every restart.
@@ -163,15 +162,15 @@ class UnSplit(InputSearch):
         view = fresh(view)
         shape = input_shape(view)
         span = InputRange(input_range, shape[0])
-        if self.photographs and not span.usual:
+        if self.photographs and not span.is_default:
             raise AttackError(
                 "photographs=True tells colours by pixels in [0, 1], where black is 0: leave it "
                 "out with an input_range"
             )
-        if self.photographs and (shape[0] != 3 or min(shape[1:]) < SMALLEST):
+        if self.photographs and (shape[0] != 3 or min(shape[1:]) < MIN_SIDE):
             raise AttackError(
                 "photographs=True is for photographs, with three channels (red, green, blue) of "
-                f"{SMALLEST} x {SMALLEST} pixels or more, not {tuple(shape)}"
+                f"{MIN_SIDE} x {MIN_SIDE} pixels or more, not {tuple(shape)}"
             )
         if not view.architecture.parameter_count:
             raise AttackError(
@@ -186,21 +185,21 @@ class UnSplit(InputSearch):
         ]
         return self.search(view, Ensemble(clones, span))
 
-    def _turn(self, step: int) -> tuple[bool, ...]:
+    def _active(self, step: int) -> tuple[bool, ...]:
         if self.alternate is None:
             return (True, True)
         input_steps, clone_steps = self.alternate
         inputs_turn = step % (input_steps + clone_steps) < input_steps
         return (inputs_turn, not inputs_turn)
 
-    def _prepare(self, step: int, inputs: Tensor, networks: Ensemble) -> None:
-        if step % EXPOSE_EVERY == 0:
-            networks.leak(self.leak * max(0.0, 1 - 2 * step / self.steps))
-            if self.exposure is None or not 0 < step < EXPOSE_UNTIL * self.steps:
+    def _before_step(self, step: int, inputs: Tensor, networks: Ensemble) -> None:
+        if step % RESCALE_EVERY == 0:
+            networks.set_leak(self.leak * max(0.0, 1 - 2 * step / self.steps))
+            if self.exposure is None or not 0 < step < RESCALE_UNTIL * self.steps:
                 return
-            (_recolour if self.photographs else _expose)(inputs, networks, self.exposure)
+            (_recolour if self.photographs else _rescale_contrast)(inputs, networks, self.exposure)
 
-    def _finish(self, inputs: Tensor, networks: Ensemble) -> None:
+    def _after_search(self, inputs: Tensor, networks: Ensemble) -> None:
         if self.photographs and self.exposure is not None:
             _recolour(inputs, networks, self.exposure)
 
@@ -209,12 +208,12 @@ class UnSplit(InputSearch):
         return [*super()._optimizers(inputs, networks), clone]
 
 
-def _objective(result: InversionResult) -> float:
+def _ranking_key(result: InversionResult) -> float:
     """What the attacker ranks runs by; one that diverged comes last."""
     return math.inf if math.isnan(result.objective) else result.objective
 
 
-def _expose(inputs: Tensor, networks: Ensemble, share: float) -> None:
+def _rescale_contrast(inputs: Tensor, networks: Ensemble, share: float) -> None:
     """Rescale each channel of the images (E, N, C, H, W) to use [0, 1], and the weights to match.
 
     What the first layer computes stays the same, so it is scaled about what the network takes for
@@ -233,8 +232,8 @@ def _expose(inputs: Tensor, networks: Ensemble, share: float) -> None:
         sign = torch.where(negative, -1.0, 1.0).view(-1, 1, 1, 1, 1)
         seen = sign * seen
         weights *= sign.view(-1, *[1] * (weights.ndim - 1))
-    high = span.reach(seen, share)
-    high = high.masked_fill(high < DARK, 1.0)
+    high = span.relative_quantile(seen, share)
+    high = high.masked_fill(high < MIN_WHITE, 1.0)
     inputs.copy_(span.pixels(seen / high.view(size, 1, channels, 1, 1)))
     if weights.ndim == 3:  # of a Linear layer, which meets each pixel
         weights *= high.repeat_interleave(math.prod(area), dim=1).unsqueeze(1)
@@ -255,7 +254,7 @@ def _recolour(inputs: Tensor, networks: Ensemble, share: float) -> None:
     matrix = colours.correction(inputs, by_channel)
     ordered = torch.einsum("edc,enchw->endhw", matrix, inputs).flatten(1).sort(dim=1).values
     high = ordered[:, int(share * (ordered.shape[1] - 1))].view(-1, 1, 1)
-    matrix = matrix / high.masked_fill(high < DARK, 1.0)
+    matrix = matrix / high.masked_fill(high < MIN_WHITE, 1.0)
     inputs.copy_(torch.einsum("edc,enchw->endhw", matrix, inputs))
     by_channel.copy_(torch.einsum("eocp,ecd->eodp", by_channel, torch.linalg.inv(matrix)))
 

@@ -6,24 +6,24 @@ A cell shows the value of its last line only: of `check(...)` above it one would
 import sys
 from typing import Any
 
-_UNSEEN: list[Any] = []
+_QUEUED: list[Any] = []
 
 
 def queue_display(verdict: Any) -> None:
     """See to it that `verdict` is seen once the running cell ends; outside IPython do nothing."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     if shell is not None:
-        _UNSEEN.append(verdict)
-        shell.events.register("post_run_cell", _show_unseen)  # IPython keeps it once
+        _QUEUED.append(verdict)
+        shell.events.register("post_run_cell", _show_queued)  # IPython keeps it once
 
 
-def seen(verdict: Any) -> None:
+def mark_shown(verdict: Any) -> None:
     """Note that the cell itself has shown or printed `verdict`."""
-    _UNSEEN[:] = [other for other in _UNSEEN if other is not verdict]
+    _QUEUED[:] = [other for other in _QUEUED if other is not verdict]
 
 
-def _show_unseen(*_: Any) -> None:
+def _show_queued(*_: Any) -> None:
     from IPython.display import display
 
-    for verdict in list(_UNSEEN):
+    for verdict in list(_QUEUED):
         display(verdict)

@@ -30,7 +30,7 @@ OUTCOMES = tuple(MARKS)
 COLOURS = dict.fromkeys(OUTCOMES, "#a34700") | {"not attempted": "#595959", "right": "#00603f"}
 HOME_SEEDS = range(1, 1000)
 LIBRARY = Path(seeds.__file__).parent
-PLAIN = (str, bool, int, float, type(None))
+PLAIN_TYPES = (str, bool, int, float, type(None))
 
 
 class NotAttempted(Exception):
@@ -59,7 +59,7 @@ class Verdict:
         return self.outcome == "right"
 
     def __repr__(self) -> str:
-        display.seen(self)
+        display.mark_shown(self)
         return f"{self._title()}\n{self.message}"
 
     def _title(self) -> str:
@@ -72,10 +72,10 @@ class Verdict:
         return f'<div style="{style}"><b>{html.escape(self._title())}</b><br>{message}</div>'
 
 
-def judge(task: Task, answer: Answer, seeds_of_data: Iterable[int] | None = None) -> Verdict:
+def judge(task: Task, answer: Answer, data_seeds: Iterable[int] | None = None) -> Verdict:
     """Judge `answer` on `task.trials` seeds, by default those used at home; the worst counts."""
     remark = None
-    for seed, _ in zip(seeds_of_data or HOME_SEEDS, range(task.trials), strict=False):
+    for seed, _ in zip(data_seeds or HOME_SEEDS, range(task.trials), strict=False):
         try:
             remark = task.judge(answer, seed)
         except NotAttempted:
@@ -165,7 +165,7 @@ def plain(value: Any) -> Any:
         return torch.Tensor.detach(value).cpu().clone()
     if isinstance(value, np.ndarray | np.generic):
         return torch.as_tensor(np.array(value))
-    if type(value) in PLAIN:
+    if type(value) in PLAIN_TYPES:
         return value
     if isinstance(value, list | tuple):
         return [plain(part) for part in value]
@@ -191,12 +191,12 @@ def _explain(error: Exception) -> str:
     """Say what was raised, and at which line of the learner's own code."""
     text = f"{type(error).__name__}: {error}".strip().rstrip(".")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if _is_learners(frame.filename) and frame.lineno is not None:
+        if _is_learner_code(frame.filename) and frame.lineno is not None:
             line = linecache.getline(frame.filename, frame.lineno).strip()
             return f"{text}.\nIn line {frame.lineno} of your cell, in {frame.name}: {line}"
     return f"{text}.\nIs it called with the arguments that the task names?"
 
 
-def _is_learners(filename: str) -> bool:
+def _is_learner_code(filename: str) -> bool:
     """Say whether a frame is from a notebook's cell (or a test), not from an installed package."""
     return "site-packages" not in filename and not Path(filename).is_relative_to(LIBRARY)

@@ -12,7 +12,7 @@ from torch import Tensor
 from sltools import seeds
 from sltools.errors import ExerciseError
 
-LARGEST = 1e15  # of an answer; no right one comes near, and squares of these still fit float32
+MAX_ABSOLUTE = 1e15  # of an answer; no right one comes near, and squares of these still fit float32
 KINDS = ("implement", "predict", "flaw", "challenge")
 
 
@@ -151,7 +151,7 @@ def tensor(value: Any, shape: Sequence[int], what: str = "the result") -> Tensor
     if value.shape != torch.Size(shape):
         raise Wrong(f"{what} must have shape {tuple(shape)}, yours has {tuple(value.shape)}.")
     value = value.float()
-    if not (value.abs() < LARGEST).all():  # nor is NaN
+    if not (value.abs() < MAX_ABSOLUTE).all():  # nor is NaN
         raise Wrong(f"{what} contains NaN, infinite or impossibly large values.")
     return value
 
@@ -162,7 +162,7 @@ def number(value: Any, what: str = "the result") -> float:
         value = value.item()
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise Wrong(f"{what} must be a number, not {_name(value)}.")
-    if not abs(value) < LARGEST:
+    if not abs(value) < MAX_ABSOLUTE:
         raise Wrong(f"{what} must be a finite number of possible size, not {_float(value):g}.")
     return float(value)
 
@@ -194,7 +194,7 @@ def compare(
         raise Wrong(f"{what} is rounded; give all its digits.")
     if close(got, 100 * right, tolerance) or _is_rounded(got, 100 * right, whole=True):
         raise Wrong(f"{what} is in per cent, 100 times what is asked for: 1 means all.")
-    raise Wrong(f"{what} is off: {_beside(got, right)}.")
+    raise Wrong(f"{what} is off: {_difference(got, right)}.")
 
 
 def dictionary(value: Any, keys: Sequence[str]) -> dict[str, Any]:
@@ -222,7 +222,7 @@ def differentiable(answer: Answer, *arguments: Any) -> None:
         )
 
 
-def _beside(got: Tensor, right: Tensor) -> str:
+def _difference(got: Tensor, right: Tensor) -> str:
     if right.numel() == 1:
         return f"yours is {got.item():.4g}, expected {right.item():.4g}"
     place = int((got - right).abs().flatten().argmax())

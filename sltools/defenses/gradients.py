@@ -188,7 +188,7 @@ class Marvell:
         self.positive_class = defense_check.integer("positive_class", positive_class, 0)
         self.plan: NoisePlan | None = None
         self._line: Tensor | None = None
-        self._generator = seeds.generator(seed, type(self).__name__)
+        self._generator = seeds.generator(defense_check.seed(seed), type(self).__name__)
 
     def __call__(self, gradient: Tensor, labels: Tensor) -> Tensor:
         """Return the gradients dL/du (B, D) of samples with `labels` (B,), plus noise."""

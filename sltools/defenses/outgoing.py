@@ -6,6 +6,7 @@ from torch import Tensor
 
 from sltools import seeds
 from sltools.errors import DefenseError
+from sltools.validation import defense_check
 
 
 class Outgoing:
@@ -34,7 +35,7 @@ class Outgoing:
     leaves: ClassVar[str]
 
     def __init__(self, seed: int = 0) -> None:
-        self._generator = seeds.generator(seed, type(self).__name__)
+        self._generator = seeds.generator(defense_check.seed(seed), type(self).__name__)
 
     def __call__(self, kind: str, tensor: Tensor) -> Tensor:
         """Return what is sent in place of `tensor`."""

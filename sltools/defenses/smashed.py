@@ -66,8 +66,10 @@ class LaplaceNoise(Outgoing):
     def change(self, tensor: Tensor) -> Tensor:
         """Return `tensor` plus noise."""
         # The difference of two exponential variables is a Laplace variable.
-        waits = [torch.empty(tensor.shape).exponential_(generator=self._generator) for _ in "ab"]
-        return tensor + self.scale * (waits[0] - waits[1]).to(tensor)
+        exponentials = [
+            torch.empty(tensor.shape).exponential_(generator=self._generator) for _ in "ab"
+        ]
+        return tensor + self.scale * (exponentials[0] - exponentials[1]).to(tensor)
 
 
 class LocalPrivacy(Outgoing):
@@ -109,7 +111,7 @@ class LocalPrivacy(Outgoing):
 
         Raises DefenseError for NaN and infinite values: what cannot be clipped has no promise.
         """
-        _finite(tensor)
+        _check_finite(tensor)
         norms = tensor.flatten(1).norm(dim=1).clamp_min(1e-12)
         shares = (self.clip / norms).clamp_max(1.0).view(-1, *[1] * (tensor.ndim - 1))
         noise = torch.randn(tensor.shape, generator=self._generator)
@@ -150,7 +152,7 @@ class Quantisation(Outgoing):
 
     def change(self, tensor: Tensor) -> Tensor:
         """Return `tensor` rounded; raise DefenseError for NaN and infinite values."""
-        _finite(tensor)
+        _check_finite(tensor)
         values = tensor.detach()
         low, high = values.min(), values.max()
         step = ((high - low) / (2**self.bits - 1)).clamp_min(1e-12)
@@ -197,7 +199,7 @@ class TopK(Outgoing):
         return len(tensor) * min(kept * tensor.element_size() + places / 8, tensor[0].nbytes)
 
 
-def _finite(smashed: Tensor) -> None:
+def _check_finite(smashed: Tensor) -> None:
     if not bool(smashed.isfinite().all()):
         raise DefenseError(
             "the smashed data contain NaN or infinite values: the client's training has diverged"

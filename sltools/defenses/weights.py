@@ -52,7 +52,7 @@ class PrivateOptimizer:
         self.clip = defense_check.positive("clip", clip)
         self.multiplier = defense_check.positive("multiplier", multiplier)
         self.batch_size = defense_check.integer("batch_size", batch_size)
-        self._front, self._inner, self._seed = front, inner, seed
+        self._front, self._inner, self._seed = front, inner, defense_check.seed(seed)
 
     def __call__(self, parameters: Iterable[nn.Parameter]) -> Optimizer:
         """Make the optimiser; from now on the front keeps the gradient of each sample."""
@@ -72,7 +72,7 @@ class PrivateOptimizer:
                 "this front has been given to a client with DP-SGD before: cut a new network"
             )
         GradSampleModule(self._front)  # sets hooks on the layers, which go on to be used as before
-        self._front.register_forward_pre_hook(partial(_differentiable, self.batch_size))
+        self._front.register_forward_pre_hook(partial(_require_input_grad, self.batch_size))
         generator = seeds.generator(self._seed, type(self).__name__)
         return DPOptimizer(
             self._inner(weights),
@@ -95,7 +95,9 @@ class PrivateOptimizer:
         return f"PrivateOptimizer(clip={self.clip!r}, multiplier={self.multiplier!r})"
 
 
-def _differentiable(most: int, front: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+def _require_input_grad(
+    most: int, front: nn.Module, inputs: tuple[Tensor, ...]
+) -> tuple[Tensor, ...]:
     """Let the images ask for a gradient, without which torch warns of opacus' hooks."""
     if front.training and len(inputs[0]) > most:
         raise DefenseError(

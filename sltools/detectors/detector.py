@@ -50,7 +50,7 @@ class Detector:
         self.scores: list[float] = []
         self.alarms: list[int] = []
         self._suspicions: list[float] = []
-        self._seen = 0
+        self._batch_count = 0
 
     def probe(self, labels: Tensor) -> Tensor | None:
         """Return false labels to send in place of `labels` (B,), or None to leave the batch."""
@@ -79,13 +79,13 @@ class Detector:
             score = math.fsum(recent) / self.window
             self.scores.append(score)
             if not score <= self.threshold:  # a server cannot hide behind NaN
-                self.alarms.append(self._seen)
-        self._seen += 1
+                self.alarms.append(self._batch_count)
+        self._batch_count += 1
 
     @property
     def batches(self) -> range:
         """The numbers of the batches that `scores` belong to."""
-        return range(self._seen - len(self.scores), self._seen)
+        return range(self._batch_count - len(self.scores), self._batch_count)
 
     @property
     def raised_at(self) -> int | None:
@@ -97,4 +97,4 @@ class Detector:
         settings = {k: v for k, v in settings.items() if k not in ("scores", "alarms")}
         found = f"alarm at batch {self.raised_at}" if self.alarms else "no alarm"
         written = ", ".join(f"{name}={value!r}" for name, value in settings.items())
-        return f"{type(self).__name__}({written}): {found} in {self._seen} batches"
+        return f"{type(self).__name__}({written}): {found} in {self._batch_count} batches"

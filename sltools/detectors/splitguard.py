@@ -16,8 +16,9 @@ class SplitGuard(Detector):
 
     After `warmup` batches each batch becomes a probe with `probability`: the labels of its first
     `changed` samples are shifted by a random number of classes. The gradients of the front's first
-    layer are kept in three heaps: F from probes, R1 and R2 from the others, by lot. With θ the
-    angle between two mean gradients, d the difference of the mean norms and R both heaps together,
+    layer are kept in three sets: F from probes, R1 and R2 from the others, at random. With θ the
+    angle between two mean gradients, d the difference of the mean norms and R the union of R1 and
+    R2,
 
         S = (θ(F, R)·|d(F, R)| - θ(R1, R2)·|d(R1, R2)|) / (|d(F, R)| + |d(R1, R2)|)
 
@@ -75,21 +76,21 @@ class SplitGuard(Detector):
             defense_check.positive("slope", slope),
             defense_check.positive("power", power),
         )
-        self._generator = seeds.generator(seed, "SplitGuard")
-        self._false, self._first, self._second = Heap(), Heap(), Heap()
+        self._generator = seeds.generator(defense_check.seed(seed), "SplitGuard")
+        self._false, self._first, self._second = GradientSet(), GradientSet(), GradientSet()
 
     def probe(self, labels: Tensor) -> Tensor | None:
         """Return `labels` (B,), the first of them shifted, or None if this is no probe.
 
         Raises DefenseError for a label outside of `classes`.
         """
-        if self._seen < self.warmup or self._draw() >= self.probability:
+        if self._batch_count < self.warmup or self._uniform() >= self.probability:
             return None
         if (labels >= self.classes).any():
             raise DefenseError(
                 f"a label {int(labels.max())}, and SplitGuard was told of {self.classes} classes"
             )
-        shift = 1 + int(self._draw() * (self.classes - 1))
+        shift = 1 + int(self._uniform() * (self.classes - 1))
         shifted = labels.clone()
         shifted[: self.changed] = (labels[: self.changed] + shift) % self.classes
         return shifted
@@ -97,21 +98,21 @@ class SplitGuard(Detector):
     def judge(
         self, labels: Tensor, cut_gradient: Tensor, weight_gradient: Tensor, probe: bool
     ) -> float | None:
-        """Put the gradient on a heap; after a probe, compare the heaps."""
-        if self._seen < self.warmup:
+        """Add the gradient to a set; after a probe, compare the sets."""
+        if self._batch_count < self.warmup:
             return None
-        regular = self._first if self._draw() < 0.5 else self._second
+        regular = self._first if self._uniform() < 0.5 else self._second
         (self._false if probe else regular).add(weight_gradient)
         if not probe or not (self._first.size and self._second.size):
             return None
         raw = contrast(self._false, self._first, self._second)
         return 1 - (1 + math.exp(-self.slope * raw)) ** -self.power
 
-    def _draw(self) -> float:
+    def _uniform(self) -> float:
         return torch.rand((), generator=self._generator).item()
 
 
-class Heap:
+class GradientSet:
     """A growing set of gradients, of which only the mean and the mean norm are kept."""
 
     def __init__(self) -> None:
@@ -120,7 +121,7 @@ class Heap:
         self._norms = 0.0
 
     def add(self, gradient: Tensor) -> None:
-        """Put one `gradient` of any shape on the heap."""
+        """Add one `gradient` of any shape."""
         flat = gradient.flatten().double().cpu()
         self._sum = self._sum + flat
         self._norms += flat.norm().item()
@@ -136,12 +137,12 @@ class Heap:
         return self._norms / self.size
 
 
-def contrast(false: Heap, first: Heap, second: Heap) -> float:
-    """Return SplitGuard's S of three heaps (see `SplitGuard`), in radians, from -π to π.
+def contrast(false: GradientSet, first: GradientSet, second: GradientSet) -> float:
+    """Return SplitGuard's S of three sets (see `SplitGuard`), in radians, from -π to π.
 
     >>> import torch
-    >>> from sltools.detectors.splitguard import Heap, contrast
-    >>> false, first, second = Heap(), Heap(), Heap()
+    >>> from sltools.detectors.splitguard import GradientSet, contrast
+    >>> false, first, second = GradientSet(), GradientSet(), GradientSet()
     >>> first.add(torch.tensor([1.0, 0.0]))
     >>> second.add(torch.tensor([1.0, 0.1]))
     >>> false.add(torch.tensor([-5.0, 0.0]))  # the server pulls the other way, and harder

@@ -72,6 +72,7 @@ class SplitOut(Detector):
             raise DefenseError(f"a share of the images is above 0 and at most 1, not {share!r}")
         self.share, self.epochs = share, defense_check.integer("epochs", epochs)
         defense_check.integer("batch_size", batch_size)
+        defense_check.seed(seed)
         gradients = honest_gradients(net, split, share, epochs, batch_size, seed)
         self.gradients = len(gradients)
         if self.gradients < 2:
@@ -80,8 +81,8 @@ class SplitOut(Detector):
                 f"batches of {batch_size}, and an outlier cannot be told without two: take more"
             )
         self._shape = gradients[0].shape
-        self._usual = LocalOutlierFactor(n_neighbors=len(gradients) - 1, novelty=True)
-        self._usual.fit(torch.stack(gradients).flatten(1).numpy())
+        self._outlier_factor = LocalOutlierFactor(n_neighbors=len(gradients) - 1, novelty=True)
+        self._outlier_factor.fit(torch.stack(gradients).flatten(1).numpy())
 
     def judge(
         self, labels: Tensor, cut_gradient: Tensor, weight_gradient: Tensor, probe: bool
@@ -99,7 +100,7 @@ class SplitOut(Detector):
 
     def _is_outlier(self, gradient: Tensor) -> bool:
         row = gradient.flatten()[None].cpu()
-        return not row.isfinite().all() or self._usual.predict(row.numpy())[0] < 0
+        return not row.isfinite().all() or self._outlier_factor.predict(row.numpy())[0] < 0
 
 
 def honest_gradients(

@@ -109,7 +109,7 @@ def _change(task: Task, change: Callable[[Entry], None]) -> None:
         entries = read(path)
         change(entries.setdefault(task.key, Entry()))
         facts = {key: asdict(entry) for key, entry in entries.items()}
-        storage.replace(path, json.dumps(facts, indent=1) + "\n")
+        storage.write_atomic(path, json.dumps(facts, indent=1) + "\n")
     except (OSError, ExerciseError) as error:
         print(f"this is not noted in {path.name}, which stays as it was: {error}")
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sltools import data, devices, metrics, plots, protocol
+from sltools import data, devices, metrics, models, plots, protocol
 from sltools.attacks import InversionResult, KnownWeightsInversion, UnSplit
 from sltools.errors import Interrupted
 from sltools.experiments.outcome import Outcome, provenance
@@ -54,7 +54,7 @@ class _Run:
 
 
 @dataclass(frozen=True)
-class _Attacked:
+class _AttackedVictim:
     """What was done to one victim; `oracle` is None if it was interrupted."""
 
     runs: list[_Run]
@@ -88,9 +88,10 @@ def run_inversion(settings: InversionSettings) -> Outcome:
     count = usual_targets(dataset.name) if settings.targets is None else settings.targets
     settings = replace(settings, targets=count)
     targets = first_targets(dataset, count)
+    models.cut(models.for_images(targets.images.shape), settings.cut)  # before any training
     truth = targets.images.to(settings.device)
     attack = _unsplit(settings)
-    attacked: list[_Attacked] = []
+    attacked: list[_AttackedVictim] = []
     with keep_partial():
         for number in bar(range(settings.victims), "victims"):
             seed = settings.seed * settings.victims + number
@@ -140,7 +141,7 @@ def _attack_victim(
     truth: Tensor,
     number: int,
     seed: int,
-) -> _Attacked:
+) -> _AttackedVictim:
     """Attack one victim with every clone, and with its weights known.
 
     Raises KeyboardInterrupt if the training was interrupted: there is no victim then.
@@ -162,8 +163,8 @@ def _attack_victim(
         report = _score_clone(result, session, dataset, f"random clone {clone}")
         runs.append(_Run(number, result, scores, report))
     if oracle is None or oracle.interrupted:
-        return _Attacked(runs, None)
-    return _Attacked(runs, metrics.score_images(oracle.inputs, truth))
+        return _AttackedVictim(runs, None)
+    return _AttackedVictim(runs, metrics.score_images(oracle.inputs, truth))
 
 
 def _done(victims: int, planned: int, result: InversionResult) -> str:

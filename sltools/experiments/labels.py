@@ -17,7 +17,7 @@ from sltools.interrupts import finished, keep_partial
 from sltools.progress import bar
 from sltools.view import View
 
-_WATCHED = {"tiny": 100, "quick": 640, "full": 3840, "published": 1000}  # samples
+_SAMPLES = {"tiny": 100, "quick": 640, "full": 3840, "published": 1000}  # samples
 _GRANTS = {"published": ("head_weight_gradients",), "closed-form": ("head_weight_gradients",)}
 _BATCH = {"published": 1, "closed-form": 32, "wire": 64}
 
@@ -60,7 +60,7 @@ def run_labels(settings: LabelSettings) -> Outcome:
     """
     start = time.perf_counter()
     dataset = data.load(settings.dataset)
-    usual = min(_WATCHED[settings.budget], len(dataset.train))
+    usual = min(_SAMPLES[settings.budget], len(dataset.train))
     count = usual if settings.targets is None else settings.targets
     if not 1 <= count <= len(dataset.train):
         raise SltoolsError(
@@ -69,11 +69,12 @@ def run_labels(settings: LabelSettings) -> Outcome:
         )
     shape = dataset.train.images.shape
     head = settings.head or models.stages(models.for_images(shape))[-2]
+    models.cut(models.for_images(shape), (settings.cut, head))  # before any training
     seeds = [settings.seed * settings.victims + number for number in range(settings.victims)]
     found = []
     with keep_partial() as work:
         for seed in bar(seeds, "victims"):
-            view, truth = _watch(dataset, (settings.cut, head), count, seed, settings)
+            view, truth = _record_training(dataset, (settings.cut, head), count, seed, settings)
             attack = LabelInference(settings.setting, seed=seed, device=settings.device)
             found.append((finished(attack(view)), truth, view))
     if not found:
@@ -107,7 +108,7 @@ def run_labels(settings: LabelSettings) -> Outcome:
     return Outcome(facts, arrays, plots.bars(heights, "share of labels"))
 
 
-def _watch(
+def _record_training(
     dataset: data.Dataset, at: tuple[str, str], count: int, seed: int, settings: LabelSettings
 ) -> tuple[View, Tensor]:
     """Train a fresh client on `count` samples; return the server's view and the true labels."""

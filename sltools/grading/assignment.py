@@ -134,7 +134,7 @@ def write(assignment: Assignment, folder: Path) -> list[Path]:
             path = folder / report.page_name(learner).replace(".html", ".ipynb")
             content = (nbformat.writes(_notebook(assignment, learner)) + "\n").encode()
             if not path.exists():
-                storage.replace(path, content)
+                storage.write_atomic(path, content)
             elif path.read_bytes() != content:
                 raise ExerciseError(f"{path} is another and stays as it is; name a new folder")
             paths.append(path)

@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 
 MAGIC = re.compile(r"^([ \t]*)[%!].*$|^([ \t]*)\S.*\?$", re.MULTILINE)
 CODE = re.compile(r'^code = "([A-Z2-7]{4}-[A-Z2-7]{4})"', re.MULTILINE)
-LONGEST = 100_000  # characters of a cell that is read
-MOST = 300_000  # of all cells together
+MAX_CELL = 100_000  # characters of a cell that is read
+MAX_NOTEBOOK = 300_000  # of all cells together
 
 
 def without_magics(source: str) -> str:
@@ -36,7 +36,7 @@ def should_define(source: str, name: str) -> bool:
     line = re.compile(
         rf"^[ \t]*((def|class)[ \t]+{name}\b|{name}[ \t]*=[^=])", re.MULTILINE
     )  # not \s, which takes in all the empty lines that follow, from each of them anew
-    return bool(line.search(source, 0, LONGEST))
+    return bool(line.search(source, 0, MAX_CELL))
 
 
 def statements(cells: Sequence[str]) -> list[ast.stmt]:
@@ -45,9 +45,9 @@ def statements(cells: Sequence[str]) -> list[ast.stmt]:
 
 
 def _bodies(cells: Sequence[str]) -> Iterator[list[ast.stmt]]:
-    left = MOST
+    left = MAX_NOTEBOOK
     for source in cells:
-        if len(source) > min(LONGEST, left):
+        if len(source) > min(MAX_CELL, left):
             continue
         left -= len(source)
         try:

@@ -21,7 +21,7 @@ from sltools import exercises, lessons
 from sltools.checking import judging
 from sltools.checking.task import Task
 from sltools.errors import ExerciseError
-from sltools.grading import cells, copies, jail, report, secrets, submissions
+from sltools.grading import cells, jail, report, secrets, similarity, submissions
 from sltools.grading.remote import RemoteAnswer, RemoteNotebook, shortened
 from sltools.grading.results import (
     FAULT,
@@ -178,19 +178,19 @@ def _grade(
     found: Sequence[Submission], kept: ResultCache, plan: Plan, sandbox: Sandbox, jobs: int
 ) -> list[Result]:
     """Grade what is not `kept` yet."""
-    results = {sub.name: _at_once(plan, sub) or kept.read(sub) for sub in found}
-    todo = [sub for sub in found if results[sub.name] is None]
-    for sub, result in _examine_all(plan, todo, sandbox, jobs, "grading"):
+    results = {sub.name: _without_running(plan, sub) or kept.read(sub) for sub in found}
+    pending = [sub for sub in found if results[sub.name] is None]
+    for sub, result in _examine_all(plan, pending, sandbox, jobs, "grading"):
         results[sub.name] = result
-        if not _in_doubt(result):
+        if not _needs_retry(result):
             kept.write(sub, result)
-    doubtful = [sub for sub in todo if _in_doubt(results[sub.name])]
+    doubtful = [sub for sub in pending if _needs_retry(results[sub.name])]
     for sub, result in _examine_all(plan, doubtful, sandbox, 1, "once more, alone"):
         results[sub.name] = result
         if result.status != FAULT:
             kept.write(sub, result)
-    noticed = _compare(plan, found)
-    return _with_flags([result for result in results.values() if result], noticed)
+    similarities = _compare(plan, found)
+    return _with_flags([result for result in results.values() if result], similarities)
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -201,11 +201,11 @@ def summary(results: Sequence[Result]) -> str:
     return f"{len(results)} submissions, {told}; {flagged} with flags"
 
 
-def _in_doubt(result: Result | None) -> bool:
+def _needs_retry(result: Result | None) -> bool:
     return result is not None and (result.timed_out or result.killed or result.status == FAULT)
 
 
-def _at_once(plan: Plan, submission: Submission) -> Result | None:
+def _without_running(plan: Plan, submission: Submission) -> Result | None:
     """Return the result of a submission that cannot be run, or None."""
     learner = plan.learner(submission)
     if problem := submission.problem:
@@ -222,21 +222,21 @@ def _at_once(plan: Plan, submission: Submission) -> Result | None:
 
 
 def _examine_all(
-    plan: Plan, todo: Sequence[Submission], sandbox: Sandbox, jobs: int, description: str
+    plan: Plan, pending: Sequence[Submission], sandbox: Sandbox, jobs: int, description: str
 ) -> Iterator[tuple[Submission, Result]]:
     """Yield each submission and its result, as they come, from `jobs` processes."""
-    if not todo:
+    if not pending:
         return
     # Processes, for judges use torch's global random state; not forked: a fork of a process with
     # threads can hang.
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(jobs, len(todo)), context, _prepare) as pool:
-        running = {pool.submit(_examine, plan, sub, sandbox): sub for sub in todo}
+    with ProcessPoolExecutor(min(jobs, len(pending)), context, _prepare) as pool:
+        running = {pool.submit(_examine, plan, sub, sandbox): sub for sub in pending}
         try:
             for future in bar(as_completed(running), description, total=len(running)):
                 sub = running[future]
                 error = future.exception()
-                yield sub, _fault(plan, sub, error) if error else future.result()
+                yield sub, _grader_fault(plan, sub, error) if error else future.result()
         finally:
             pool.shutdown(wait=True, cancel_futures=True)
 
@@ -293,7 +293,7 @@ def _unjudged(task: Task, outcome: str, message: str, points: float | None) -> T
     return TaskResult(task.key, task.title, outcome, message, points, task.points)
 
 
-def _fault(plan: Plan, submission: Submission, error: BaseException) -> Result:
+def _grader_fault(plan: Plan, submission: Submission, error: BaseException) -> Result:
     """Return the result of a submission whose grading failed altogether."""
     text = "The grader failed here, not you."
     tasks = tuple(_unjudged(task, FAULT, text, None) for task in plan.tasks(submission))
@@ -326,18 +326,18 @@ def _compare(plan: Plan, found: Sequence[Submission]) -> _Similarities:
     """Compare the submissions with each other, and with what is published."""
     exercise, solution = (list(_published(folder)) for folder in ("exercises", "solutions"))
     given = [*exercise, *plan.given()]
-    stubs = set[str]().union(*map(copies.definitions, given))
-    solved = set[str]().union(*map(copies.definitions, solution)) - stubs
+    stubs = set[str]().union(*map(similarity.definitions, given))
+    solved = set[str]().union(*map(similarity.definitions, solution)) - stubs
     answers = {sub.name: _answers(plan, sub) for sub in found if not plan.other(sub)}
     flags: dict[str, list[str]] = defaultdict(list)
-    for name, others in copies.same_cells(found, given).items():
+    for name, others in similarity.same_cells(found, given).items():
         flags[name] += [f"the same cells as {', '.join(others)}"] if others else []
-    for name, shared in copies.same_answers(answers, stubs | solved).items():
+    for name, shared in similarity.same_answers(answers, stubs | solved).items():
         for keys, others in shared.items():
             told = f"{', '.join(keys)}: the same code but for names as {', '.join(others)}"
             flags[name].append(told)
     public = [*_published("course"), *given, *solution]
-    for name, others in copies.alike(found, public).items():
+    for name, others in similarity.similar(found, public).items():
         flags[name].append(f"nearly the same code as {', '.join(others)}")
     notes = {}
     for name, forms in answers.items():
@@ -352,18 +352,18 @@ def _answers(plan: Plan, submission: Submission) -> dict[str, str]:
     wanted = {task.key: names.get(task.key, task.answer) for task in plan.tasks(submission)}
     given = cells.statements([plan.setup(submission)])
     kept = {name for statement in given for name in cells.defined(statement)}
-    return copies.forms(submission.cells, wanted, kept)
+    return similarity.forms(submission.cells, wanted, kept)
 
 
-def _with_flags(results: Sequence[Result], noticed: _Similarities) -> list[Result]:
+def _with_flags(results: Sequence[Result], similarities: _Similarities) -> list[Result]:
     """Add what only shows when submissions are compared; nothing is deducted for it."""
     by_learner: dict[str, list[str]] = {}
     for result in results:
         by_learner.setdefault(result.learner, []).append(result.submission)
     flagged = []
     for result in results:
-        flags = [*result.flags, *noticed.flags.get(result.submission, [])]
-        notes = tuple(noticed.notes.get(result.submission, []))
+        flags = [*result.flags, *similarities.flags.get(result.submission, [])]
+        notes = tuple(similarities.notes.get(result.submission, []))
         if result.learner and len(by_learner[result.learner]) > 1:
             flags.append(f"{result.learner} handed in {', '.join(by_learner[result.learner])}")
         flagged.append(replace(result, flags=tuple(flags), notes=notes))

@@ -28,7 +28,7 @@ MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID = 1, 2
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 WORK = "/submission"  # the working folder in the jail: no place where a library may be
-PERIOD = 0.05  # seconds between two looks at the command
+POLL_SECONDS = 0.05  # seconds between two looks at the command
 REFUSED = 125  # the exit code when the jail cannot be made
 
 
@@ -42,7 +42,7 @@ def main() -> int:
             _enter_namespaces(new_user=user is None)
         child = os.fork()
         if child == 0:
-            _become(settings, user)
+            _exec_command(settings, user)
     except OSError as error:
         os.write(2, f"{error}\n".encode())
         os._exit(REFUSED)
@@ -62,7 +62,7 @@ def _watch(child: int) -> int:
             _kill(child)  # what it leaves behind
             code = os.waitstatus_to_exitcode(status)
             return code if code >= 0 else 128 - code
-        closed = bool(select.select([0], [], [], PERIOD)[0])
+        closed = bool(select.select([0], [], [], POLL_SECONDS)[0])
         if closed:
             _kill(child)
 
@@ -73,7 +73,7 @@ def _kill(child: int) -> None:
             kill(child, signal.SIGKILL)
 
 
-def _become(settings: dict[str, Any], user: int | None) -> None:
+def _exec_command(settings: dict[str, Any], user: int | None) -> None:
     """Turn this process into the command."""
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
@@ -120,9 +120,9 @@ def _change_root(settings: dict[str, Any]) -> None:
     _mount("none", "/", None, MS_REC | MS_PRIVATE)
     _mount("tmpfs", root, "tmpfs", MS_NOSUID, "mode=755")
     for path in [*map(Path, settings["visible"]), *map(Path, DEVICES)]:
-        _show(path, root)
+        _bind(path, root)
     for path in map(Path, settings["hidden"]):
-        _hide(_inside(root, path))
+        _mask(_path_in(root, path))
     for name in ("proc", WORK[1:]):
         (root / name).mkdir(exist_ok=True)
     if not (root / "dev/shm").exists():
@@ -138,9 +138,9 @@ def _change_root(settings: dict[str, Any]) -> None:
     os.chdir(WORK)
 
 
-def _show(path: Path, root: Path) -> None:
+def _bind(path: Path, root: Path) -> None:
     """Make `path` of the real system visible under `root`; a link stays a link."""
-    place = _inside(root, path)
+    place = _path_in(root, path)
     if not os.path.lexists(path) or os.path.lexists(place):
         return
     place.parent.mkdir(parents=True, exist_ok=True)
@@ -154,7 +154,7 @@ def _show(path: Path, root: Path) -> None:
     _mount(path, place, None, MS_BIND | MS_REC)
 
 
-def _hide(place: Path) -> None:
+def _mask(place: Path) -> None:
     """Lay something empty over a file or folder that would be visible."""
     if place.is_dir():
         _mount("tmpfs", place, "tmpfs", MS_NOSUID | MS_NODEV, "mode=755")
@@ -162,7 +162,7 @@ def _hide(place: Path) -> None:
         _mount("/dev/null", place, None, MS_BIND)
 
 
-def _inside(root: Path, path: Path) -> Path:
+def _path_in(root: Path, path: Path) -> Path:
     return root / path.relative_to("/")
 
 

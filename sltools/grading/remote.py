@@ -14,13 +14,13 @@ from sltools.grading.cells import should_define
 from sltools.grading.sandbox import Ended, Killed, Process, Sandbox, TimedOut
 from sltools.grading.wire import TooLarge, WireError
 
-LONGEST = 2000  # characters of a message from the submission
-MOST = 1000  # names that a notebook defines
-LONGEST_NAME = 200  # characters
+MAX_MESSAGE = 2000  # characters of a message from the submission
+MAX_NAMES = 1000  # names that a notebook defines
+MAX_NAME = 200  # characters
 
 
 @dataclass
-class Allowance:
+class TimeBudget:
     """How many `seconds` by the clock the grader waits for a task or submission, `what`."""
 
     what: str
@@ -54,7 +54,7 @@ class RemoteNotebook:
         self.defined: dict[str, list[int]] = {}
         self.timed_out = False
         self.killed = False
-        self._allowance = Allowance("The notebook", self.limits.submission)
+        self._time_budget = TimeBudget("The notebook", self.limits.submission)
         self._cells = cells
         self._setup = setup
         self._sandbox = sandbox
@@ -62,7 +62,7 @@ class RemoteNotebook:
         self._left_out: set[int] = set()
         self._process: Process | None = None
 
-    def ask(self, request: dict[str, Any], seconds: float, task: Allowance) -> dict[str, Any]:
+    def ask(self, request: dict[str, Any], seconds: float, task: TimeBudget) -> dict[str, Any]:
         """Send a request to the loaded notebook; raise AnswerFailed if it ends or takes too long.
 
         Raises ExerciseError if the sandbox cannot be started, WireError if the request cannot be
@@ -98,9 +98,9 @@ class RemoteNotebook:
         while self._process is None:
             if self._starts_left == 0:
                 raise AnswerFailed("The notebook ended or hung too often to be started once more.")
-            if self._allowance.left == 0:
+            if self._time_budget.left == 0:
                 self.timed_out = True
-                raise AnswerFailed(str(self._allowance))
+                raise AnswerFailed(str(self._time_budget))
             self._starts_left -= 1
             self._process = self._sandbox.start()
             try:
@@ -132,30 +132,30 @@ class RemoteNotebook:
             if reply.get("error") is not None:
                 self.errors[number] = shortened(reply["error"])
             for name in _names(reply.get("defines")):
-                if name in defined or len(defined) < MOST:
+                if name in defined or len(defined) < MAX_NAMES:
                     defined[name].append(number)
         self.defined = dict(defined)
 
     def _wait(
-        self, process: Process, request: dict[str, Any], seconds: float, *task: Allowance
+        self, process: Process, request: dict[str, Any], seconds: float, *task: TimeBudget
     ) -> dict[str, Any]:
         """Ask, and wait for no longer than the submission and the task may take."""
-        allowances = (self._allowance, *task)
-        left = min(one.left for one in allowances)
+        budgets = (self._time_budget, *task)
+        left = min(one.left for one in budgets)
         if left == 0:
             raise TimedOut("It had no time left.")
         start = time.monotonic()
         try:
             return process.ask(request, seconds, left)
         finally:
-            for one in allowances:
+            for one in budgets:
                 one.waited += time.monotonic() - start
 
-    def _stopped(self, reason: Ended | TimedOut, *task: Allowance) -> str:
+    def _stopped(self, reason: Ended | TimedOut, *task: TimeBudget) -> str:
         self.timed_out |= isinstance(reason, TimedOut)
         self.killed |= isinstance(reason, Killed)
         self.close()
-        used_up = [str(one) for one in (self._allowance, *task) if one.left == 0]
+        used_up = [str(one) for one in (self._time_budget, *task) if one.left == 0]
         return used_up[0] if used_up and isinstance(reason, TimedOut) else str(reason)
 
 
@@ -172,7 +172,7 @@ class RemoteAnswer:
         self._notebook = notebook
         self._task = task
         self._seconds = seconds
-        self._allowance = Allowance("The task", notebook.limits.task)
+        self._time_budget = TimeBudget("The task", notebook.limits.task)
 
     def __call__(self, *arguments: Any) -> Any:
         return self._ask(list(arguments))
@@ -192,7 +192,7 @@ class RemoteAnswer:
         for name in names:
             request = {"answer": name, "arguments": arguments, "gradient": gradient}
             try:
-                reply = self._notebook.ask(request, self._seconds, self._allowance)
+                reply = self._notebook.ask(request, self._seconds, self._time_budget)
             except TooLarge as error:
                 raise AnswerFailed(
                     f"What came back cannot be given to another call: {error}."
@@ -228,9 +228,9 @@ class RemoteAnswer:
 def shortened(text: Any) -> str:
     """Return what a submission said as a text of bearable length."""
     text = text if isinstance(text, str) else "What came back cannot be understood."
-    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
+    return text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}…"
 
 
 def _names(names: Any) -> list[str]:
     known = names if isinstance(names, list) else []
-    return [n for n in known[:MOST] if isinstance(n, str) and len(n) <= LONGEST_NAME]
+    return [n for n in known[:MAX_NAMES] if isinstance(n, str) and len(n) <= MAX_NAME]

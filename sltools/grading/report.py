@@ -88,7 +88,7 @@ def safe_cell(value: Any) -> Any:
 
 
 def _write(path: Path, text: str) -> None:
-    storage.replace(path, text.encode(errors="replace"))
+    storage.write_atomic(path, text.encode(errors="replace"))
 
 
 def _csv(results: Sequence["Result"]) -> str:

@@ -80,7 +80,7 @@ class ResultCache:
             return None
 
     def write(self, submission: Submission, result: Result) -> None:
-        storage.replace(self._path(submission), json.dumps(asdict(result), indent=1) + "\n")
+        storage.write_atomic(self._path(submission), json.dumps(asdict(result), indent=1) + "\n")
 
     def _path(self, submission: Submission) -> Path:
         keys = [task.key for task in self._plan.tasks(submission)]

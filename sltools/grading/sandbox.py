@@ -50,7 +50,7 @@ SCRATCH = "sltools-grading-"  # how the names of working folders begin
 START_SECONDS = 120.0  # to import torch, on a busy machine
 TOTAL_SECONDS = 900  # of CPU time for one process, whatever it does
 END_SECONDS = 1.0  # from the end of its pipe to that of a process
-PERIOD = 0.1  # seconds between two looks at the clock
+POLL_SECONDS = 0.1  # seconds between two looks at the clock
 
 
 class Ended(ExerciseError):
@@ -150,7 +150,7 @@ class Process:
         self._scratch = tempfile.TemporaryDirectory(prefix=SCRATCH)
         self._lock = _lock(self._scratch.name)
         self._channel, theirs = socket.socketpair()
-        self._channel.settimeout(PERIOD)
+        self._channel.settimeout(POLL_SECONDS)
         settings = _settings(sandbox, theirs.fileno(), self._scratch.name)
         with theirs:
             self._jail = subprocess.Popen(
@@ -188,7 +188,7 @@ class Process:
         except OSError:
             raise self._gone() from None
         finally:
-            self._channel.settimeout(PERIOD)
+            self._channel.settimeout(POLL_SECONDS)
         return self._answer(seconds, patience)
 
     def close(self) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from sltools.errors import ExerciseError
 
-LARGEST = 20 * 2**20  # bytes of a notebook
-MOST_CELLS = 1000
+MAX_BYTES = 20 * 2**20  # bytes of a notebook
+MAX_CELLS = 1000
 
 
 @dataclass(frozen=True)
@@ -84,10 +84,10 @@ def _content(path: Path) -> bytes:
         facts = path.lstat()
         if not stat.S_ISREG(facts.st_mode):
             raise ValueError("This is not an ordinary file; is it a link?")
-        if facts.st_size > LARGEST:
+        if facts.st_size > MAX_BYTES:
             raise ValueError(
-                f"The file has {facts.st_size / 2**20:.0f} MiB, at most {LARGEST / 2**20:.0f} are "
-                "read: clear the outputs and hand it in again."
+                f"The file has {facts.st_size / 2**20:.0f} MiB, at most {MAX_BYTES / 2**20:.0f} "
+                "are read: clear the outputs and hand it in again."
             )
         return path.read_bytes()
     except OSError as error:
@@ -99,7 +99,7 @@ def parse(content: bytes) -> tuple[str, ...]:
     try:
         notebook = json.loads(content.decode("utf-8-sig"))
         code = [cell for cell in notebook["cells"] if cell["cell_type"] == "code"]
-        return tuple("".join(cell["source"]) for cell in code[:MOST_CELLS])
+        return tuple("".join(cell["source"]) for cell in code[:MAX_CELLS])
     except (LookupError, TypeError, AttributeError, RecursionError, ValueError):
         raise ValueError(
             "This is not a notebook, or a damaged one: it cannot be read. Save it anew in Jupyter, "

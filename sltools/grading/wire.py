@@ -23,7 +23,7 @@ from sltools.view import View
 HEADER = struct.Struct("!II")  # bytes of JSON, bytes of arrays
 LIMITS = 2**22, 2**27  # of these
 LENGTH = struct.Struct("<Q")  # bytes of safetensors' own header, with which the arrays begin
-MOST_HEADER, MOST_TENSORS, MOST_DIMENSIONS = 2**20, 5000, 64
+MAX_HEADER, MAX_TENSORS, MAX_DIMENSIONS = 2**20, 5000, 64
 INTEGERS = 2**63
 DTYPES = {
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -83,14 +83,14 @@ def _within_limits(lengths: tuple[int, ...]) -> None:
 def _check_arrays(arrays: bytes) -> None:
     """Raise TooLarge if decoding would cost more than the number of bytes tells."""
     (length,) = LENGTH.unpack(arrays[: LENGTH.size].ljust(LENGTH.size, b"\0"))
-    if length > MOST_HEADER:
-        raise TooLarge(f"the header of its arrays is larger than {MOST_HEADER // 2**10} KiB")
+    if length > MAX_HEADER:
+        raise TooLarge(f"the header of its arrays is larger than {MAX_HEADER // 2**10} KiB")
     header = json.loads(arrays[LENGTH.size : LENGTH.size + length])
-    if len(header) > MOST_TENSORS:
-        raise TooLarge(f"it holds more than {MOST_TENSORS} tensors")
+    if len(header) > MAX_TENSORS:
+        raise TooLarge(f"it holds more than {MAX_TENSORS} tensors")
     for facts in header.values():
         shape = facts["shape"]
-        if len(shape) > MOST_DIMENSIONS or any(size > LIMITS[1] for size in shape):
+        if len(shape) > MAX_DIMENSIONS or any(size > LIMITS[1] for size in shape):
             raise TooLarge("a tensor has too many dimensions or too large a one")
 
 

@@ -126,7 +126,7 @@ def find(key: str, folder: Path | None = None) -> Lesson:
     wanted = key.strip()
     path = Path(wanted).expanduser()
     if path.suffix == ".ipynb" or path.name != wanted:
-        return _at(path, folder)
+        return _lesson_at(path, folder)
     known = lessons(folder)
     for lesson in known:
         if wanted == lesson.name or (wanted.isdecimal() and int(wanted) == lesson.number):
@@ -134,17 +134,17 @@ def find(key: str, folder: Path | None = None) -> Lesson:
     for lesson in appendix(folder):
         if wanted == lesson.name:
             return lesson
-    raise LessonError(f"there is no lesson {key!r}; {_there_are(folder)}")
+    raise LessonError(f"there is no lesson {key!r}; {_known_lessons(folder)}")
 
 
-def _at(path: Path, folder: Path | None) -> Lesson:
+def _lesson_at(path: Path, folder: Path | None) -> Lesson:
     """Read the lesson in the file at `path`; raise LessonError if there is none."""
     if path.is_dir():
         raise LessonError(f"{path} is a folder; name a notebook in it")
     if not path.exists():
         raise LessonError(
             f"there is no file {path}. A lesson of the course is asked for by its number or name "
-            f"alone, without folder and ending; {_there_are(folder)}"
+            f"alone, without folder and ending; {_known_lessons(folder)}"
         )
     if path.suffix != ".ipynb" or not re.match("[0-9]{2}_", path.name):
         raise LessonError(
@@ -154,7 +154,7 @@ def _at(path: Path, folder: Path | None) -> Lesson:
     return read(path)
 
 
-def _there_are(folder: Path | None) -> str:
+def _known_lessons(folder: Path | None) -> str:
     found = f"the lessons are: {_names(lessons(folder))}"
     deeper = appendix(folder)
     return f"{found}; in the appendix: {_names(deeper)}" if deeper else found

@@ -55,7 +55,9 @@ def copy_course(destination: Path, solutions: bool = False) -> CopyReport:
         folder.mkdir(parents=True, exist_ok=True)
         manifest = _read_manifest(folder)
         for source in _shipped(root, (*_SHIPPED, "solutions") if solutions else _SHIPPED):
-            outcome, name = _bring(source, source.relative_to(root).as_posix(), folder, manifest)
+            outcome, name = _update_file(
+                source, source.relative_to(root).as_posix(), folder, manifest
+            )
             if outcome:
                 report[outcome].append(name)
         _write(folder / MANIFEST, json.dumps(manifest, indent=1).encode())
@@ -75,7 +77,7 @@ def _shipped(root: Path, parts: Sequence[str]) -> Iterator[Path]:
                 yield path
 
 
-def _bring(
+def _update_file(
     source: Path, name: str, folder: Path, manifest: dict[str, str], newer: bool = False
 ) -> tuple[str, str]:
     """Bring one file up to date and return what became of it: (field of CopyReport or "", name)."""
@@ -91,13 +93,13 @@ def _bring(
         return ("beside" if newer else "updated" if current else "added"), name
     if newer or earlier == release:
         return "kept", name
-    outcome, placed = _bring(source, _name_beside(name), folder, manifest, newer=True)
+    outcome, placed = _update_file(source, _new_release_name(name), folder, manifest, newer=True)
     if outcome != "kept":
         manifest[name] = release  # this release has been offered, and is not offered again
     return outcome, placed
 
 
-def _name_beside(name: str) -> str:
+def _new_release_name(name: str) -> str:
     path = Path(name)
     return path.with_name(f"{path.stem}.new{path.suffix}").as_posix()
 
@@ -118,4 +120,4 @@ def _hash(content: bytes) -> str:
 def _write(target: Path, content: bytes) -> None:
     """Write to a folder that need not be there; half a file would look like an edited one."""
     target.parent.mkdir(parents=True, exist_ok=True)
-    storage.replace(target, content)
+    storage.write_atomic(target, content)

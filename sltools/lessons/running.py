@@ -13,7 +13,7 @@ from sltools.errors import LessonError, SltoolsError
 from sltools.lessons.catalog import PACKAGE, Lesson
 from sltools.lessons.lab import threads
 
-LONGEST_TIMEOUT = 1e6  # seconds, eleven days: what waits for a kernel takes no more
+MAX_TIMEOUT = 1e6  # seconds, eleven days: what waits for a kernel takes no more
 CELL_TIMEOUT = 3600.0  # seconds; a headless run always has a limit, for a widget can hang for ever
 
 
@@ -38,7 +38,7 @@ def run(
     values = dict(parameters or {})
     _check_device(lesson.settings(values).get("device", "cpu"))  # before the output is there
     output = _reserve(output or Path.cwd(), lesson)
-    _write_whole(output)
+    _use_atomic_writes(output)
     try:
         papermill.execute_notebook(
             _literal(lesson.path),
@@ -54,9 +54,9 @@ def run(
     except papermill.PapermillExecutionError as error:
         reason = f"in cell [{error.exec_count}] with {error.ename}: {_first_line(error.evalue)}"
     except CellTimeoutError:
-        reason = f"in cell [{_last_run(output)}], which took longer than {timeout:g} s"
+        reason = f"in cell [{_last_started_cell(output)}], which took longer than {timeout:g} s"
     except DeadKernelError:
-        reason = f"in cell [{_last_run(output)}], where its process died (out of memory?)"
+        reason = f"in cell [{_last_started_cell(output)}], where its process died (out of memory?)"
     except OSError as error:  # a full disk, a kernel that does not start
         if output.stat().st_size == 0:
             output.unlink()
@@ -70,22 +70,22 @@ def run(
 
 def check_timeout(seconds: float) -> None:
     """Raise LessonError unless a cell can be given so many `seconds`."""
-    if not 0 < seconds <= LONGEST_TIMEOUT:
+    if not 0 < seconds <= MAX_TIMEOUT:
         raise LessonError(
-            f"the timeout of a cell is above 0 and at most {LONGEST_TIMEOUT:,.0f} seconds, not "
+            f"the timeout of a cell is above 0 and at most {MAX_TIMEOUT:,.0f} seconds, not "
             f"{seconds}"
         )
 
 
-def _write_whole(output: Path) -> None:
+def _use_atomic_writes(output: Path) -> None:
     """Let papermill write `output` in one step: a full disk then leaves its last state."""
     from papermill.iorw import LocalHandler, papermill_io
 
-    class Whole(LocalHandler):
+    class AtomicHandler(LocalHandler):
         def write(self, buf: str, path: str) -> None:
-            storage.replace(Path(path), buf)
+            storage.write_atomic(Path(path), buf)
 
-    papermill_io.register(str(output), Whole())
+    papermill_io.register(str(output), AtomicHandler())
 
 
 def headless_kernel() -> type:
@@ -138,7 +138,7 @@ def _first_line(text: str) -> str:
     return text.strip().splitlines()[0] if text.strip() else "no message"
 
 
-def _last_run(executed: Path) -> int:
+def _last_started_cell(executed: Path) -> int:
     """Count the code cells that papermill began, which is the number of the one it stopped in.
 
     By their time of start: it marks those that it never came to as completed.

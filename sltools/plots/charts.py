@@ -29,8 +29,8 @@ from sltools.plots.picture import (
 
 Point = tuple[float, float, float, float, str]  # x, y, least y, greatest y, name
 
-PANELS = 4  # charts beside each other
-MOST_UPRIGHT = 12  # bars whose names have room below them
+PANELS_PER_ROW = 4  # charts beside each other
+MAX_VERTICAL_BARS = 12  # bars whose names have room below them
 LEGEND_WIDTH, HANDLE_WIDTH = 80, 8  # letters that fit above a chart, and a line beside its name
 DASHES = ["-", "--", "-.", (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5, 1, 1.5))]
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p"]
@@ -52,10 +52,10 @@ def lines(
     places = array(x)
     axes.xaxis.set_major_locator(MaxNLocator(8, integer=bool((places == places.round()).all())))
     sentences = []
-    for (name, values), look in zip(series.items(), _looks(), strict=False):
+    for (name, values), line_style in zip(series.items(), _line_styles(), strict=False):
         heights = array(values, like=places, name=name)
-        axes.plot(places, heights, label=name, markevery=max(1, len(places) // 8), **look)
-        sentences.append(_course(name, places, heights, xlabel))
+        axes.plot(places, heights, label=name, markevery=max(1, len(places) // 8), **line_style)
+        sentences.append(_describe_line(name, places, heights, xlabel))
     _legend(axes, list(series))
     scale = " (logarithmic scale)" if log else ""
     return render(axes, f"{ylabel}{scale} against {xlabel}.", *sentences)
@@ -100,9 +100,9 @@ def depth_curve(
     axes.set_xlim(-0.5, len(labels) - 0.5)
     axes.grid(False, axis="x")
     sentences = []
-    for name, look, aside, (median, low, high) in _beside(series, places, 0.12):
+    for name, line_style, shifted, (median, low, high) in _side_by_side(series, places, 0.12):
         ranges = np.maximum([median - low, high - median], 0)
-        axes.errorbar(aside, median, ranges, label=name, capsize=4, elinewidth=1.2, **look)
+        axes.errorbar(shifted, median, ranges, label=name, capsize=4, elinewidth=1.2, **line_style)
         each = [
             f"{short(m)} at {label} ({short(least)} to {short(most)})"
             for label, m, least, most in zip(labels, median, low, high, strict=True)
@@ -147,7 +147,7 @@ def factors(
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"x {short(value)}"))
     axes.xaxis.set_minor_locator(NullLocator())
-    sentences = _in_rows(axes, labels, series, "x ")
+    sentences = _draw_rows(axes, labels, series, "x ")
     return render(axes, f"{xlabel} (logarithmic scale), by change.", *sentences)
 
 
@@ -163,7 +163,7 @@ def rows(
     `series` maps a name to (median, low, high), each (K,); the grey line stands at `reference`.
     """
     axes = _row_axes(labels, xlabel, reference)
-    sentences = _in_rows(axes, labels, series)
+    sentences = _draw_rows(axes, labels, series)
     return render(axes, f"{xlabel}, in rows; grey line at {short(reference)}.", *sentences)
 
 
@@ -174,7 +174,7 @@ def _row_axes(labels: Sequence[str], xlabel: str, reference: float) -> Axes:
     return axes
 
 
-def _in_rows(
+def _draw_rows(
     axes: Axes,
     labels: Sequence[str],
     series: Mapping[str, tuple[Numbers, Numbers, Numbers]],
@@ -182,10 +182,12 @@ def _in_rows(
 ) -> list[str]:
     """Draw each series, a marker and a bar in every row, and say it in words."""
     sentences = []
-    for name, look, aside, (median, low, high) in _beside(series, np.arange(len(labels)), 0.3):
+    for name, line_style, shifted, (median, low, high) in _side_by_side(
+        series, np.arange(len(labels)), 0.3
+    ):
         ranges = np.maximum([median - low, high - median], 0)
-        style = look | {"linestyle": "none"}
-        axes.errorbar(median, aside, xerr=ranges, label=name, elinewidth=1.2, **style)
+        style = line_style | {"linestyle": "none"}
+        axes.errorbar(median, shifted, xerr=ranges, label=name, elinewidth=1.2, **style)
         each = [
             f"{label} {times}{short(m)} ({short(least)} to {short(most)})"
             for label, m, least, most in zip(labels, median, low, high, strict=True)
@@ -232,7 +234,7 @@ def frontier(
     if wanted:
         panels[0].text(left, wanted[1], " wanted", fontsize=8, va="bottom")
     sentences = [
-        _choice(axes, name, points)
+        _draw_choice(axes, name, points)
         for axes, (name, points) in zip(panels, series.items(), strict=True)
     ]
     sentences += [f"Dashed: {name}, {short(level)}." for name, level in (baselines or {}).items()]
@@ -248,9 +250,9 @@ def frontier(
 
 def _panels(count: int, xlabel: str, ylabel: str) -> list[Axes]:
     """Return `count` small axes in rows, which share their scales and one pair of names."""
-    rows = -(-count // PANELS)
+    rows = -(-count // PANELS_PER_ROW)
     figure = Figure(figsize=(9.2, 0.9 + 1.5 * rows), dpi=DPI)
-    grid = figure.subplots(rows, PANELS, sharex=True, sharey=True, squeeze=False).flatten()
+    grid = figure.subplots(rows, PANELS_PER_ROW, sharex=True, sharey=True, squeeze=False).flatten()
     edge = 0.55 / (0.9 + 1.5 * rows)
     figure.subplots_adjust(
         left=0.08, right=0.99, bottom=edge, top=1 - edge / 2, hspace=0.32, wspace=0.08
@@ -259,12 +261,12 @@ def _panels(count: int, xlabel: str, ylabel: str) -> list[Axes]:
     figure.supylabel(textwrap.fill(ylabel, 60), fontsize=9.5, x=0.005)
     for axes in grid[count:]:
         axes.set_visible(False)
-    for axes in grid[max(0, count - PANELS) : count]:
+    for axes in grid[max(0, count - PANELS_PER_ROW) : count]:
         axes.tick_params(labelbottom=True)
     return list(grid[:count])
 
 
-def _choice(axes: Axes, name: str, points: Sequence[Point]) -> str:
+def _draw_choice(axes: Axes, name: str, points: Sequence[Point]) -> str:
     """Draw the points of one choice in its panel, each with its name; say them in words."""
     x, y, low, high = np.array([point[:4] for point in points], dtype=float).T
     axes.set_title(name, fontsize=9.5, loc="left", pad=3)
@@ -296,8 +298,8 @@ def bars(values: Mapping[str, float], ylabel: str) -> Picture:
     """
     heights = "; ".join(f"{name}: {short(value)}" for name, value in values.items())
     words = f"Bars of {ylabel}.", f"{heights}."
-    if len(values) > MOST_UPRIGHT:
-        return render(_lying(values, ylabel), *words)
+    if len(values) > MAX_VERTICAL_BARS:
+        return render(_horizontal_bars(values, ylabel), *words)
     axes = _chart_axes("", ylabel, log=False)
     drawn = axes.bar(range(len(values)), list(values.values()), width=0.6, color=PALETTE[0])
     axes.bar_label(drawn, [short(value) for value in values.values()], padding=2)
@@ -310,7 +312,7 @@ def bars(values: Mapping[str, float], ylabel: str) -> Picture:
     return render(axes, *words)
 
 
-def _lying(values: Mapping[str, float], xlabel: str) -> Axes:
+def _horizontal_bars(values: Mapping[str, float], xlabel: str) -> Axes:
     """Draw bars from left to right, where their names have room."""
     rows = range(len(values))
     axes = _chart_axes(xlabel, "", False, (6.4, 0.7 + 0.26 * len(values)))
@@ -372,19 +374,26 @@ def _chart_axes(
     return axes
 
 
-def _looks() -> Iterator[dict[str, Any]]:
+def _line_styles() -> Iterator[dict[str, Any]]:
     """Yield a colour, a dash and a marker for one series after the other."""
     for color, dash, marker in zip(cycle(PALETTE), cycle(DASHES), cycle(MARKERS), strict=False):
         yield {"color": color, "linestyle": dash, "marker": marker}
 
 
-def _beside(
+def _side_by_side(
     series: Mapping[str, tuple[Numbers, Numbers, Numbers]], places: np.ndarray, gap: float
 ) -> Iterator[tuple[str, dict[str, Any], np.ndarray, list[np.ndarray]]]:
     """Yield name, look, places and (median, low, high) of each series, `gap` beside the last."""
-    for index, ((name, triple), look) in enumerate(zip(series.items(), _looks(), strict=False)):
-        aside = places + gap * (index - (len(series) - 1) / 2)
-        yield name, look, aside, [array(values, like=places, name=name) for values in triple]
+    for index, ((name, triple), line_style) in enumerate(
+        zip(series.items(), _line_styles(), strict=False)
+    ):
+        shifted = places + gap * (index - (len(series) - 1) / 2)
+        yield (
+            name,
+            line_style,
+            shifted,
+            [array(values, like=places, name=name) for values in triple],
+        )
 
 
 def _legend(axes: Axes, names: Sequence[str]) -> None:
@@ -398,7 +407,7 @@ def _legend(axes: Axes, names: Sequence[str]) -> None:
     )  # fmt: skip
 
 
-def _course(name: str, x: np.ndarray, y: np.ndarray, xlabel: str) -> str:
+def _describe_line(name: str, x: np.ndarray, y: np.ndarray, xlabel: str) -> str:
     """Say in words how a line runs: both ends, and its extremes where they are elsewhere."""
     finite = np.isfinite(y)
     if not finite.any():

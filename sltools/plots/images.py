@@ -21,10 +21,10 @@ from sltools.plots.picture import (
     styled,
 )  # fmt: skip
 
-PAGE = 8.2  # inches that pictures of images may take, row labels aside
-MOST_IMAGES, MOST_SNAPSHOTS, MOST_SMASHED = 20, 9, 6
+PAGE_WIDTH = 8.2  # inches that pictures of images may take, row labels aside
+MAX_IMAGES, MAX_SNAPSHOTS, MAX_SMASHED = 20, 9, 6
 GAP = 0.06  # between images, as a share of a cell
-STRIPE = 5  # cells that a stripe of flat smashed data fills; odd, so that its title has a middle
+STRIPE_CELLS = 5  # that a stripe of flat smashed data fills; odd, so that its title has a middle
 
 
 @styled
@@ -46,7 +46,7 @@ def reconstructions(
     blank image: median MSE 0.2, from 0.04 (image 1, class dark) to 0.36 (image 2, class light).
     """
     scores = {name: metrics.mse(images, truth).cpu().numpy() for name, images in methods.items()}
-    shown = min(len(truth), MOST_IMAGES)
+    shown = min(len(truth), MAX_IMAGES)
     titles = [str(name) for name in classes or []][:shown]
     if classes and len(titles) < shown:
         raise DataError(f"{len(classes)} class names for {shown} images; give one for each image.")
@@ -62,14 +62,14 @@ def reconstructions(
     of_classes = f" ({', '.join(titles)})" if titles else ""
     sentences = [
         f"{name}: median MSE {short(np.median(score))}, from {short(score.min())} "
-        f"({_which(score.argmin(), titles)}) to {short(score.max())} "
-        f"({_which(score.argmax(), titles)})."
+        f"({_image_name(score.argmin(), titles)}) to {short(score.max())} "
+        f"({_image_name(score.argmax(), titles)})."
         for name, score in scores.items()
     ]
     return render(axes, f"Originals above their reconstructions: {which}{of_classes}.", *sentences)
 
 
-def _which(index: Any, titles: Sequence[str]) -> str:
+def _image_name(index: Any, titles: Sequence[str]) -> str:
     """Name an image: by its place, and by its class if it has one, which may be a number too."""
     of_class = f", class {titles[index]}" if index < len(titles) else ""
     return f"image {index + 1}{of_class}"
@@ -95,7 +95,7 @@ def over_time(snapshots: Tensor, steps: Sequence[int], truth: Tensor, image: int
         raise DataError(
             f"there are {len(snapshots)} snapshots and {len(steps)} steps; give one each."
         )
-    chosen = np.linspace(0, len(steps) - 1, min(len(steps), MOST_SNAPSHOTS)).round().astype(int)
+    chosen = np.linspace(0, len(steps) - 1, min(len(steps), MAX_SNAPSHOTS)).round().astype(int)
     states = snapshots[chosen, image]
     scores = metrics.mse(states, truth[image].expand_as(states)).tolist()
     times = [int(steps[index]) for index in chosen]
@@ -133,17 +133,17 @@ def smashed(images: Tensor, activations: Tensor, channels: int = 8) -> Picture:
             f"there are {len(images)} images and smashed data of {len(activations)}; "
             "pass those of the same batch."
         )
-    rows = min(len(images), MOST_SMASHED)
+    rows = min(len(images), MAX_SMASHED)
     flat = activations.ndim != 4
     drawn = activations[:rows] if flat else activations[:rows, :channels]
     values = drawn.detach().float().cpu().numpy()
     low, high = values.min(), values.max()
-    columns = STRIPE if flat else values.shape[1]
+    columns = STRIPE_CELLS if flat else values.shape[1]
     axes = _image_axes(rows, 1 + columns)
     for row in range(rows):
         _draw_image(axes, images[row], row, 0)
         maps = [values[row].reshape(1, -1)] if flat else list(values[row])
-        span = STRIPE if flat else 1
+        span = STRIPE_CELLS if flat else 1
         for column, channel in enumerate(maps, start=1):
             extent = _cell(row, column, column + span)
             scale = axes.imshow(channel, vmin=low, vmax=high, aspect="auto", extent=extent)
@@ -152,7 +152,7 @@ def smashed(images: Tensor, activations: Tensor, channels: int = 8) -> Picture:
     bar.outline.set_visible(False)
     numbers = counted(values[0].size, "number")
     if flat:
-        _label_columns(axes, ["original", *[""] * (STRIPE // 2), numbers])
+        _label_columns(axes, ["original", *[""] * (STRIPE_CELLS // 2), numbers])
         what = f"{numbers} each, as a stripe"
     else:
         _label_columns(axes, ["original", "channel 0", *map(str, range(1, columns))])
@@ -168,7 +168,7 @@ def smashed(images: Tensor, activations: Tensor, channels: int = 8) -> Picture:
 
 def _image_axes(rows: int, columns: int) -> Axes:
     """Make axes in which the image of row r and column c fills the unit square at (c, r)."""
-    cell = min(0.85, PAGE / columns)
+    cell = min(0.85, PAGE_WIDTH / columns)
     axes = Figure(figsize=(columns * cell, rows * cell), dpi=DPI).add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[], autoscale_on=False)
     axes.set_facecolor("#DDDDDD")  # seen in the gaps: a white image has an edge too

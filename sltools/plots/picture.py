@@ -73,7 +73,7 @@ class Picture:
     def save(self, path: str | Path) -> Path:
         """Write the PNG to `path`, replacing what was there, and return the path."""
         path = Path(path).expanduser()
-        storage.replace(path, self.png)
+        storage.write_atomic(path, self.png)
         return path
 
     def html(self) -> str:

@@ -6,11 +6,11 @@ returns dL/du, the server replies with dL/dz. The labels stay with the client.
 """
 
 from sltools.protocol.optimizers import MakeOptimizer, adam
-from sltools.protocol.parties import Client, Computed, Detector, Server, exchange
+from sltools.protocol.parties import Client, ClientOutput, Detector, Server, exchange
 from sltools.protocol.session import Session, recut
 from sltools.protocol.training import data_orders, train
 
 __all__ = [
-    "Client", "Computed", "Detector", "MakeOptimizer", "Server", "Session", "adam", "data_orders",
-    "exchange", "recut", "train",
+    "Client", "ClientOutput", "Detector", "MakeOptimizer", "Server", "Session", "adam",
+    "data_orders", "exchange", "recut", "train",
 ]  # fmt: skip

@@ -192,7 +192,7 @@ class Client:
         features = message.payload.requires_grad_()
         # A clone, because a first layer that works in place (ReLU) may not write to a leaf.
         logits = _apply(self.head, features.clone(), "client's head")
-        labels = _expected(self._labels, message)
+        labels = _require(self._labels, message)
         self._loss = _loss(self.criterion, logits, labels)
         self._loss.backward()
         assert features.grad is not None
@@ -201,25 +201,25 @@ class Client:
         return Message(message.step, message.batch, "feature_gradient", gradient)
 
     def _learn(self, message: Message) -> None:
-        smashed = _differentiated(self._smashed, message)
+        smashed = _check_gradient(self._smashed, message)
         if self._penalty is None:
             smashed.backward(message.payload)
         else:  # one pass back: the two gradients add up at z, as they would in one network
             torch.autograd.backward([smashed, self._penalty], [message.payload, None])
         self._smashed = None  # one gradient for each batch
         if self.detector is not None:
-            labels = _expected(self._labels, message)
+            labels = _require(self._labels, message)
             gradients = (weight.grad for weight in self.front.parameters())
             first = next(gradient for gradient in gradients if gradient is not None)
             self.detector.watch(labels, message.payload, first.clone(), probe=not self._learning)
         if self._learning:
             self.optimizer.step()
 
-    def close(self) -> "Computed":
+    def close(self) -> "ClientOutput":
         """End an exchange and return what the client computed in it and did not send."""
-        return Computed(self._loss, self._prediction)
+        return ClientOutput(self._loss, self._prediction)
 
-    def log_page(self) -> dict[str, Tensor]:
+    def log_entry(self) -> dict[str, Tensor]:
         """What the client computed in this exchange and did not send; read before the next one."""
         if self._labels is None:
             return {}
@@ -236,7 +236,7 @@ class Client:
 
 
 @dataclass(frozen=True)
-class Computed:
+class ClientOutput:
     """What came out of an exchange at the client.
 
     `loss` is that of a client with a head, in training; `prediction` the logits (B, classes) of an
@@ -298,7 +298,7 @@ class Server:
             self._labels = message.payload
             return None
         if message.kind == "feature_gradient":
-            features, self._features = _differentiated(self._features, message), None
+            features, self._features = _check_gradient(self._features, message), None
             return self._answer(message, features, message.payload)
         if message.kind != "smashed":
             raise ProtocolError(f"a server has no reply to {message}")
@@ -312,7 +312,7 @@ class Server:
         if self.label_private:
             self._features = output
             return Message(message.step, message.batch, "features", output)
-        labels, self._labels = _expected(self._labels, message), None
+        labels, self._labels = _require(self._labels, message), None
         self.loss = _loss(self.criterion, output, labels)
         return self._answer(message, self.loss, None)
 
@@ -359,16 +359,16 @@ def exchange(
         message = reply
 
 
-def _expected(value: Tensor | None, message: Message) -> Tensor:
+def _require(value: Tensor | None, message: Message) -> Tensor:
     """Return what an earlier message of the exchange must have left, or raise ProtocolError."""
     if value is None:
         raise ProtocolError(f"{message} came out of turn: the one it answers is missing")
     return value
 
 
-def _differentiated(value: Tensor | None, message: Message) -> Tensor:
+def _check_gradient(value: Tensor | None, message: Message) -> Tensor:
     """Return the tensor that a gradient `message` belongs to, or raise ProtocolError."""
-    value = _expected(value, message)
+    value = _require(value, message)
     if message.payload.shape != value.shape:
         raise ProtocolError(
             f"{message} does not fit what it is the gradient of, which has {tuple(value.shape)}"

@@ -12,7 +12,7 @@ from sltools.data import Split, expect
 from sltools.errors import ModelError, ProtocolError
 from sltools.models import Architecture
 from sltools.protocol.parties import Client, Server, exchange
-from sltools.saved import Network
+from sltools.saved import Network, Unsaved
 from sltools.transcript import Transcript
 from sltools.view import View
 
@@ -92,7 +92,7 @@ class Session:
         Message(step 0, client to server: smashed (3, 8, 12, 12), 13,824 bytes)
         Message(step 0, server to client: prediction (3, 10), 120 bytes)
         """
-        transcript = _transcript(self.client, self.server, _several(images))
+        transcript = _transcript(self.client, self.server, _check_batch(images))
         self._predict(images, batch_size, transcript)
         return transcript
 
@@ -119,7 +119,7 @@ class Session:
         predictions = []
         device = devices.of(self.client.front)
         set_mode(self.client, self.server, training=False)
-        for step, batch in enumerate(_several(images).split(size)):
+        for step, batch in enumerate(_check_batch(images).split(size)):
             for message in self.client.open(batch.to(device), step=step, batch=step):
                 exchange(self.client, self.server, message, transcript)
             prediction = self.client.close().prediction
@@ -158,7 +158,9 @@ def recut(session: Session, at: str | Sequence[str]) -> Session:
             f"the parts cannot be joined: two of their stages have one name ({', '.join(names)}); "
             "name the stages of the network before you cut it"
         )
-    if not all(map(models.in_order, parts)) and not _same(parts, net, session.client.input_shape):
+    if not all(map(models.is_plain_sequential, parts)) and not _same_output(
+        parts, net, session.client.input_shape
+    ):
         raise ModelError(
             "the parts cannot be joined: one of them does more than call its stages in order (a "
             "`forward` or hooks of its own: a shortcut, a function between layers), and the joined "
@@ -168,7 +170,9 @@ def recut(session: Session, at: str | Sequence[str]) -> Session:
     return Session(Client(front, *head), Server(middle, label_private=bool(head)), Transcript())
 
 
-def _same(parts: list[nn.Sequential], net: nn.Sequential, shape: Sequence[int] | None) -> bool:
+def _same_output(
+    parts: list[nn.Sequential], net: nn.Sequential, shape: Sequence[int] | None
+) -> bool:
     """Say whether `net` gives what `parts` give one after another, for images of `shape`."""
     if shape is None:
         return False  # the client has met no image, so nothing can be compared
@@ -182,7 +186,7 @@ def _same(parts: list[nn.Sequential], net: nn.Sequential, shape: Sequence[int] |
         return False
 
 
-def _several(images: Tensor) -> Tensor:
+def _check_batch(images: Tensor) -> Tensor:
     """Return `images`, or raise ProtocolError if they are not a batch."""
     if not isinstance(images, Tensor) or images.ndim != 4:
         raise ProtocolError(
@@ -194,16 +198,18 @@ def _several(images: Tensor) -> Tensor:
 
 def _transcript(client: Client, server: Server, images: Tensor) -> Transcript:
     models: dict[str, Network] = {"client": client.front, "server": server.model}
-    front = _described(client.front, images.shape[1:])
-    return Transcript(front, _described(client.head), models)
+    front = _describe(client.front, images.shape[1:])
+    return Transcript(front, _describe(client.head), models)
 
 
-def _described(part: nn.Sequential | None, shape: Sequence[int] = ()) -> Architecture | None:
+def _describe(
+    part: nn.Sequential | None, shape: Sequence[int] = ()
+) -> Architecture | Unsaved | None:
     """Describe a part for the transcript; one of unusual layers trains all the same."""
     try:
         return None if part is None else Architecture.of(part, shape)
-    except ModelError:
-        return None
+    except ModelError as error:
+        return Unsaved(str(error))
 
 
 def parts(client: Client, server: Server) -> list[nn.Sequential]:

@@ -132,7 +132,7 @@ def _train_step(
         exchange(client, server, message, transcript)
     computed = client.close()
     if transcript is not None:
-        transcript.client_log[step] = client.log_page()
+        transcript.client_log[step] = client.log_entry()
     loss = server.loss if client.head is None else computed.loss
     return torch.full((), torch.nan, device=batch[0].device) if loss is None else loss.detach()
 

@@ -84,7 +84,7 @@ def _predict_and_match(answer: Answer, seed: int) -> str:
     gradients = (p - one_hot(labels, CLASSES))[:, :, None] * u[:, None]
     samples = zip(u, gradients, p, labels.tolist(), strict=True)
     got = [pair(answer(clone, x[None], g, p_i, y)) for x, g, p_i, y in samples]
-    predicted = torch.tensor([_said(first) for first, _ in got])
+    predicted = torch.tensor([_as_number(first) for first, _ in got])
     _compare_predictions(predicted, p, q, labels)
     distances = torch.stack([tensor(d, (CLASSES,), "the list of distances") for _, d in got])
     _compare_distances(distances, gradients, (p, q), u, clone(u).detach())
@@ -637,7 +637,7 @@ def _shuffled(transcript: Transcript, seed: int) -> Transcript:
     return replace(transcript, messages=messages)
 
 
-def _said(value: Any) -> float:
+def _as_number(value: Any) -> float:
     """Return a prediction, True or False in any form, as 1 or 0."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()

@@ -464,7 +464,7 @@ class _Careful(HijackingServer):
         if honest is None or honest.kind != "cut_gradient":
             return honest
         assert self._smashed is not None
-        lie = self._steer(self._smashed.detach())
+        lie = self._hijack(self._smashed.detach())
         lie = lie * (honest.payload.norm() / lie.norm())
         return replace(honest, payload=(1 - LIE) * honest.payload + LIE * lie)
 

@@ -37,9 +37,9 @@ VICTIMS, CLONES, IMAGES, CONTROLS = 4, 5, 40, 20  # of the challenge; images are
     "of a copy yet: the same images are hard for all networks, so measure it for honest ones too.",
 )
 def _beyond_chance(answer: Answer, seed: int) -> str:
-    said = _said(seed)
-    got = torch.tensor(number(answer(*said)))
-    values = _agreements(*said)
+    predictions = _predictions(seed)
+    got = torch.tensor(number(answer(*predictions)))
+    values = _agreements(*predictions)
     compare(
         got,
         values[RIGHT],
@@ -100,7 +100,7 @@ def _agreements(victim: Tensor, other: Tensor, labels: Tensor) -> dict[str, Tens
     }
 
 
-def _said(seed: int) -> tuple[Tensor, Tensor, Tensor]:
+def _predictions(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """Draw what a victim and another network say to images, and the true classes, each (N,).
 
     Every mistake shows in them.
@@ -551,7 +551,7 @@ def _challenge(answer: Answer, seed: int) -> str:
     resisted = on_one = on_all = 0.0
     by_clones, by_strangers = [], []
     for place in range(VICTIMS):
-        victim, g, clones, strangers, few = _robbed(seed, place)
+        victim, g, clones, strangers, few = _stolen_victim(seed, place)
         recognised = _recognised(victim, few, _crafted(answer, clones, g, few))
         control = few[:CONTROLS]
         unfooled = _recognised(victim, control, _crafted(answer, strangers, g, control))
@@ -607,12 +607,14 @@ def _resist_one_step(
     return int(_recognised(victim, few, changed).sum())
 
 
-Robbed = tuple[nn.Sequential, nn.Sequential, list[nn.Sequential], list[nn.Sequential], data.Split]
+StolenVictim = tuple[
+    nn.Sequential, nn.Sequential, list[nn.Sequential], list[nn.Sequential], data.Split
+]
 
 
 @lru_cache(maxsize=VICTIMS)
-def _robbed(seed: int, place: int) -> Robbed:
-    """Train a victim for a moment and rob it in haste.
+def _stolen_victim(seed: int, place: int) -> StolenVictim:
+    """Train a victim briefly and steal it in few steps.
 
     Returns it, the server's layers, its clones, as many fronts of random weights, and test images
     that it recognises.

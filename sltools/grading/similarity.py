@@ -13,11 +13,11 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from sltools.grading.cells import defined, statements
 from sltools.grading.submissions import Submission
 
-COMPARED, ALL_COMPARED = 100_000, 300_000  # characters of a cell, and of all, that are compared
-STATEMENTS = 1000  # behind an answer that is compared; none of a learner has as many
+MAX_CELL, MAX_ALL_CELLS = 100_000, 300_000  # characters of a cell, and of all, that are compared
+MAX_STATEMENTS = 1000  # behind an answer that is compared; none of a learner has as many
 SHINGLE = 6  # tokens
-ALIKE = 0.9  # of the shingles of the shorter one
-TELLING = 24  # shingles of one's own that make a likeness worth a word: about four lines
+MIN_SIMILARITY = 0.9  # of the shingles of the shorter one
+MIN_SHINGLES = 24  # shingles of one's own that make a likeness worth a word: about four lines
 
 Names = dict[str, list[str]]
 
@@ -96,12 +96,12 @@ class _Definitions:
                     known |= new
                     wanted += sorted(new)
         chosen = [self._statements[place] for place in sorted(places)]
-        if all(map(_is_stub, chosen)) or len(chosen) > STATEMENTS:
+        if all(map(_is_stub, chosen)) or len(chosen) > MAX_STATEMENTS:
             return ""
         outer = {one for one in wanted if one in self._places}
         numbers: dict[str, str] = {}
         try:
-            return "\n".join(_Plain(one, outer, numbers).text() for one in chosen)
+            return "\n".join(_Normalised(one, outer, numbers).text() for one in chosen)
         except RecursionError:
             return ""
 
@@ -137,7 +137,7 @@ def _is_stub(statement: ast.stmt) -> bool:
     return isinstance(value, ast.Constant) and value.value in (..., None)
 
 
-class _Plain(ast.NodeTransformer):
+class _Normalised(ast.NodeTransformer):
     """A statement with its names numbered, without annotations and docstrings.
 
     `outer` are names of the notebook, whose `numbers` all its statements share.
@@ -206,7 +206,7 @@ def _by_keys(others: Mapping[str, list[str]]) -> dict[tuple[str, ...], list[str]
 # ---- nearly the same code ------------------------------------------------------------------------
 
 
-def alike(
+def similar(
     submissions: Sequence[Submission], published: Iterable[Sequence[str]] = ()
 ) -> dict[str, list[str]]:
     """Return, by name, the submissions whose code is nearly the same but for names and values.
@@ -216,10 +216,10 @@ def alike(
     """
     common = {shingle for cells in published for shingle in _shingles(cells)}
     own = {sub.name: _shingles(sub.cells) - common for sub in submissions}
-    telling = {name: found for name, found in own.items() if len(found) >= TELLING}
+    telling = {name: found for name, found in own.items() if len(found) >= MIN_SHINGLES}
     others: dict[str, list[str]] = {}
     for (one, mine), (other, theirs) in itertools.combinations(telling.items(), 2):
-        if len(mine & theirs) >= ALIKE * min(len(mine), len(theirs)):
+        if len(mine & theirs) >= MIN_SIMILARITY * min(len(mine), len(theirs)):
             others.setdefault(one, []).append(other)
             others.setdefault(other, []).append(one)
     return others
@@ -227,10 +227,10 @@ def alike(
 
 def _shingles(cells: Sequence[str]) -> set[int]:
     """Return the hashes of all runs of tokens, cell by cell, whatever the names and values."""
-    found, left = set(), ALL_COMPARED
+    found, left = set(), MAX_ALL_CELLS
     for source in cells:
-        tokens = _tokens(source[: min(COMPARED, left)])
-        left -= min(len(source), COMPARED, left)
+        tokens = _tokens(source[: min(MAX_CELL, left)])
+        left -= min(len(source), MAX_CELL, left)
         found |= {hash(tuple(tokens[i : i + SHINGLE])) for i in range(len(tokens) - SHINGLE + 1)}
     return found
 
