@@ -7,7 +7,7 @@ import matplotlib
 import numpy as np
 import pytest
 import torch
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_hex, to_rgb
 from matplotlib.image import imread
 
 from sltools import plots
@@ -320,6 +320,15 @@ def test_scatter_says_how_far_apart_the_groups_are(canvas):
     mixed = plots.scatter(points, torch.tensor([0, 1, 1, 1, 0, 1])).alt
     assert "group 0 (2), group 1 (4)" in mixed and "100%" not in mixed
     np.testing.assert_array_equal(canvas[0].collections[0].get_offsets(), points[:3])
+
+
+def test_no_two_of_twelve_groups_look_alike_in_colour_or_filling(canvas):
+    plots.scatter(noise(12, 2), torch.arange(12))
+    drawn = canvas[0].collections
+    filled = [len(marks.get_facecolors()) > 0 for marks in drawn]
+    colours = [to_hex(marks.get_edgecolors()[0]).upper() for marks in drawn]
+    assert len(set(zip(colours, filled, strict=True))) == 12
+    assert filled == [True] * 7 + [False] * 5
 
 
 def test_exchange_draws_every_message_in_order(canvas):
