@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   sltools:
-#     minutes: 60
+#     minutes: 55
 # ---
 
 # %% [markdown]
@@ -25,7 +25,7 @@
 # [lesson 02](02_threat_model.ipynb) for views, grants and the closed form. Softmax and
 # cross-entropy.
 #
-# **Time.** About 60 minutes (estimated). The appendix goes deeper:
+# **Time.** About 55 minutes (estimated). The appendix goes deeper:
 # [does a second layer help?](appendix/07_two_layers.ipynb);
 # [large batches and sure clients](appendix/07_batches_and_sure_clients.ipynb).
 
@@ -194,7 +194,7 @@ check("07.bias", label_from_bias)
 # %% [markdown]
 # ## The wire, and one thing that is not on it
 #
-# `record` trains a label-private network for one epoch over some samples and keeps every message.
+# `record` trains a label-private network for one epoch on some samples and keeps every message.
 # A head of two layers means: the client holds the last two layers with weights, and what stands
 # between them. The labels come from the client's log, which no view shows; they are for scoring.
 
@@ -707,8 +707,8 @@ for name, share in scored.items():
 # %% [markdown]
 # ## How it fades
 #
-# The same attack at each of our moments, for both heads, and a **rival** that needs no gradient: it
-# clusters the features $u$ in the same way. (The table has the names as well.)
+# The same attack at each of our moments, for both heads, and a rival that needs no gradient: it
+# clusters the features $u$. (The table has the names as well.)
 
 # %%
 guess_fading = None  # your guess: with 2 layers in the head, the share in the best clusters at last

@@ -33,6 +33,7 @@ PANELS = 4  # charts beside each other
 MOST_UPRIGHT = 12  # bars whose names have room below them
 LEGEND_WIDTH, HANDLE_WIDTH = 80, 8  # letters that fit above a chart, and a line beside its name
 DASHES = ["-", "--", "-.", (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5, 1, 1.5))]
+OF_GROUPS = [*PALETTE, "#DDCC77", "#882255", "#332288"]  # and sand, wine and indigo of Paul Tol's
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p"]
 
 
@@ -326,9 +327,9 @@ def _lying(values: Mapping[str, float], xlabel: str) -> Axes:
 
 @styled
 def scatter(points: Tensor, labels: Tensor, classes: Sequence[str] | None = None) -> Picture:
-    """Draw points (N, 2) with a marker for each of their labels (N,), and its name.
+    """Draw points (N, 2) with one marker and colour for each of their labels (N,), and its name.
 
-    Markers differ in shape and in colour, or where there are more labels than colours, in filling.
+    Ten labels have ten colours, which colour-blind readers can tell apart.
     The alt text says how far the groups are apart: the share of points that lie nearest to the
     centre of their own group. `classes` names the labels. Raises DataError for other shapes.
 
@@ -348,14 +349,11 @@ def scatter(points: Tensor, labels: Tensor, classes: Sequence[str] | None = None
     names = [classes[group] if classes else f"group {group}" for group in present]
     axes = Figure(figsize=(5.6, 4.2), dpi=DPI, layout="constrained").add_subplot()
     axes.set(xticks=[], yticks=[])
-    looks = zip(present, names, cycle(PALETTE), cycle(MARKERS), strict=False)
-    for number, (group, name, color, marker) in enumerate(looks):
+    for group, name, color, marker in zip(
+        present, names, cycle(OF_GROUPS), cycle(MARKERS), strict=False
+    ):
         x, y = places[groups == group].T
-        inside = color if number // len(PALETTE) % 2 == 0 else "none"  # hollow: its colour is taken
-        axes.scatter(
-            x, y, s=26, marker=marker, facecolors=inside, edgecolors=color, linewidths=1.2,
-            label=name, alpha=0.75,
-        )  # fmt: skip
+        axes.scatter(x, y, s=26, c=color, marker=marker, label=name, alpha=0.75, linewidths=0)
     axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))
     centres = torch.stack([places[groups == group].mean(0) for group in present])
     nearest = torch.cdist(places, centres).argmin(1)

@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   sltools:
-#     minutes: 20
+#     minutes: 15
 #     alternative: {cut: pool1}
 # ---
 
@@ -15,7 +15,7 @@
 # **Threat card.** As in lesson 05: an honest-but-curious server that sees the smashed data, knows
 # the client's architecture, and has neither weights nor images of its own.
 #
-# **Time.** About 20 minutes (estimated).
+# **Time.** About 15 minutes (estimated).
 
 # %% [markdown]
 # ## Settings

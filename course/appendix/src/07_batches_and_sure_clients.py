@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   sltools:
-#     minutes: 30
+#     minutes: 25
 #     alternative: {seed: 1}
 # ---
 
@@ -12,7 +12,7 @@
 # wire until the client grows sure. Here you see what is left of a leaked gradient beyond the rank
 # of the features, and what a server can still do when the gradients have faded.
 #
-# **Time.** About 30 minutes (estimated).
+# **Time.** About 25 minutes (estimated).
 
 # %% [markdown]
 # ## Settings
