@@ -22,8 +22,8 @@
 # * count equations and unknowns for a cut, for known and for unknown weights;
 # * explain what ReLU and pooling throw away, and why the count alone decides nothing.
 #
-# **Prerequisites.** [Lesson 01](01_split_learning.ipynb) (split learning) and
-# [lesson 02](02_threat_model.ipynb) (who sees what). Ranks and equations from linear algebra.
+# **Prerequisites.** [Lesson 01](01_split_learning.ipynb) and [02](02_threat_model.ipynb). Ranks and
+# equations from linear algebra.
 #
 # **Time.** About 60 minutes (estimated).
 
@@ -324,8 +324,8 @@ compare(
 #
 # And this is *one* short search. The third grey line (digits and MNIST) is the course's
 # **known-weights bound**, from the study of [lesson 05](05_how_deep.ipynb): the best of up to four
-# searches, the median of three victims. It is no strict bound, only the best that was found: at the
-# first two cuts this search does as well.
+# searches, the median of three victims. No strict bound, only the best found: at the first two cuts
+# this search does as well.
 
 
 # %%
@@ -363,9 +363,7 @@ grey_lines = {name: median_mse(guess) for name, guess in guesses.items()}
 if all((dataset, at) in study for at in cuts):
     grey_lines["known weights (study)"] = [median(bound(dataset, at)) * blind for at in cuts]
     beside_bound = [median(raw[at]) / (median(bound(dataset, at)) * blind) for at in cuts[:2]]
-    claim(
-        "at the first two cuts this search leaves the bound's error times", beside_bound, "<", 1.3
-    )
+    claim("at the first two cuts this search leaves of the bound", beside_bound, "<", 1.3)
 aligned = {at: scores[at].aligned_mse for at in cuts}
 plots.depth_curve(
     cuts,

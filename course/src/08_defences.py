@@ -707,8 +707,9 @@ claim("recorded: labels found by the granted weight gradient all the same", publ
 # %% [markdown]
 # ## The frontier
 #
-# The following figure is **recorded**: every defence of the arena in a panel of its own, three
-# victims, each attacked three times, on the digits. To the left a service that loses little
+# The figure is **recorded**: every defence of the arena in a panel of its own ("none, vanilla": no
+# defence, where labels are sent, as for those after it), three victims, each attacked three times,
+# on the digits. To the left a service that loses little
 # accuracy, upwards images that do not come back: one wants to be in the shaded corner. A marker is
 # the median at one strength, the thin line goes from the least of the nine to the greatest, grey
 # dots are the other defences. The better of two attacks counts: UnSplit, which is granted nothing,
