@@ -673,7 +673,7 @@ claim("fc1, weights unknown, every start", np.array(in_the_dark.raw) / blind, ">
 claim("fc1, weights known", left["fc1"], "<", 1 / 4)
 claim("weights known, at pool2 and at the deepest cut, beside fc1",
       [left["pool2"] / left["fc1"], left["fc1"] / list(left.values())[-1]], "<", 1)  # fmt: skip
-claim("fc1, weights unknown: feature loss of the kept images", dark.feature_loss, "<", 0.01)
+claim("fc1, weights unknown: feature loss of the kept images", dark.feature_loss, "<", 0.05)
 
 # %% [markdown]
 # UnSplit's images explain nearly all of the smashed data, and show nothing. Whoever has the weights
