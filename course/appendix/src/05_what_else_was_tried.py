@@ -32,7 +32,6 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import torch
 
 from sltools import data, experiments, lessons, metrics, plots
 from sltools.attacks import UnSplit
