@@ -3,13 +3,16 @@
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
-from sltools import experiments, metrics, protocol
-from sltools.attacks import KnownWeightsInversion, UnSplit, inversion
+from sltools import data, experiments, metrics, models, protocol
+from sltools.attacks import InversionResult, KnownWeightsInversion, UnSplit, inversion
 from sltools.errors import SltoolsError
 
 TINY = experiments.InversionSettings(targets=2, budget="tiny", victims=2, clones=2)
@@ -125,3 +128,85 @@ def test_no_infinity_goes_to_json(monkeypatch: pytest.MonkeyPatch) -> None:
     facts = experiments.run_inversion(TINY).facts
     assert facts["runs"][0]["psnr_median"] is None
     json.loads(json.dumps(facts, allow_nan=False))
+
+
+@pytest.fixture(scope="module")
+def restarts() -> tuple[protocol.Session, torch.Tensor, list[InversionResult]]:
+    digits = data.load("digits")
+    session = experiments.train_victim(digits, "pool1", budget="tiny")
+    truth = experiments.first_targets(digits, 3).images
+    return session, truth, UnSplit(steps=5, restarts=2).runs(session.observe(truth))
+
+
+def test_a_restart_is_scored_by_the_images_of_which_the_truth_is_held(restarts) -> None:
+    session, truth, runs = restarts
+    test = data.load("digits").test[:50]
+    scores = experiments.score_restarts(runs, session, truth[:2], test)
+    for run, raw, right in zip(runs, scores.raw, scores.accuracy, strict=True):
+        assert raw == metrics.mse(run.inputs[:2], truth[:2]).mean()  # the median of two
+        assert right == metrics.accuracy(nn.Sequential(run.clone, session.server.model), test)
+    assert all(a <= raw for a, raw in zip(scores.aligned, scores.raw, strict=True))
+    assert scores.kept is min(runs, key=lambda run: run.objective)
+
+
+def test_half_a_restart_is_not_scored(restarts) -> None:
+    session, truth, runs = restarts
+    cut_short = [runs[0], replace(runs[1], interrupted=True)]
+    with pytest.raises(KeyboardInterrupt):
+        experiments.score_restarts(cut_short, session, truth, data.load("digits").test[:50])
+
+
+@pytest.mark.parametrize(
+    "after, verdict",
+    [
+        ([2, 3, 4], "higher from every start (x 1.50)"),
+        ([0.5, 1, 2], "lower from every start (x 0.50)"),
+        ([1, 2, 3], "the same"),
+        ([2, 2, 3], "undecided: higher from 1 of 3 starts (x 1.00)"),
+    ],
+)
+def test_a_verdict_needs_all_starts(after: list[float], verdict: str) -> None:
+    assert experiments.paired_verdict([1, 2, 3], after) == verdict
+
+
+@pytest.mark.parametrize("before, after", [([], []), ([1], [1, 2])])
+def test_starts_that_make_no_pairs_have_no_verdict(before: list[int], after: list[int]) -> None:
+    with pytest.raises(SltoolsError, match="make no pairs"):
+        experiments.paired_verdict(before, after)
+
+
+def test_a_head_of_every_size_can_be_cut_and_no_other() -> None:
+    net = models.mnist_net()
+    for layers in (1, 2, 3):
+        head = models.cut(net, ("pool1", experiments.head_cut(net, layers)))[-1]
+        assert sum(isinstance(layer, nn.Linear) for layer in head) == layers
+    for layers in (0, 5, 6):  # the fifth from the end is the first stage of all
+        with pytest.raises(SltoolsError, match=f"a head of {layers} layers"):
+            experiments.head_cut(net, layers)
+
+
+def test_a_recorded_epoch_gives_labels_in_the_order_of_its_messages() -> None:
+    split = data.load("digits").train[:20]
+    still = partial(torch.optim.SGD, lr=0.0)
+    net = models.mnist_net()
+    before = [weight.clone() for weight in net.parameters()]
+    transcript, truth = experiments.record_epoch(net, split, batch_size=8, optimizer=still)
+    assert all(map(torch.equal, net.parameters(), before))
+    order = next(protocol.data_orders(len(split), seed=0))
+    assert torch.equal(truth, split.labels[order])
+    front = models.cut(net, "pool1")[0]
+    assert torch.allclose(transcript.view("server").smashed, front(split.images[order]))
+
+
+def test_half_a_recorded_epoch_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol.training, "_step", interrupt(protocol.training._step, 2))
+    with pytest.raises(KeyboardInterrupt):
+        experiments.record_epoch(models.mnist_net(), data.load("digits").train[:4])
+
+
+def test_features_that_sort_the_classes_give_the_labels_away_without_a_gradient() -> None:
+    stream = torch.Generator().manual_seed(0)
+    truth = torch.arange(60) % 5
+    features = 100 + torch.eye(5)[truth] + 0.05 * torch.randn(60, 5, generator=stream)
+    clusters = experiments.cluster_features(SimpleNamespace(features=features), classes=5)
+    assert metrics.cluster_accuracy(clusters, truth) == 1

@@ -322,6 +322,25 @@ def test_scatter_says_how_far_apart_the_groups_are(canvas):
     np.testing.assert_array_equal(canvas[0].collections[0].get_offsets(), points[:3])
 
 
+# What protanopes, deuteranopes and tritanopes see of linear RGB (Machado and others, 2009).
+SEEN = {
+    "normal": np.eye(3),
+    "protanopia": [[0.152, 1.053, -0.205], [0.115, 0.786, 0.099], [-0.004, -0.048, 1.052]],
+    "deuteranopia": [[0.367, 0.861, -0.228], [0.280, 0.673, 0.047], [-0.012, 0.043, 0.969]],
+    "tritanopia": [[1.256, -0.077, -0.179], [-0.078, 0.931, 0.148], [0.005, 0.691, 0.304]],
+}
+
+
+@pytest.mark.parametrize("seen", SEEN.values(), ids=SEEN.keys())
+def test_ten_groups_have_ten_colours_that_the_colour_blind_tell_apart(canvas, seen):
+    plots.scatter(noise(10, 2), torch.arange(10))
+    colours = [marks.get_facecolors()[0, :3] for marks in canvas[0].collections]
+    linear = np.where(np.less(colours, 0.04), np.divide(colours, 12.9), np.power(colours, 2.2))
+    perceived = np.cbrt(np.clip(linear @ np.transpose(seen), 0, 1))  # nearly evenly spaced
+    apart = np.linalg.norm(perceived[:, None] - perceived, axis=2) + np.eye(10)
+    assert apart.min() > 0.08
+
+
 def test_exchange_draws_every_message_in_order(canvas):
     alt = plots.exchange(
         {"client": "images, labels", "server": "its layers", "witness": ""},

@@ -244,8 +244,8 @@ print(report)
 scores = {name: metrics.mse(images, originals).tolist() for name, images in guesses.items()}
 mine, blank, average = (statistics.median(values) for values in scores.values())
 assert all(math.isfinite(value) for value in (mine, blank, average))
-claim("median MSE of the attack", mine, "<", 0.01)
-claim("as a share of the mean image's", mine / average, "<", 0.25)
+claim("median MSE of the attack", mine, "<", 0.003)
+claim("as a share of the mean image's", mine / average, "<", 0.1)
 claim("and the mean image's, beside the blank image's", average, "<", blank)
 compare(guess_share, mine / average, "share of the mean image's error")
 

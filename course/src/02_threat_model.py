@@ -311,8 +311,8 @@ def growth(server_class):
 factors = {"honest server": growth(protocol.Server), "malicious server": growth(Shrinker)}
 assert all(math.isfinite(factor) for factor in factors.values())
 print("mean square of z after training, as a multiple of what it was before")
-claim("malicious server", factors["malicious server"], "<", 0.2)
-claim("honest server", factors["honest server"], ">", 2)
+claim("malicious server", factors["malicious server"], "<", 0.1)
+claim("honest server", factors["honest server"], ">", 4)
 compare(guess_shrunk, factors["malicious server"], "mean square of z with the malicious server")
 
 # %% [markdown]

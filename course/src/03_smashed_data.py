@@ -22,8 +22,8 @@
 # * count equations and unknowns for a cut, for known and for unknown weights;
 # * explain what ReLU and pooling throw away, and why the count alone decides nothing.
 #
-# **Prerequisites.** [Lesson 01](01_split_learning.ipynb) (split learning) and
-# [lesson 02](02_threat_model.ipynb) (who sees what). Ranks and equations from linear algebra.
+# **Prerequisites.** [Lesson 01](01_split_learning.ipynb) and [02](02_threat_model.ipynb). Ranks and
+# equations from linear algebra.
 #
 # **Time.** About 60 minutes (estimated).
 
@@ -41,8 +41,7 @@
 # | **Stops working** | where the layers before the cut threw away more than a prior can fill in |
 # | **Defence** | sending less: a later cut, fewer or noisier numbers |
 #
-# The weights may lie in an app that can be unpacked, or with a second client that was given the
-# same first layers.
+# The weights may lie in an app that can be unpacked, or with a second client.
 #
 # Why give the attacker so much? To separate two questions. *Is the image still in $z$?* asks about
 # layers. *Can someone without the weights get it out?* asks about secrets, in the next lesson.
@@ -59,7 +58,7 @@ device: str = "cpu"  # one of: cpu, cuda
 
 # %% [markdown]
 # The victim is trained by split learning, cut after `cut`. The private images are one test image
-# of each class; the client never trained on them.
+# of each class, none of the training set.
 
 # %%
 import torch
@@ -243,7 +242,7 @@ def median_mse(guess):
 
 
 blind = median_mse(mean_image)
-claim("the median error, as a share of the mean image's", median_mse(found) / blind, "<", 0.25)
+claim("the median error, as a share of the mean image's", median_mse(found) / blind, "<", 0.1)
 
 # %% [markdown]
 # ### The library's version
@@ -269,8 +268,8 @@ assert all(result.inputs.isfinite().all() for result in results.values())
 # %% [markdown]
 # ### Scores, beside those of somebody who knows nothing
 #
-# The table puts the attack beside two guesses that use no smashed
-# data at all: a **blank image** (all zeros), and the **mean image** of the training set.
+# The table puts the attack beside two guesses that use no smashed data: a **blank image** (all
+# zeros), and the **mean image** of the training set.
 #
 # * **MSE**, the mean squared error of the pixels: raw, and for the worst image.
 # * **aligned**: the MSE after each image's best change of contrast and brightness. It asks for the
@@ -288,8 +287,8 @@ print(report)
 
 # %%
 raw = {at: metrics.mse(results[at].inputs, images) for at in cuts}
-claim(f"cut after {cut}, the worst raw MSE", raw[cut].max(), "<", 0.01)
-claim("  and the median, as a share of the mean image's", median(raw[cut]) / blind, "<", 0.1)
+claim(f"cut after {cut}, the worst raw MSE", raw[cut].max(), "<", 0.0003)
+claim("  and the median, as a share of the mean image's", median(raw[cut]) / blind, "<", 0.002)
 
 # %% [markdown]
 # ## The deeper, the harder
@@ -325,7 +324,8 @@ compare(
 #
 # And this is *one* short search. The third grey line (digits and MNIST) is the course's
 # **known-weights bound**, from the study of [lesson 05](05_how_deep.ipynb): the best of up to four
-# searches, the median of three victims.
+# searches, the median of three victims. No strict bound, only the best found: at the first two cuts
+# this search does as well.
 
 
 # %%
@@ -362,6 +362,8 @@ guesses = {"blank image": torch.zeros_like(images), "mean image": mean_image.exp
 grey_lines = {name: median_mse(guess) for name, guess in guesses.items()}
 if all((dataset, at) in study for at in cuts):
     grey_lines["known weights (study)"] = [median(bound(dataset, at)) * blind for at in cuts]
+    beside_bound = [median(raw[at]) / (median(bound(dataset, at)) * blind) for at in cuts[:2]]
+    claim("at the first two cuts this search leaves of the bound", beside_bound, "<", 1.3)
 aligned = {at: scores[at].aligned_mse for at in cuts}
 plots.depth_curve(
     cuts,
@@ -375,7 +377,7 @@ plots.depth_curve(
 first, last = cuts[0], cuts[-1]
 claim(f"cut after {first}, SSIM of every image", scores[first].ssim, ">", 0.99)
 growth = median(raw[last]) / median(raw[first])
-claim(f"from {first} to {last} the median raw MSE grows by a factor of", growth, ">", 100)
+claim(f"from {first} to {last} the median raw MSE grows by a factor of", growth, ">", 10_000)
 assert all((aligned[at] <= raw[at] + 1e-6).all() for at in cuts)
 worse = [at for at in cuts if median(raw[at]) > blind]
 print("the median raw MSE is above the mean image's when cut after:", ", ".join(worse) or "nowhere")
@@ -664,8 +666,8 @@ plots.reconstructions(images, {"from grey": from_grey, "from noise": from_noise}
 
 # %%
 apart = median((from_grey - from_noise).square().mean((1, 2, 3)))
-claim("of the variance of the smashed data both leave", [loss_grey, loss_noise], "<", 0.001)
-claim("yet the two pictures differ by an MSE of", apart, ">", 0.01)
+claim("of the variance of the smashed data both leave", [loss_grey, loss_noise], "<", 5e-5)
+claim("yet the two pictures differ by an MSE of", apart, ">", 0.02)
 
 # %% [markdown]
 # Different pictures, as good as the same message. What decides is the prior: smoothness, in the
@@ -772,8 +774,8 @@ for name, error in errors.items():
 
 # %%
 free, smooth, enlarged_only, _ = errors.values()
-claim("without a prior the error is that of smooth pixels times", free / smooth, ">", 3)
-claim("with enlarged images it is this share of that", enlarged_only / smooth, "<", 0.33)
+claim("without a prior the error is that of smooth pixels times", free / smooth, ">", 6)
+claim("with enlarged images it is this share of that", enlarged_only / smooth, "<", 0.01)
 compare(guess_enlarged, enlarged_only / smooth, "share of the error that enlarged images leave")
 
 # %% [markdown]

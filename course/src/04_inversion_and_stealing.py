@@ -461,10 +461,10 @@ print("known to the attacker:", ", ".join(result.knowledge))
 print("known to the oracle:  ", ", ".join(oracle.knowledge))
 left = {name: median[name] / median["mean image"] for name in ("attack", "known weights")}
 compare(guess_left, left["attack"], "share of the mean image's error that is left")
-claim("share of the mean image's error that is left", left["attack"], "<", 0.25)
+claim("share of the mean image's error that is left", left["attack"], "<", 0.1)
 claim("median raw MSE", median["attack"], "<", 0.005)
 claim("median SSIM", metrics.ssim(result.inputs.cpu(), originals).median(), ">", 0.8)
-claim("share that known weights leave", left["known weights"], "<", 0.01)
+claim("share that known weights leave", left["known weights"], "<", 0.003)
 claim("known weights are better still", median["known weights"], "<", median["attack"])
 again = matched(result.inputs, originals)
 print(f"nearest to their own image: {again} of {len(originals)}; by chance about 1")
@@ -505,8 +505,8 @@ claim("better than the best of 20 random clones", stolen.clone_accuracy, ">", un
 
 # %% [markdown]
 # **A trap.** The published code swaps the operands: it puts the *victim's own* front before a
-# server part with *random* weights. The stolen network does not occur in it at all. Here is that
-# score for twenty such parts.
+# server part with *random* weights. The stolen network does not occur in it. Here is that score for
+# twenty such parts.
 
 # %%
 swapped = sorted(
@@ -525,12 +525,12 @@ print(f"always naming the most frequent class: {chance:.1%}")
 print(f"as it should be: {stolen.clone_accuracy:.1%}")
 
 # %% [markdown]
-# Whoever measured the theft so would report that there was none. The *paper* does report thefts: we
-# have its scores from another, PCAT (Gao and Zhang, 2023, Table 5), by the number of the client's
-# layers. MNIST's are far above what the swapped score can be, so they were made in another way.
-# Beside them stand recorded runs of ours: the published schedule, on three images, and this
-# lesson's attack. PCAT does not say where a layer ends; we take the last stage that may be meant,
-# the hardest.
+# Whoever measured so would report no theft. The *paper* does report thefts: we have its scores from
+# another, PCAT (Gao and Zhang, 2023, Table 5), by the number of the client's layers. MNIST's are
+# far above the swapped score, which we measured on the digits only: they were probably made in
+# another way. Beside them stand recorded runs of ours: the published schedule, on three images, and
+# this lesson's attack. PCAT does not say where a layer ends; we take the last stage that may be
+# meant, the hardest.
 
 # %%
 PCAT = {  # (data set, our stage) -> accuracy of clone and victim, as quoted for UnSplit
@@ -577,7 +577,7 @@ for place in [("digits", "pool1"), *PCAT]:
 claim("share of the victim's accuracy that our clones keep, less the quoted", kept_more, ">", 0)
 
 # %% [markdown]
-# The victims differ (on CIFAR-10 ours are weaker), and the networks may. So compare shares of the
+# The victims differ (on CIFAR-10 ours are weaker), and the networks may: compare shares of the
 # victim's accuracy, roughly.
 
 # %% [markdown]
@@ -617,7 +617,7 @@ table(session, runs, originals)
 errors = [median_mse(run.inputs, originals) for run in runs]
 picked = median_mse(result.inputs, originals)
 assert np.isfinite(errors).all()
-claim("even the worst clone's median MSE", max(errors), "<", 0.01)
+claim("even the worst clone's median MSE", max(errors), "<", 0.005)
 claim("the kept run's, within a factor of 2 of the best", picked, "<", 2 * min(errors))
 
 # %% [markdown]

@@ -77,7 +77,6 @@ import numpy as np
 import torch
 from IPython.display import display
 from scipy.stats import spearmanr
-from torch import nn
 
 from sltools import data, experiments, lessons, metrics, models, plots, protocol
 from sltools.attacks import KnownWeightsInversion, UnSplit
@@ -371,7 +370,7 @@ grows = middle("digits", "pool2", "raw_mse") / middle("digits", "pool1", "raw_ms
 of_record("median raw MSE at pool2, divided by that at pool1", grows, ">", 3)
 of_record("accuracy of every clone up to pool2",
           all_of("digits", convolutional, "clone_accuracy"), ">", 0.8)  # fmt: skip
-of_record("accuracy of every clone at fc1", kept("digits", "fc1", "clone_accuracy"), "<", 0.5)
+of_record("accuracy of every clone at fc1", kept("digits", "fc1", "clone_accuracy"), "<", 0.2)
 of_record("mnist, median clone at pool2", np.median(kept("mnist", "pool2", "clone_accuracy")),
           ">", max(random_clients("mnist", "pool2")))  # fmt: skip
 photographs = {at: np.median(kept("cifar10", at, "clone_accuracy")) for at in ("conv2", "pool1")}
@@ -534,7 +533,7 @@ of_record("digits, at each stage: attacks that kept a worse one", misled, ">", 0
 objectives = [middle("digits", stage, "objective") for stage in ("fc1", "pool1")]
 of_record("digits: objective at fc1, and at pool1", objectives[0], "<", objectives[1])
 higher = middle("digits", "fc1", "raw_mse") / middle("digits", "pool1", "raw_mse")
-of_record("digits: raw MSE at fc1, divided by that at pool1", higher, ">", 10)
+of_record("digits: raw MSE at fc1, divided by that at pool1", higher, ">", 50)
 print("the objective's rank correlation, divided by what luck would give:")
 of_record("mnist, up to pool2", beyond("mnist", convolutional), ">", 1)
 of_record("mnist, from fc1 on", beyond("mnist", dense), "<", 1)
@@ -603,18 +602,7 @@ reference = UnSplit(steps=STEPS, restarts=3, snapshots=1, seed=seed, **own_prior
 
 def attacked(victim, attack):
     """Attack `victim` from every start, and score the images and the clone."""
-    runs = attack.runs(victim.observe(images))
-    if any(run.interrupted for run in runs):
-        raise KeyboardInterrupt  # half a search would pass for a weak attack
-    raw = [np.median(metrics.mse(run.inputs, images).tolist()).item() for run in runs]
-    accuracy = [with_front(run.clone, victim) for run in runs]
-    assert np.isfinite(raw + accuracy).all()
-    return {"runs": runs, "raw": raw, "accuracy": accuracy}
-
-
-def with_front(front, victim):
-    """The accuracy of the victim's network with `front` in the client's place."""
-    return metrics.accuracy(nn.Sequential(front, victim.server.model), test)
+    return experiments.score_restarts(attack.runs(victim.observe(images)), victim, images, test)
 
 
 by_steps = {
@@ -624,7 +612,7 @@ by_steps = {
 base = by_steps[STEPS]
 plots.lines(
     list(by_steps),
-    {f"start {i}": [found["raw"][i] for found in by_steps.values()] for i in range(3)},
+    {f"start {i}": [scores.raw[i] for scores in by_steps.values()] for i in range(3)},
     "steps",
     "raw MSE, median of ten images",
     log=True,
@@ -633,15 +621,15 @@ plots.lines(
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digits depend on the machine
 print(f"{'':26}{'raw MSE':>8}{'from':>8}{'to':>8}{'clone':>8}{'worst':>8}")
-for steps, found in by_steps.items():
-    raw, right = found["raw"], found["accuracy"]
+for steps, scores in by_steps.items():
+    raw, right = scores.raw, scores.accuracy
     print(f"{f'{steps} steps':26}{np.median(raw):8.4f}{min(raw):8.4f}{max(raw):8.4f}"
           f"{np.median(right):8.1%}{min(right):8.1%}")  # fmt: skip
 print(f"{'mean image':26}{blind:8.4f}")
 print(f"{'victim':50}{session.accuracy(test):8.1%}")
 
 # %%
-fewest, usual, most = (np.array(found["raw"]) for found in by_steps.values())
+fewest, usual, most = (np.array(scores.raw) for scores in by_steps.values())
 compare(guess_factor, np.median(most) / np.median(usual), "three times the steps: factor")
 print("raw MSE from every start:")
 claim("usual steps, as a share of the mean image's", usual / blind, "<", 1)
@@ -668,7 +656,7 @@ guess_live = None  # your guess: a share, 0 to 1
 informed = KnownWeightsInversion(steps=STEPS, tv=0.1, l1=own_priors.get("l1", 0.01))
 deeper = {s: protocol.recut(session, s) for s in ("pool2", "fc1", "fc2") if s in cuts}
 in_the_dark = attacked(deeper["fc1"], reference)
-dark = min(in_the_dark["runs"], key=lambda run: run.objective)
+dark = in_the_dark.kept
 by_weights = {
     stage: informed(victim.observe(images, grants=["client_model"])).inputs
     for stage, victim in deeper.items()
@@ -681,7 +669,7 @@ plots.reconstructions(images.cpu(), pictures, names)
 left = {s: np.median(metrics.mse(x, images).tolist()) / blind for s, x in by_weights.items()}
 compare(guess_live, left["fc1"], "fc1, weights known: share of the mean image's error")
 print("raw MSE as a share of the mean image's:")
-claim("fc1, weights unknown, every start", np.array(in_the_dark["raw"]) / blind, ">", 1)
+claim("fc1, weights unknown, every start", np.array(in_the_dark.raw) / blind, ">", 1)
 claim("fc1, weights known", left["fc1"], "<", 1 / 4)
 claim("weights known, at pool2 and at the deepest cut, beside fc1",
       [left["pool2"] / left["fc1"], left["fc1"] / list(left.values())[-1]], "<", 1)  # fmt: skip
@@ -715,7 +703,7 @@ claim("fc1, weights unknown: feature loss of the kept images", dark.feature_loss
 
 # %%
 # what `sltools sweep` keeps of this lesson
-collected = {"raw_mse": np.median(base["raw"]), "clone_accuracy": np.median(base["accuracy"])}
+collected = {"raw_mse": np.median(base.raw), "clone_accuracy": np.median(base.accuracy)}
 
 # %% [markdown]
 # ## In the appendix

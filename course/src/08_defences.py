@@ -358,7 +358,7 @@ drowned = loud.change(z)
 dcor_loud, floor_loud = dcor(x, drowned), floor_of(x, drowned)
 session.client.outgoing = plain
 claim(
-    "one loud channel: the dCor differs from its floor by", abs(dcor_loud - floor_loud), "<", 0.02
+    "one loud channel: the dCor differs from its floor by", abs(dcor_loud - floor_loud), "<", 0.01
 )
 claim("the decoder looks elsewhere: its error, as a share of the mean image's",
       error(through) / nobody, "<", 0.5)  # fmt: skip
@@ -514,7 +514,7 @@ claim("at m = 1 the epsilon of a query is", promises[1.0], "<", 10)
 claim("recorded: the accuracy, that of a guess", lost[1.0], "<", 0.2)
 claim("and for a training image that epsilon is", in_training[1.0], ">", 10)
 claim("recorded: at m = 0.01 the accuracy is", lost[0.01], ">", 0.9)
-claim("and the epsilon of a query", promises[0.01], ">", 1e3)
+claim("and the epsilon of a query", promises[0.01], ">", 3e3)
 compare(guess_private, lost[1.0], "accuracy at m = 1, recorded")
 
 # %% [markdown]
@@ -707,8 +707,9 @@ claim("recorded: labels found by the granted weight gradient all the same", publ
 # %% [markdown]
 # ## The frontier
 #
-# The following figure is **recorded**: every defence of the arena in a panel of its own, three
-# victims, each attacked three times, on the digits. To the left a service that loses little
+# The figure is **recorded**: every defence of the arena in a panel of its own ("none, vanilla": no
+# defence, where labels are sent, as for those after it), three victims, each attacked three times,
+# on the digits. To the left a service that loses little
 # accuracy, upwards images that do not come back: one wants to be in the shaded corner. A marker is
 # the median at one strength, the thin line goes from the least of the nine to the greatest, grey
 # dots are the other defences. The better of two attacks counts: UnSplit, which is granted nothing,
@@ -790,7 +791,7 @@ others = statistics.median(
     arena.medians(recorded, "wire", "distance_correlation", "baseline")["local privacy", 1.0]
 )
 claim("recorded: dCor of local privacy 1, where nothing comes back", dcor_private, ">", 0.7)
-claim("recorded: above that with the messages of other images by", dcor_private - others, "<", 0.05)
+claim("recorded: above that with the messages of other images by", dcor_private - others, "<", 0.01)
 dcor_of = {strength: middle("NoPeek", strength, "wire", "distance_correlation")
            for strength in (10.0, 30.0)}  # fmt: skip
 lowered = middle("none", 0.0, "wire", "distance_correlation") - dcor_of[10.0]

@@ -49,7 +49,7 @@ def pilot(image: Shape, smashed: Shape, *, rectified: bool, seed: int) -> nn.Seq
 
 
 def substitute(image: Shape, smashed: Shape, *, rectified: bool, seed: int) -> nn.Sequential:
-    """Make a deeper stand-in for an unknown client than `pilot`, to be trained by an attacker alone.
+    """Make a deeper stand-in than `pilot`, for an attacker that trains it by itself.
 
     `image` and `smashed` are the shapes of one sample. `rectified` ends it with a ReLU, for smashed
     data that are never negative. Weights come from the stream (`seed`, "substitute").

@@ -6,14 +6,27 @@ several victims and clones, with the worst beside them. Nothing below this modul
 """
 
 from sltools.experiments.inversion import InversionSettings, run_inversion
-from sltools.experiments.labels import LabelSettings, run_labels
+from sltools.experiments.labels import (
+    LabelSettings,
+    cluster_features,
+    head_cut,
+    record_epoch,
+    run_labels,
+)  # fmt: skip
 from sltools.experiments.outcome import Outcome
 from sltools.experiments.presets import BUDGETS, PRIORS, STEPS, priors, training, unsplit
+from sltools.experiments.restarts import (
+    RestartScores,
+    paired_verdict,
+    restart_table,
+    score_restarts,
+)  # fmt: skip
 from sltools.experiments.targets import first_targets, public_rows, usual_targets
 from sltools.experiments.victims import MakeClient, parties, train_victim
 
 __all__ = [
     "BUDGETS", "PRIORS", "STEPS", "InversionSettings", "LabelSettings", "MakeClient", "Outcome",
-    "first_targets", "parties", "priors", "public_rows", "run_inversion", "run_labels",
-    "train_victim", "training", "unsplit", "usual_targets",
+    "RestartScores", "cluster_features", "first_targets", "head_cut", "paired_verdict", "parties",
+    "priors", "public_rows", "record_epoch", "restart_table", "run_inversion", "run_labels",
+    "score_restarts", "train_victim", "training", "unsplit", "usual_targets",
 ]  # fmt: skip

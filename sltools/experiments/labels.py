@@ -1,4 +1,4 @@
-"""Attack 2 on several victims, scored beside its baselines."""
+"""Attack 2 on several victims, scored beside its baselines, and the recordings it is run on."""
 
 import statistics
 import time
@@ -6,15 +6,16 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from sltools import data, metrics, models, plots, protocol
 from sltools.attacks import LabelInference
 from sltools.errors import Interrupted, SltoolsError
 from sltools.experiments.outcome import Outcome, provenance
-from sltools.experiments.victims import parties
 from sltools.interrupts import finished, keep_partial
 from sltools.progress import bar
+from sltools.transcript import Transcript
 from sltools.view import View
 
 _SAMPLES = {"tiny": 100, "quick": 640, "full": 3840, "published": 1000}  # samples
@@ -68,13 +69,13 @@ def run_labels(settings: LabelSettings) -> Outcome:
             f"training images of {dataset.name}"
         )
     shape = dataset.train.images.shape
-    head = settings.head or models.stages(models.for_images(shape))[-2]
+    head = settings.head or head_cut(models.for_images(shape))
     models.cut(models.for_images(shape), (settings.cut, head))  # before any training
     seeds = [settings.seed * settings.victims + number for number in range(settings.victims)]
     found = []
     with keep_partial() as work:
         for seed in bar(seeds, "victims"):
-            view, truth = _record_training(dataset, (settings.cut, head), count, seed, settings)
+            view, truth = _record_training(dataset, head, count, seed, settings)
             attack = LabelInference(settings.setting, seed=seed, device=settings.device)
             found.append((finished(attack(view)), truth, view))
     if not found:
@@ -108,23 +109,99 @@ def run_labels(settings: LabelSettings) -> Outcome:
     return Outcome(facts, arrays, plots.bars(heights, "share of labels"))
 
 
-def _record_training(
-    dataset: data.Dataset, at: tuple[str, str], count: int, seed: int, settings: LabelSettings
-) -> tuple[View, Tensor]:
-    """Train a fresh client on `count` samples; return the server's view and the true labels."""
-    client, server = parties(models.for_images(dataset.train.images.shape, seed), at)
+def head_cut(net: nn.Sequential, layers: int = 1) -> str:
+    """Name the stage before a head of the last `layers` stages that have weights.
+
+    What stands between and after them, ReLUs as a rule, is in the head as well. Raises SltoolsError
+    unless a stage is left before it.
+
+    >>> from sltools import experiments, models
+    >>> net = models.mnist_net()
+    >>> experiments.head_cut(net), experiments.head_cut(net, layers=2)
+    ('relu4', 'relu3')
+    """
+    stages = models.stages(net)
+    places = [place for place, layer in enumerate(net) if list(layer.parameters())]
+    if not 1 <= layers <= len(places) or places[-layers] == 0:
+        raise SltoolsError(
+            f"a head of {layers} layers with weights leaves no stage before it, or is none: the "
+            f"network has {len(places)} of them in its {len(stages)} stages"
+        )
+    return stages[places[-layers] - 1]
+
+
+def record_epoch(
+    net: nn.Sequential,
+    split: data.Split,
+    head: str | None = None,
+    *,
+    cut: str = "pool1",
+    batch_size: int = 1,
+    seed: int = 0,
+    device: str = "cpu",
+    optimizer: protocol.MakeOptimizer = protocol.adam,
+) -> tuple[Transcript, Tensor]:
+    """Train `net` label-private for one epoch; return what was sent, and the true labels (N,).
+
+    `head` is the stage before the client's head (None: `head_cut(net)`), `optimizer` that of both
+    parties. The labels come from the client's log, in the order of the transcript, on the CPU.
+    Raises KeyboardInterrupt if the training was interrupted, and ModelError for an unknown stage.
+
+    >>> from sltools import data, experiments, models
+    >>> watched = data.load("digits").train[:6]
+    >>> transcript, truth = experiments.record_epoch(models.mnist_net(), watched, batch_size=3)
+    >>> [message.kind for message in transcript.messages[:4]], len(truth)
+    (['smashed', 'features', 'feature_gradient', 'cut_gradient'], 6)
+    """
+    front, middle, last = models.cut(net, (cut, head or head_cut(net)))
     session = protocol.train(
-        client,
-        server,
-        dataset.train[:count],
+        protocol.Client(front, last, optimizer=optimizer),
+        protocol.Server(middle, label_private=True, optimizer=optimizer),
+        split,
         epochs=1,
-        batch_size=_BATCH[settings.setting],
+        batch_size=batch_size,
         seed=seed,
         record=True,
-        device=settings.device,
+        device=device,
     )
     transcript = finished(session).transcript
     truth = torch.cat([page["labels"] for page in transcript.client_log.values()]).cpu()
+    return transcript, truth
+
+
+def cluster_features(view: View, classes: int) -> Tensor:
+    """Put samples into as many clusters as `classes` by their features u alone: (N,).
+
+    A rival of the attack on the wire that needs no gradient: k-means on the directions of u from
+    their mean, from ten starts that do not depend on a seed.
+
+    >>> from sltools import data, experiments, models
+    >>> watched = data.load("digits").train[:30]
+    >>> transcript, _ = experiments.record_epoch(models.mnist_net(), watched)
+    >>> clusters = experiments.cluster_features(transcript.view("server"), classes=10)
+    >>> len(clusters), len(clusters.unique())
+    (30, 10)
+    """
+    from sklearn.cluster import KMeans
+
+    u = view.features.cpu()
+    directions = normalize(u - u.mean(0), dim=1)
+    return torch.from_numpy(KMeans(classes, n_init=10, random_state=0).fit(directions).labels_)
+
+
+def _record_training(
+    dataset: data.Dataset, head: str, count: int, seed: int, settings: LabelSettings
+) -> tuple[View, Tensor]:
+    """Train a fresh client on `count` samples; return the server's view and the true labels."""
+    transcript, truth = record_epoch(
+        models.for_images(dataset.train.images.shape, seed),
+        dataset.train[:count],
+        head,
+        cut=settings.cut,
+        batch_size=_BATCH[settings.setting],
+        seed=seed,
+        device=settings.device,
+    )
     return transcript.view("server", _GRANTS.get(settings.setting, ())), truth
 
 

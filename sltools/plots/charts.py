@@ -33,6 +33,7 @@ PANELS_PER_ROW = 4  # charts beside each other
 MAX_VERTICAL_BARS = 12  # bars whose names have room below them
 LEGEND_WIDTH, HANDLE_WIDTH = 80, 8  # letters that fit above a chart, and a line beside its name
 DASHES = ["-", "--", "-.", (0, (1, 1.2)), (0, (6, 1.5, 1, 1.5, 1, 1.5))]
+OF_GROUPS = [*PALETTE, "#DDCC77", "#882255", "#332288"]  # and sand, wine and indigo of Paul Tol's
 MARKERS = ["o", "s", "^", "D", "v", "P", "X", "<", ">", "*", "p"]
 
 
@@ -330,6 +331,7 @@ def _horizontal_bars(values: Mapping[str, float], xlabel: str) -> Axes:
 def scatter(points: Tensor, labels: Tensor, classes: Sequence[str] | None = None) -> Picture:
     """Draw points (N, 2) with one marker and colour for each of their labels (N,), and its name.
 
+    Ten labels have ten colours, which colour-blind readers can tell apart.
     The alt text says how far the groups are apart: the share of points that lie nearest to the
     centre of their own group. `classes` names the labels. Raises DataError for other shapes.
 
@@ -350,7 +352,7 @@ def scatter(points: Tensor, labels: Tensor, classes: Sequence[str] | None = None
     axes = Figure(figsize=(5.6, 4.2), dpi=DPI, layout="constrained").add_subplot()
     axes.set(xticks=[], yticks=[])
     for group, name, color, marker in zip(
-        present, names, cycle(PALETTE), cycle(MARKERS), strict=False
+        present, names, cycle(OF_GROUPS), cycle(MARKERS), strict=False
     ):
         x, y = places[groups == group].T
         axes.scatter(x, y, s=26, c=color, marker=marker, label=name, alpha=0.75, linewidths=0)

@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   sltools:
-#     minutes: 20
+#     minutes: 15
 #     alternative: {cut: pool1}
 # ---
 
@@ -15,7 +15,7 @@
 # **Threat card.** As in lesson 05: an honest-but-curious server that sees the smashed data, knows
 # the client's architecture, and has neither weights nor images of its own.
 #
-# **Time.** About 20 minutes (estimated).
+# **Time.** About 15 minutes (estimated).
 
 # %% [markdown]
 # ## Settings
@@ -32,7 +32,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
 
 from sltools import data, experiments, metrics, models, plots, protocol
 from sltools.attacks import UnSplit
@@ -60,54 +59,12 @@ test = source.test[: {"tiny": 200, "quick": 2000, "full": len(source.test)}[budg
 STEPS = {"tiny": 9, "quick": 225, "full": 1000}[budget]
 own_priors = experiments.PRIORS.get(dataset, {})  # of photographs; none else
 reference = UnSplit(steps=STEPS, restarts=3, snapshots=1, seed=seed, **own_priors)
-
-
-def scored(victim, runs, truth):
-    """Score, for every start, the images of which we hold the truth, and the clone."""
-    if any(run.interrupted for run in runs):
-        raise KeyboardInterrupt  # half a search would pass for a weak attack
-    found = {"runs": runs, "raw": [], "aligned": [], "accuracy": [], "mistakes": []}
-    for run in runs:
-        inputs = run.inputs[: len(truth)]
-        fit = metrics.affine_align(inputs, truth)
-        right = metrics.accuracy(nn.Sequential(run.clone, victim.server.model), test)
-        found["raw"].append(np.median(metrics.mse(inputs, truth).tolist()).item())
-        found["aligned"].append(np.median(fit.mse.tolist()).item())
-        found["accuracy"].append(right)
-        found["mistakes"].append(1 - right)
-    assert np.isfinite(found["raw"] + found["accuracy"]).all()
-    return found
-
-
-def verdict(before, after, field="raw"):
-    """Say what a change did, if all starts agree on it."""
-    pairs = list(zip(before[field], after[field], strict=True))
-    higher, lower = sum(b > a for a, b in pairs), sum(b < a for a, b in pairs)
-    factor = np.median(after[field]) / np.median(before[field])
-    if not higher and not lower:
-        return "the same"
-    if len(pairs) in (higher, lower):
-        return f"{'higher' if higher else 'lower'} from every start (x {factor:.2f})"
-    return f"undecided: higher from {higher} of {len(pairs)} starts (x {factor:.2f})"
-
-
-def table(outcomes):
-    """Print median and range of each outcome over its starts."""
-    print(f"{'':18}{'raw MSE':>9} {'from start to start':20}{'aligned':>9}{'clone':>8}{'worst':>8}")
-    for name, found in outcomes.items():
-        raw, clone = found["raw"], found["accuracy"]
-        spread = f"[{min(raw):.4f} to {max(raw):.4f}]"
-        print(
-            f"{name!s:18}{np.median(raw):9.4f} {spread:20}{np.median(found['aligned']):9.4f}"
-            f"{np.median(clone):8.1%}{min(clone):8.1%}"
-        )
-
-
-base = scored(session, reference.runs(session.observe(images)), images)
+runs = reference.runs(session.observe(images))
+base = experiments.score_restarts(runs, session, images, test)
 blind = np.median(metrics.mse(mean_image.expand_as(images), images).tolist()).item()
 print(f"{STEPS} steps, {reference.restarts} starts, {len(images)} targets")
 print("raw MSE as a share of the mean image's:")
-claim("the attack as it is, from every start", np.array(base["raw"]) / blind, "<", 1)
+claim("the attack as it is, from every start", np.array(base.raw) / blind, "<", 1)
 
 # %% [markdown]
 # ## How many images?
@@ -123,13 +80,13 @@ guess_thirty = None  # your guess: median error with 30 images / with 10
 # %%
 by_targets = {}
 for count in (2, 10, 30):
-    runs = base["runs"]  # ten targets have been attacked already
+    found = base.runs  # ten targets have been attacked already
     if count != len(images):
-        runs = reference.runs(session.observe(private.images[:count]))
-    by_targets[count] = scored(session, runs, images[:2])
+        found = reference.runs(session.observe(private.images[:count]))
+    by_targets[count] = experiments.score_restarts(found, session, images[:2], test)
 plots.lines(
     list(by_targets),
-    {f"start {i}": [found["raw"][i] for found in by_targets.values()] for i in range(3)},
+    {f"start {i}": [scores.raw[i] for scores in by_targets.values()] for i in range(3)},
     "images that share one clone",
     "raw MSE of the first two images",
 )
@@ -144,17 +101,19 @@ for count, ratio in unknowns.items():
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digits depend on the machine
-table({f"{count} images": found for count, found in by_targets.items()})
+rows = {f"{count} images": scores for count, scores in by_targets.items()}
+print(experiments.restart_table(rows))
 for few, more in ((2, 10), (10, 30)):
-    print(f"raw MSE, {more} images and not {few}: {verdict(by_targets[few], by_targets[more])}")
+    verdict = experiments.paired_verdict(by_targets[few].raw, by_targets[more].raw)
+    print(f"raw MSE, {more} images and not {few}: {verdict}")
 
 # %%
 blind_two = np.median(metrics.mse(mean_image.expand_as(images[:2]), images[:2]).tolist()).item()
-ten, thirty = (np.median(by_targets[count]["raw"]) for count in (10, 30))
+ten, thirty = (np.median(by_targets[count].raw) for count in (10, 30))
 compare(guess_thirty, thirty / ten, "30 images and not 10: factor on the median error")
 claim("unknowns per equation, two images", unknowns[2], ">", 1)
 claim("their raw MSE as a share of the mean image's, from every start",
-      np.array(by_targets[2]["raw"]) / blind_two, "<", 1)  # fmt: skip
+      np.array(by_targets[2].raw) / blind_two, "<", 1)  # fmt: skip
 claim("30 images and not 10: factor", thirty / ten, ">", 0.5)
 claim("30 images and not 10: factor", thirty / ten, "<", 1.5)
 
@@ -187,7 +146,7 @@ longer = replace(reference, steps=3 * STEPS)
 
 
 def attacked(victim, attack):
-    return scored(victim, attack.runs(victim.observe(images)), images)
+    return experiments.score_restarts(attack.runs(victim.observe(images)), victim, images, test)
 
 
 ages = {  # what was found, and in whom
@@ -198,12 +157,7 @@ ages = {  # what was found, and in whom
 }
 
 
-def chosen_inputs(found):
-    """The reconstruction that the attacker keeps: of the run of least objective."""
-    return min(found["runs"], key=lambda run: run.objective).inputs.cpu()
-
-
-pictures = {name: chosen_inputs(found) for name, (found, _) in ages.items()}
+pictures = {name: scores.kept.inputs.cpu() for name, (scores, _) in ages.items()}
 plots.reconstructions(images.cpu(), pictures, names)
 
 # %% [markdown]
@@ -214,32 +168,33 @@ plots.reconstructions(images.cpu(), pictures, names)
 
 
 # %%
-def unlike(found, victim):
+def unlike(scores, victim):
     """The relative error of each stolen clone on images that were not attacked."""
     unseen = source.test.images[-300:].to(device)  # the targets are among the first
     with torch.no_grad():
         truth = victim.client.front(unseen)
-        errors = [(run.clone(unseen) - truth).square().mean() for run in found["runs"]]
+        errors = [(run.clone(unseen) - truth).square().mean() for run in scores.runs]
         return [(error / truth.var()).item() for error in errors]
 
 
-copies = {name: unlike(found, victim) for name, (found, victim) in ages.items()}
+copies = {name: unlike(*age) for name, age in ages.items()}
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digits depend on the machine
 print(f"{'':20}{'raw MSE':>9}{'worst':>8}{'aligned':>9}{'error of the clone':>21}{'worst':>8}")
-for name, (found, _) in ages.items():
+for name, (scores, _) in ages.items():
     print(
-        f"{name:20}{np.median(found['raw']):9.4f}{max(found['raw']):8.4f}"
-        f"{np.median(found['aligned']):9.4f}{np.median(copies[name]):21.4f}{max(copies[name]):8.4f}"
+        f"{name:20}{np.median(scores.raw):9.4f}{max(scores.raw):8.4f}"
+        f"{np.median(scores.aligned):9.4f}{np.median(copies[name]):21.4f}{max(copies[name]):8.4f}"
     )
 print(f"{'mean image':20}{blind:9.4f}")
 for more in ("", ", x3 steps"):
-    before, after = (ages[age + more][0] for age in ("untrained", "trained"))
-    print(f"raw MSE, trained and not untrained{more}: {verdict(before, after)}")
+    before, after = (ages[age + more][0].raw for age in ("untrained", "trained"))
+    verdict = experiments.paired_verdict(before, after)
+    print(f"raw MSE, trained and not untrained{more}: {verdict}")
 
 # %%
-young, grown = (ages[f"{age}, x3 steps"][0]["raw"] for age in ("untrained", "trained"))
+young, grown = (ages[f"{age}, x3 steps"][0].raw for age in ("untrained", "trained"))
 compare(guess_factor, np.median(young) / np.median(grown), "error, untrained / trained")
 print("three times the steps:")
 claim("trained, raw MSE as a share of the mean image's, every start",

@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   sltools:
-#     minutes: 25
+#     minutes: 20
 #     alternative: {cut: pool1}
 # ---
 
@@ -15,7 +15,7 @@
 # **Threat card.** As in lesson 05: an honest-but-curious server that sees the smashed data, knows
 # the client's architecture, and has neither weights nor images of its own.
 #
-# **Time.** About 25 minutes (estimated).
+# **Time.** About 20 minutes (estimated).
 
 # %% [markdown]
 # ## Settings
@@ -33,7 +33,6 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
 
 from sltools import data, experiments, lessons, metrics, plots
 from sltools.attacks import UnSplit
@@ -60,54 +59,12 @@ test = source.test[: {"tiny": 200, "quick": 2000, "full": len(source.test)}[budg
 STEPS = {"tiny": 9, "quick": 225, "full": 1000}[budget]
 own_priors = experiments.PRIORS.get(dataset, {})  # of photographs; none else
 reference = UnSplit(steps=STEPS, restarts=3, snapshots=1, seed=seed, **own_priors)
-
-
-def scored(victim, runs, truth):
-    """Score, for every start, the images of which we hold the truth, and the clone."""
-    if any(run.interrupted for run in runs):
-        raise KeyboardInterrupt  # half a search would pass for a weak attack
-    found = {"runs": runs, "raw": [], "aligned": [], "accuracy": [], "mistakes": []}
-    for run in runs:
-        inputs = run.inputs[: len(truth)]
-        fit = metrics.affine_align(inputs, truth)
-        right = metrics.accuracy(nn.Sequential(run.clone, victim.server.model), test)
-        found["raw"].append(np.median(metrics.mse(inputs, truth).tolist()).item())
-        found["aligned"].append(np.median(fit.mse.tolist()).item())
-        found["accuracy"].append(right)
-        found["mistakes"].append(1 - right)
-    assert np.isfinite(found["raw"] + found["accuracy"]).all()
-    return found
-
-
-def verdict(before, after, field="raw"):
-    """Say what a change did, if all starts agree on it."""
-    pairs = list(zip(before[field], after[field], strict=True))
-    higher, lower = sum(b > a for a, b in pairs), sum(b < a for a, b in pairs)
-    factor = np.median(after[field]) / np.median(before[field])
-    if not higher and not lower:
-        return "the same"
-    if len(pairs) in (higher, lower):
-        return f"{'higher' if higher else 'lower'} from every start (x {factor:.2f})"
-    return f"undecided: higher from {higher} of {len(pairs)} starts (x {factor:.2f})"
-
-
-def table(outcomes):
-    """Print median and range of each outcome over its starts."""
-    print(f"{'':18}{'raw MSE':>9} {'from start to start':20}{'aligned':>9}{'clone':>8}{'worst':>8}")
-    for name, found in outcomes.items():
-        raw, clone = found["raw"], found["accuracy"]
-        spread = f"[{min(raw):.4f} to {max(raw):.4f}]"
-        print(
-            f"{name!s:18}{np.median(raw):9.4f} {spread:20}{np.median(found['aligned']):9.4f}"
-            f"{np.median(clone):8.1%}{min(clone):8.1%}"
-        )
-
-
-base = scored(session, reference.runs(session.observe(images)), images)
+runs = reference.runs(session.observe(images))
+base = experiments.score_restarts(runs, session, images, test)
 blind = np.median(metrics.mse(mean_image.expand_as(images), images).tolist()).item()
 print(f"{STEPS} steps, {reference.restarts} starts, {len(images)} targets")
 print("raw MSE as a share of the mean image's:")
-claim("the attack as it is, from every start", np.array(base["raw"]) / blind, "<", 1)
+claim("the attack as it is, from every start", np.array(base.raw) / blind, "<", 1)
 
 # %% [markdown]
 # ## Which priors?
@@ -136,27 +93,24 @@ else:
 
 def attacked(**change):
     """The attack with some settings changed, from every start."""
-    runs = replace(reference, **change).runs(session.observe(images))
-    return scored(session, runs, images)
-
-
-def chosen_inputs(found):
-    """The reconstruction that the attacker keeps: of the run of least objective."""
-    return min(found["runs"], key=lambda run: run.objective).inputs.cpu()
+    found = replace(reference, **change).runs(session.observe(images))
+    return experiments.score_restarts(found, session, images, test)
 
 
 by_prior = {"both": base} | {name: attacked(**change) for name, change in changes.items()}
-pictures = {name: chosen_inputs(found) for name, found in by_prior.items()}
+pictures = {name: scores.kept.inputs.cpu() for name, scores in by_prior.items()}
 plots.reconstructions(images.cpu(), pictures, names)
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digits depend on the machine
-table(by_prior)
+print(experiments.restart_table(by_prior))
 print(f"{'mean image':18}{blind:9.4f}")
 for name in changes:
-    print(f"{name}: raw MSE {verdict(base, by_prior[name])}")
-    print(f"{name}: aligned {verdict(base, by_prior[name], 'aligned')}")
-    print(f"{name}: mistakes of the clone {verdict(base, by_prior[name], 'mistakes')}")
+    changed = by_prior[name]
+    print(f"{name}: raw MSE {experiments.paired_verdict(base.raw, changed.raw)}")
+    print(f"{name}: aligned {experiments.paired_verdict(base.aligned, changed.aligned)}")
+    clones = experiments.paired_verdict(base.mistakes, changed.mistakes)
+    print(f"{name}: mistakes of the clone {clones}")
 
 
 # %%
@@ -166,21 +120,22 @@ def matched(found, truth):
     return int((likeness.argmax(1).cpu() == torch.arange(len(found))).sum())
 
 
-def times(found, usual, field="raw"):
-    """What a change multiplies a number by, from each start."""
-    return np.array(found[field]) / np.array(usual[field])
+def times(changed, usual):
+    """What a change multiplies the raw MSE by, from each start."""
+    return np.array(changed.raw) / np.array(usual.raw)
 
 
 without = by_prior["without tv"]
-further, more_wrong = (np.median(without[f]) / np.median(base[f]) for f in ("raw", "mistakes"))
+further = np.median(without.raw) / np.median(base.raw)
+more_wrong = np.median(without.mistakes) / np.median(base.mistakes)
 compare(guess_error, further, "without tv: factor on the error")
 compare(guess_mistakes, more_wrong, "without tv: factor on the clone's mistakes")
 print("without tv:")
 claim("raw MSE, divided by that with both, from every start", times(without, base), ">", 3)
-claim("median raw MSE as a share of the mean image's", np.median(without["raw"]) / blind, ">", 1)
-own = [matched(run.inputs, images) for run in without["runs"]]
+claim("median raw MSE as a share of the mean image's", np.median(without.raw) / blind, ">", 1)
+own = [matched(run.inputs, images) for run in without.runs]
 claim("pictures that correlate most with their own image, at each start", own, "==", len(images))
-claim("accuracy of every clone", without["accuracy"], ">", 0.7)
+claim("accuracy of every clone", without.accuracy, ">", 0.7)
 claim("factor on the clone's mistakes, and half of that on the error", more_wrong, "<", further / 2)
 
 # %%

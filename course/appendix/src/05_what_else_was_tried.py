@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   sltools:
-#     minutes: 25
+#     minutes: 20
 #     alternative: {cut: pool1}
 # ---
 
@@ -15,7 +15,7 @@
 # **Threat card.** As in lesson 05: an honest-but-curious server that sees the smashed data, knows
 # the client's architecture, and has neither weights nor images of its own.
 #
-# **Time.** About 25 minutes (estimated).
+# **Time.** About 20 minutes (estimated).
 
 # %% [markdown]
 # ## Settings
@@ -32,8 +32,6 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import torch
-from torch import nn
 
 from sltools import data, experiments, lessons, metrics, plots
 from sltools.attacks import UnSplit
@@ -60,54 +58,12 @@ test = source.test[: {"tiny": 200, "quick": 2000, "full": len(source.test)}[budg
 STEPS = {"tiny": 9, "quick": 225, "full": 1000}[budget]
 own_priors = experiments.PRIORS.get(dataset, {})  # of photographs; none else
 reference = UnSplit(steps=STEPS, restarts=3, snapshots=1, seed=seed, **own_priors)
-
-
-def scored(victim, runs, truth):
-    """Score, for every start, the images of which we hold the truth, and the clone."""
-    if any(run.interrupted for run in runs):
-        raise KeyboardInterrupt  # half a search would pass for a weak attack
-    found = {"runs": runs, "raw": [], "aligned": [], "accuracy": [], "mistakes": []}
-    for run in runs:
-        inputs = run.inputs[: len(truth)]
-        fit = metrics.affine_align(inputs, truth)
-        right = metrics.accuracy(nn.Sequential(run.clone, victim.server.model), test)
-        found["raw"].append(np.median(metrics.mse(inputs, truth).tolist()).item())
-        found["aligned"].append(np.median(fit.mse.tolist()).item())
-        found["accuracy"].append(right)
-        found["mistakes"].append(1 - right)
-    assert np.isfinite(found["raw"] + found["accuracy"]).all()
-    return found
-
-
-def verdict(before, after, field="raw"):
-    """Say what a change did, if all starts agree on it."""
-    pairs = list(zip(before[field], after[field], strict=True))
-    higher, lower = sum(b > a for a, b in pairs), sum(b < a for a, b in pairs)
-    factor = np.median(after[field]) / np.median(before[field])
-    if not higher and not lower:
-        return "the same"
-    if len(pairs) in (higher, lower):
-        return f"{'higher' if higher else 'lower'} from every start (x {factor:.2f})"
-    return f"undecided: higher from {higher} of {len(pairs)} starts (x {factor:.2f})"
-
-
-def table(outcomes):
-    """Print median and range of each outcome over its starts."""
-    print(f"{'':18}{'raw MSE':>9} {'from start to start':20}{'aligned':>9}{'clone':>8}{'worst':>8}")
-    for name, found in outcomes.items():
-        raw, clone = found["raw"], found["accuracy"]
-        spread = f"[{min(raw):.4f} to {max(raw):.4f}]"
-        print(
-            f"{name!s:18}{np.median(raw):9.4f} {spread:20}{np.median(found['aligned']):9.4f}"
-            f"{np.median(clone):8.1%}{min(clone):8.1%}"
-        )
-
-
-base = scored(session, reference.runs(session.observe(images)), images)
+runs = reference.runs(session.observe(images))
+base = experiments.score_restarts(runs, session, images, test)
 blind = np.median(metrics.mse(mean_image.expand_as(images), images).tolist()).item()
 print(f"{STEPS} steps, {reference.restarts} starts, {len(images)} targets")
 print("raw MSE as a share of the mean image's:")
-claim("the attack as it is, from every start", np.array(base["raw"]) / blind, "<", 1)
+claim("the attack as it is, from every start", np.array(base.raw) / blind, "<", 1)
 
 # %% [markdown]
 # ## Exposure and leak
@@ -125,24 +81,26 @@ guess_leak = None  # your guess: median error without leak / with it
 unexposed = replace(reference, exposure=None, photographs=False)  # colours are set along with it
 remedies = {"both": base}
 for name, attack in {"exposure": unexposed, "leak": replace(reference, leak=0.0)}.items():
-    runs = attack.runs(session.observe(images))
-    remedies[f"without {name}"] = scored(session, runs, images)
+    found = attack.runs(session.observe(images))
+    remedies[f"without {name}"] = experiments.score_restarts(found, session, images, test)
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the last digits depend on the machine
-table(remedies)
+print(experiments.restart_table(remedies))
 for name in ("without exposure", "without leak"):
-    print(f"{name}: raw MSE {verdict(base, remedies[name])}")
-    print(f"{name}: mistakes of the clone {verdict(base, remedies[name], 'mistakes')}")
+    remedy = remedies[name]
+    print(f"{name}: raw MSE {experiments.paired_verdict(base.raw, remedy.raw)}")
+    clones = experiments.paired_verdict(base.mistakes, remedy.mistakes)
+    print(f"{name}: mistakes of the clone {clones}")
 for name, guess in (("without exposure", guess_exposure), ("without leak", guess_leak)):
-    factor = np.median(remedies[name]["raw"]) / np.median(base["raw"])
+    factor = np.median(remedies[name].raw) / np.median(base.raw)
     compare(guess, factor, f"{name}: factor on the error")
 
 # %%
-for name, found in remedies.items():
+for name, scores in remedies.items():
     claim(f"{name}: raw MSE as a share of the mean image's, every start",
-          np.array(found["raw"]) / blind, "<", 1)  # fmt: skip
-pairs = zip(base["runs"], remedies["without exposure"]["runs"], strict=True)
+          np.array(scores.raw) / blind, "<", 1)  # fmt: skip
+pairs = zip(base.runs, remedies["without exposure"].runs, strict=True)
 apart = [(one.inputs - other.inputs).abs().max().item() for one, other in pairs]
 claim("without exposure: greatest difference of a pixel, each start", apart, "==", 0)
 

@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   sltools:
-#     minutes: 30
+#     minutes: 25
 #     alternative: {seed: 1}
 # ---
 
@@ -12,7 +12,7 @@
 # wire until the client grows sure. Here you see what is left of a leaked gradient beyond the rank
 # of the features, and what a server can still do when the gradients have faded.
 #
-# **Time.** About 30 minutes (estimated).
+# **Time.** About 25 minutes (estimated).
 
 # %% [markdown]
 # ## Settings
@@ -35,6 +35,7 @@ from sltools import data, lessons, metrics, models, plots, protocol, widgets
 from sltools.attacks import LabelInference
 from sltools.claims import Claims, compare
 from sltools.errors import AttackError
+from sltools.experiments import cluster_features, head_cut, record_epoch
 
 torch.set_num_threads(1)  # small batches are faster so, whatever the number of cores
 as_shown = (dataset, budget, seed, device) == ("digits", "quick", 0, "cpu")
@@ -58,44 +59,24 @@ shape = train.images.shape
 seeds = [seed * victims + number for number in range(victims)]
 print(f"training: {train}, {classes} classes, {victims} victims")
 
-stages = models.stages(models.for_images(shape, seeds[0]))
 still = partial(torch.optim.SGD, lr=0.0)  # an optimiser that changes nothing
 HEADS = [1, 2]  # layers in the client's head
 blind = metrics.score_labels(train.labels, classes, guess=torch.zeros_like(train.labels))
 
 
 # %%
-def head_cut(net, layers):
-    """Name the stage before a head with so many layers that have weights."""
-    weighted = [stage for stage, layer in net.named_children() if list(layer.parameters())]
-    return stages[stages.index(weighted[-layers]) - 1]
-
-
-def record(net, split, layers=1, batch_size=1, seed=seed, **options):
-    """Train for one epoch; return the transcript and, for scoring, the labels in its order."""
-    front, middle, head = models.cut(net, at=("pool1", head_cut(net, layers)))
-    transcript = protocol.train(
-        protocol.Client(front, head, **options),
-        protocol.Server(middle, label_private=True, **options),
-        split,
-        epochs=1,
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-        record=True,
-    ).transcript
-    truth = torch.cat([page["labels"] for page in transcript.client_log.values()]).cpu()
-    return transcript, truth
+record = partial(record_epoch, seed=seed, device=device)
 
 
 def recorded_at_rest(net, layers):
     """Record what the server gets of a client that stands still, in batches of 64."""
-    transcript, truth = record(net, train[:watched], layers, 64, optimizer=still)
+    head = head_cut(net, layers)
+    transcript, truth = record(net, train[:watched], head, batch_size=64, optimizer=still)
     return transcript.view("server", grants=["anchor_labels"]), truth
 
 
 fresh, trained = models.for_images(shape, seeds[0]), models.for_images(shape, seeds[0])
-front, middle, head = models.cut(trained, at=("pool1", head_cut(trained, 1)))
+front, middle, head = models.cut(trained, at=("pool1", head_cut(trained)))
 client, server = protocol.Client(front, head), protocol.Server(middle, label_private=True)
 moments = {(0, layers): recorded_at_rest(trained, layers) for layers in HEADS}
 for before, epoch in zip(epochs, epochs[1:], strict=False):
@@ -240,18 +221,8 @@ widgets.show(draw, start={"epochs": epochs[-1], "layers": HEADS[-1]}, epochs=epo
 guess_features = None  # your guess: after the last epoch, the share found by clustering features
 
 # %%
-from sklearn.cluster import KMeans
-
-
-def cluster_features(view):
-    """Put the directions of u from their mean into as many clusters as there are classes."""
-    u = view.features.cpu()
-    directions = normalize(u - u.mean(0), dim=1)
-    return torch.from_numpy(KMeans(classes, n_init=10, random_state=0).fit(directions).labels_)
-
-
 from_features = {
-    key: metrics.cluster_accuracy(cluster_features(moment), its_labels)
+    key: metrics.cluster_accuracy(cluster_features(moment, classes), its_labels)
     for key, (moment, its_labels) in moments.items()
 }
 from_gradients = {

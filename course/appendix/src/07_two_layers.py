@@ -33,6 +33,7 @@ from torch.nn.functional import cross_entropy, one_hot
 from sltools import data, lessons, metrics, models, plots, protocol, widgets
 from sltools.attacks import LabelInference
 from sltools.claims import Claims, compare
+from sltools.experiments import head_cut, record_epoch
 
 torch.set_num_threads(1)  # small batches are faster so, whatever the number of cores
 as_shown = (dataset, budget, seed, device) == ("digits", "quick", 0, "cpu")
@@ -56,33 +57,12 @@ shape = train.images.shape
 seeds = [seed * victims + number for number in range(victims)]
 print(f"training: {train}, {classes} classes, {victims} victims")
 
-stages = models.stages(models.for_images(shape, seeds[0]))
 still = partial(torch.optim.SGD, lr=0.0)  # an optimiser that changes nothing
 blind = metrics.score_labels(train.labels, classes, guess=torch.zeros_like(train.labels))
 
 
 # %%
-def head_cut(net, layers):
-    """Name the stage before a head with so many layers that have weights."""
-    weighted = [stage for stage, layer in net.named_children() if list(layer.parameters())]
-    return stages[stages.index(weighted[-layers]) - 1]
-
-
-def record(net, split, layers=1, batch_size=1, seed=seed, **options):
-    """Train for one epoch; return the transcript and, for scoring, the labels in its order."""
-    front, middle, head = models.cut(net, at=("pool1", head_cut(net, layers)))
-    transcript = protocol.train(
-        protocol.Client(front, head, **options),
-        protocol.Server(middle, label_private=True, **options),
-        split,
-        epochs=1,
-        batch_size=batch_size,
-        seed=seed,
-        device=device,
-        record=True,
-    ).transcript
-    truth = torch.cat([page["labels"] for page in transcript.client_log.values()]).cpu()
-    return transcript, truth
+record = partial(record_epoch, seed=seed, device=device)
 
 
 def agrees(predicted, observed, margin):
@@ -93,14 +73,14 @@ def agrees(predicted, observed, margin):
 
 def late(net, layers, clone):
     """Match gradients of a client that stands still; return transcript, labels and hits."""
-    transcript, truth = record(net, train[:at_rest], layers, optimizer=still)
+    transcript, truth = record(net, train[:at_rest], head_cut(net, layers), optimizer=still)
     view = transcript.view("server", grants=["head_weight_gradients"])
     labels = LabelInference(clone=clone, seed=seeds[0])(view).labels
     return transcript, truth, labels == truth
 
 
 fresh, trained = models.for_images(shape, seeds[0]), models.for_images(shape, seeds[0])
-front, middle, head = models.cut(trained, at=("pool1", head_cut(trained, 1)))
+front, middle, head = models.cut(trained, at=("pool1", head_cut(trained)))
 client, server = protocol.Client(front, head), protocol.Server(middle, label_private=True)
 for before, epoch in zip(epochs, epochs[1:], strict=False):
     settings = {"epochs": epoch - before, "seed": seeds[0], "device": device}
@@ -202,9 +182,9 @@ guess_end = None  # your guess: on MNIST, what a co-trained clone finds at last,
 window = online // 10
 curves = {}
 for layers in (1, 2):
-    lifetime, lifetime_truth = record(
-        models.for_images(shape, seeds[0]), train[:online], layers, seed=seeds[0]
-    )
+    beginner = models.for_images(shape, seeds[0])
+    before_head = head_cut(beginner, layers)
+    lifetime, lifetime_truth = record(beginner, train[:online], before_head, seed=seeds[0])
     leaked = lifetime.view("server", grants=["head_weight_gradients"])
     for name in ("co-trained", "frozen"):
         guesses = LabelInference(clone=name, seed=seeds[0])(leaked).labels
@@ -323,7 +303,7 @@ for name, share in by_layer.items():
 # **$r > 0$ comes from the ReLU.** With activations of both signs, $r$ may be negative, and then the
 # rule prefers *wrong* labels. With a tanh it depends on the draw of the clone's weights. Try it:
 # replace the ReLU before the last layer by `torch.nn.Tanh()` in `fresh` (with
-# `setattr(fresh, head_cut(fresh, 1), torch.nn.Tanh())`) and run the check of the condition again.
+# `setattr(fresh, head_cut(fresh), torch.nn.Tanh())`) and run the check of the condition again.
 # Look at $r$, then at the labels found.
 #
 # **Back to** [lesson 07](../07_label_inference.ipynb).
