@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from sltools import data, models, seeds
 from sltools.attacks import Hijacking, HijackingServer, InversionResult, networks
+from sltools.attacks.alignment import gradient_penalty
 from sltools.attacks.hijacking import _Hijacker
 from sltools.data import Split
 from sltools.errors import AttackError, NotObservable
@@ -98,12 +99,10 @@ def test_the_gradient_sent_is_that_of_the_critics_score(monkeypatch: pytest.Monk
 def test_the_penalty_is_over_all_features_of_a_sample() -> None:
     """A linear critic has the same slope everywhere, so its penalty is known."""
     smashed = torch.rand(4, 2, 3, 3)
-    hijacker = _Hijacker(SHORT, torch.rand(3, 1, 12, 12), smashed)
-    hijacker.critic = nn.Sequential(nn.Flatten(), nn.Linear(18, 1))
-    expected = (hijacker.critic[1].weight.norm() - 1) ** 2
-    torch.testing.assert_close(
-        hijacker._gradient_penalty(smashed, torch.rand_like(smashed)), expected
-    )
+    critic = nn.Sequential(nn.Flatten(), nn.Linear(18, 1))
+    expected = (critic[1].weight.norm() - 1) ** 2
+    found = gradient_penalty(critic, smashed, torch.rand_like(smashed), torch.Generator())
+    torch.testing.assert_close(found, expected)
 
 
 def test_it_holds_nothing_of_the_client() -> None:

@@ -11,7 +11,7 @@ from sltools.attacks.leaks import GradientLeak, LeakResult
 from sltools.attacks.pcat import PCAT
 from sltools.attacks.result import InversionResult
 from sltools.attacks.sdar import SDAR
-from sltools.attacks.surrogate import SurrogateAttack, SurrogateResult
+from sltools.attacks.surrogate import SurrogateResult
 from sltools.attacks.unsplit import UnSplit
 
 __all__ = [
@@ -29,7 +29,6 @@ __all__ = [
     "LabelInference",
     "LabelResult",
     "LeakResult",
-    "SurrogateAttack",
     "SurrogateResult",
     "UnSplit",
 ]

@@ -39,7 +39,8 @@ class SDAR(SurrogateAttack):
 
     uses_architecture: ClassVar[bool] = True
 
-    adversarial: float = 0.02
+    lr: float = 3e-3
+    adversarial: float = 0.1
     realism: float = 0.0
     critic_lr: float = 5e-4
 

@@ -102,8 +102,8 @@ class SurrogateAttack:
 
     steps: int = 1000
     batch: int = 64
-    lr: float = 1e-3
-    decoder_lr: float = 2e-3
+    lr: float = 2e-3
+    decoder_lr: float = 3e-3
     mmd: float = 1.0
     consistency: float = 0.2
     late_start: int = 0

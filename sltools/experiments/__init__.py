@@ -5,6 +5,14 @@ paper's scale; "published" is the paper's own schedule, hours of it. Results are
 several victims and clones, with the worst beside them. Nothing below this module knows of it.
 """
 
+from sltools.experiments.auxiliary import (
+    AuxiliaryData,
+    auxiliary_data,
+    check_disjoint,
+    class_means,
+    own_network,
+    support_vectors,
+)
 from sltools.experiments.inversion import InversionSettings, run_inversion
 from sltools.experiments.labels import (
     LabelSettings,
@@ -25,8 +33,9 @@ from sltools.experiments.targets import first_targets, public_rows, usual_target
 from sltools.experiments.victims import MakeClient, parties, train_victim
 
 __all__ = [
-    "BUDGETS", "PRIORS", "STEPS", "InversionSettings", "LabelSettings", "MakeClient", "Outcome",
-    "RestartScores", "cluster_features", "first_targets", "head_cut", "paired_verdict", "parties",
+    "BUDGETS", "PRIORS", "STEPS", "AuxiliaryData", "InversionSettings", "LabelSettings",
+    "MakeClient", "Outcome", "RestartScores", "auxiliary_data", "check_disjoint", "class_means",
+    "cluster_features", "first_targets", "head_cut", "own_network", "paired_verdict", "parties",
     "priors", "public_rows", "record_epoch", "restart_table", "run_inversion", "run_labels",
-    "score_restarts", "train_victim", "training", "unsplit", "usual_targets",
+    "score_restarts", "support_vectors", "train_victim", "training", "unsplit", "usual_targets",
 ]  # fmt: skip

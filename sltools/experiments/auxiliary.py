@@ -1,0 +1,132 @@
+"""What an attacker with data of its own may have, and what it could do with that data alone."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, pad
+from torch.optim import Adam
+
+from sltools import data, devices, models, seeds
+from sltools.errors import DataError
+from sltools.experiments.targets import public_rows
+from sltools.progress import bar
+
+SHIFT = 2  # pixels by which the rival's training images are moved, at most
+
+
+class AuxiliaryData(NamedTuple):
+    """Test images that are no targets, in two parts: the attacker's own, and those to score on."""
+
+    auxiliary: data.Split
+    held_out: data.Split
+
+
+def auxiliary_data(
+    dataset: data.Dataset, count: int, *, targets: int = 10, seed: int = 0
+) -> AuxiliaryData:
+    """Give an attacker `count` test images, drawn from (`seed`, "auxiliary"); hold out the others.
+
+    Neither part has an image of the client's training or of the first `targets`. Raises DataError
+    if there are not so many.
+
+    >>> from sltools import data, experiments
+    >>> own, held_out = experiments.auxiliary_data(data.load("digits"), 200)
+    >>> len(own), len(held_out)
+    (200, 150)
+    """
+    rows = public_rows(dataset, targets)
+    if not 1 <= count < len(rows):
+        raise DataError(
+            f"{count} auxiliary images cannot be drawn: {dataset.name} has {len(rows)} test images "
+            f"that are no targets, and one at least is held out; give 1 to {len(rows) - 1}"
+        )
+    order = torch.randperm(len(rows), generator=seeds.generator(seed, "auxiliary"))
+    rows = rows[order]
+    return AuxiliaryData(dataset.test[rows[:count]], dataset.test[rows[count:]])
+
+
+def check_disjoint(auxiliary: data.Split, private: Tensor) -> None:
+    """Raise DataError if an image of `auxiliary` is among the `private` ones (N, C, H, W).
+
+    >>> from sltools import data, experiments
+    >>> digits = data.load("digits")
+    >>> experiments.check_disjoint(digits.test[10:], digits.test.images[:10])
+    """
+    known = {image.numpy().tobytes() for image in private.cpu()}
+    shared = sum(image.numpy().tobytes() in known for image in auxiliary.images.cpu())
+    if shared:
+        raise DataError(
+            f"{shared} of {len(auxiliary)} auxiliary images are among the private ones, so the "
+            "attack would be shown what it is to find: leave them out (public_rows tells which "
+            "test images are no targets)"
+        )
+
+
+def class_means(auxiliary: data.Split, labels: Tensor) -> Tensor:
+    """The mean auxiliary image of each label (N,): a baseline (N, C, H, W) that knows the classes.
+
+    A class without auxiliary images gets the mean of all.
+
+    >>> from sltools import data, experiments
+    >>> digits = data.load("digits")
+    >>> tuple(experiments.class_means(digits.test, digits.train.labels[:3]).shape)
+    (3, 1, 28, 28)
+    """
+    means = auxiliary.images.mean(0).repeat(int(labels.max()) + 1, 1, 1, 1)
+    for label in auxiliary.labels.unique().tolist():
+        if label < len(means):
+            means[label] = auxiliary.images[auxiliary.labels == label].mean(0)
+    return means[labels]
+
+
+def support_vectors(auxiliary: data.Split, images: Tensor) -> Tensor:
+    """Labels (N,) that a support vector machine (RBF, C = 10) gives `images`, from `auxiliary`.
+
+    A rival of a stolen client: what the attacker's data are worth without any attack.
+
+    >>> from sltools import data, experiments
+    >>> digits = data.load("digits")
+    >>> guess = experiments.support_vectors(digits.train, digits.test.images)
+    >>> bool((guess == digits.test.labels).float().mean() > 0.9)
+    True
+    """
+    from sklearn.svm import SVC
+
+    machine = SVC(C=10.0).fit(auxiliary.images.flatten(1).cpu(), auxiliary.labels.cpu())
+    return torch.from_numpy(machine.predict(images.flatten(1).cpu()))
+
+
+def own_network(
+    auxiliary: data.Split, *, steps: int = 2000, seed: int = 0, device: str = "cpu"
+) -> nn.Sequential:
+    """Train the paper's network on `auxiliary` alone, with shifts of up to two pixels.
+
+    The stronger rival of a stolen client. Adam at 2e-3, falling along a cosine, on 64 images a
+    step; weights, order and shifts come from streams of `seed`.
+
+    >>> from sltools import data, experiments, metrics
+    >>> digits = data.load("digits")
+    >>> rival = experiments.own_network(digits.train[:200], steps=100)
+    >>> metrics.accuracy(rival, digits.test) > 0.6
+    True
+    """
+    place = devices.find(device)
+    shape = auxiliary.images.shape
+    net = models.for_images(shape, seeds.derive(seed, "own network")).to(place)
+    draw = seeds.generator(seed, "own network's data")
+    padded = pad(auxiliary.images, (SHIFT, SHIFT, SHIFT, SHIFT)).to(place)
+    labels = auxiliary.labels.to(place)
+    optimizer = Adam(net.parameters(), lr=2e-3)
+    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
+    net.train()
+    for _ in bar(range(steps), "own network"):
+        rows = torch.randint(len(labels), (64,), generator=draw)
+        down, across = torch.randint(2 * SHIFT + 1, (2,), generator=draw).tolist()
+        batch = padded[rows.to(place)][..., down : down + shape[-2], across : across + shape[-1]]
+        loss = cross_entropy(net(batch), labels[rows.to(place)])
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    return net.eval()
