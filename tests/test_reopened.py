@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -18,6 +19,9 @@ from torch import Tensor, nn
 from benchmarks import ablations
 from sltools import attacks, data, models
 from sltools.attacks import (
+    FORA,
+    PCAT,
+    SDAR,
     BlindDeconvolution,
     DecoderInversion,
     GradientLeak,
@@ -41,6 +45,14 @@ def _decode(view: View) -> Any:
     return DecoderInversion(steps=12, batch=8)(view, public)
 
 
+def _with_data(attack: Any) -> Attack:
+    stream = torch.Generator().manual_seed(0)
+    own = SimpleNamespace(
+        images=torch.rand(40, 1, 28, 28, generator=stream), labels=torch.arange(40) % 10
+    )
+    return lambda view: attack(view, own)
+
+
 UNSPLIT = UnSplit(steps=30, restarts=2)
 ATTACKS: dict[str, tuple[Attack, str]] = {  # what to run, on which view
     "UnSplit": (UNSPLIT, "mirrored"),
@@ -50,6 +62,9 @@ ATTACKS: dict[str, tuple[Attack, str]] = {  # what to run, on which view
     "BlindDeconvolution": (BlindDeconvolution(), "photographs"),
     "KnownWeightsInversion": (KnownWeightsInversion(steps=10), "granted"),
     "DecoderInversion": (_decode, "granted"),
+    "SDAR": (_with_data(SDAR(steps=5, batch=8)), "labelled"),
+    "PCAT": (_with_data(PCAT(steps=5, batch=8)), "one by one"),
+    "FORA": (_with_data(FORA(steps=5, batch=8)), "mirrored"),
     "LabelInference, published": (LabelInference("published"), "one by one"),
     "LabelInference, closed-form": (LabelInference("closed-form"), "one by one"),
     "LabelInference, wire": (LabelInference("wire"), "one by one"),
@@ -158,7 +173,7 @@ def test_attacks_import_no_data_and_reach_into_no_view(path: Path) -> None:
 
 
 def test_no_attack_on_a_view_is_left_out() -> None:
-    results = {"InversionResult", "LabelResult", "LeakResult"}
-    servers = {"Hijacking", "HijackingServer"}  # which act during the training
+    results = {"InversionResult", "LabelResult", "LeakResult", "SurrogateResult"}
+    servers = {"Hijacking", "HijackingServer", "CuriousServer"}  # which act during the training
     tried = {name.partition(",")[0] for name in ATTACKS}
     assert tried == set(attacks.__all__) - results - servers

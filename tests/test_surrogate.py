@@ -1,0 +1,390 @@
+"""Attackers with data: what they are allowed to know, what they get, and that they are passive."""
+
+import copy
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from sltools import data, experiments, metrics, models, protocol
+from sltools.attacks import FORA, PCAT, SDAR, CuriousServer, SurrogateResult
+from sltools.attacks.alignment import Samples, mk_mmd
+from sltools.attacks.auxiliary import Auxiliary
+from sltools.data import Split
+from sltools.errors import AttackError, DataError, NotObservable
+from sltools.messages import Message
+from sltools.models import Architecture
+from sltools.view import View
+from tests.parties import noise_split, same, weights
+
+SHORT: dict[str, Any] = {"steps": 4, "batch": 8}
+ATTACKS = {"SDAR": SDAR(**SHORT), "PCAT": PCAT(**SHORT, late_start=0), "FORA": FORA(**SHORT)}
+each = pytest.mark.parametrize("name", ATTACKS)
+labelled = pytest.mark.parametrize("name", ["SDAR", "PCAT"])
+
+
+def _session(cut: str | tuple[str, str] = "fc1", epochs: int = 1, **options: Any) -> Any:
+    client, server = experiments.parties(models.mnist_net(seed=3), cut)
+    split = data.load("digits").train[:96]
+    return protocol.train(client, server, split, epochs=epochs, batch_size=32, **options)
+
+
+def _own(count: int = 60) -> Split:
+    return data.load("digits").test[:count]
+
+
+def _secret(count: int = 20) -> Tensor:
+    return data.load("digits").test.images[-count:]
+
+
+def _networks(result: SurrogateResult) -> list[Tensor]:
+    heads = [] if result.head is None else [result.head]
+    return weights(result.clone, result.decoder, *heads)
+
+
+# What they get
+
+
+@pytest.mark.slow
+@labelled
+def test_behind_a_dense_layer_labelled_data_beat_the_baselines_and_shuffled_smashed_data_do_not(
+    name: str,
+) -> None:
+    digits = data.load("digits")
+    session = protocol.recut(experiments.train_victim(digits, seed=5), "fc1")
+    own, _ = experiments.auxiliary_data(digits, 200, seed=5)
+    targets = experiments.first_targets(digits, 10)
+    view = session.observe(torch.cat([targets.images, digits.train.images[:250]]))
+    attack = replace(ATTACKS[name], steps=200, batch=32)
+    mean = own.images.mean(0).expand_as(targets.images)
+    floor = metrics.mse(mean, targets.images).median()
+    found = attack(view, own)
+    assert metrics.mse(found.inputs[:10], targets.images).median() < 0.75 * floor
+    stolen = nn.Sequential(found.clone, session.server.model)
+    assert metrics.accuracy(stolen, digits.test) > 0.85
+    control = replace(attack, steps=60)(_shuffled(view), own)
+    assert metrics.mse(control.inputs[:10], targets.images).median() > 0.8 * floor
+
+
+def _shuffled(view: View) -> View:
+    """The same view, with each feature of the smashed data shuffled between the images."""
+    smashed = view.smashed.flatten(1)
+    draws = torch.rand(smashed.shape, generator=torch.Generator().manual_seed(0))
+    message = Message(0, 0, "smashed", smashed.gather(0, draws.argsort(0)), "inference")
+    return View("server", [message], view._client, own_model=view._own_model)
+
+
+@pytest.mark.slow
+@labelled
+def test_a_label_private_clients_labels_are_inferred(name: str) -> None:
+    digits = data.load("digits")
+    session = experiments.train_victim(digits, ("pool1", "relu4"), budget="tiny", seed=5)
+    own, _ = experiments.auxiliary_data(digits, 200, seed=5)
+    attack = replace(ATTACKS[name], steps=200, batch=32)
+    found = attack(session.observe(digits.test.images), own)
+    assert found.labels is not None and found.head is not None
+    truth = digits.test.labels
+    assert metrics.label_accuracy(found.labels, truth) > session.accuracy(digits.test) - 0.1
+
+
+# What they know
+
+
+@pytest.mark.parametrize(
+    ("name", "read"),
+    [
+        ("SDAR", ("client architecture", "own model", "smashed")),
+        ("PCAT", ("own model", "smashed")),
+        ("FORA", ("smashed",)),
+    ],
+)
+def test_knowledge_is_named(name: str, read: tuple[str, ...]) -> None:
+    found = ATTACKS[name](_session().observe(_secret()), _own())
+    labels = () if name == "FORA" else ("auxiliary labels (60)",)
+    assert found.knowledge == (*read, "auxiliary images (60)", *labels)
+
+
+@labelled
+def test_a_recorded_training_tells_the_labels_too(name: str) -> None:
+    transcript = _session(record=True).transcript
+    found = ATTACKS[name](transcript.view().window(1, 3), _own())
+    assert "labels" in found.knowledge and len(found.inputs) == 64
+
+
+def test_labels_are_not_looked_at_by_an_attack_without() -> None:
+    view = _session().observe(_secret())
+    own = _own()
+    told, other = (FORA(**SHORT)(view, part) for part in (own, Split(own.images, own.labels * 0)))
+    assert same(_networks(told), _networks(other))
+
+
+def test_without_what_it_reads_there_is_no_attack() -> None:
+    message = Message(0, 0, "smashed", torch.rand(20, 120), "inference")
+    with pytest.raises(NotObservable, match="own model"):
+        PCAT(**SHORT)(View("server", [message]), _own())
+    with pytest.raises(NotObservable, match="client architecture"):
+        model = nn.Sequential(nn.Linear(120, 10))
+        SDAR(**SHORT)(View("server", [message], own_model=model), _own())
+    with pytest.raises(AttackError, match="looks at a view"):
+        FORA(**SHORT)(_session(), _own())  # type: ignore[arg-type]
+
+
+# That they are deterministic, leave things alone, and come back from disk
+
+
+@each
+def test_the_same_seed_gives_the_same_bits_and_another_others(name: str) -> None:
+    view, attack = _session().observe(_secret()), ATTACKS[name]
+    torch.manual_seed(1)
+    first = attack(view, _own())
+    torch.manual_seed(2)
+    again = attack(view, _own())
+    other = replace(attack, seed=1)(view, _own())
+    assert same(_networks(first), _networks(again)) and torch.equal(first.inputs, again.inputs)
+    assert not torch.equal(first.inputs, other.inputs)
+
+
+@each
+def test_the_global_state_and_the_victim_stay_as_they_are(name: str) -> None:
+    session = _session()
+    before = weights(session.client.front, session.server.model)
+    state = torch.get_rng_state()
+    ATTACKS[name](session.observe(_secret()), _own())
+    assert torch.equal(state, torch.get_rng_state())
+    assert same(before, weights(session.client.front, session.server.model))
+
+
+def test_no_network_starts_at_the_victims_weights() -> None:
+    net = models.mnist_net(seed=0)
+    front, rest = models.cut(net, "pool1")
+    session = protocol.Session.of(protocol.Client(front), protocol.Server(rest), _secret())
+    found = SDAR(steps=1, batch=8, lr=0.0, decoder_lr=0.0)(session.observe(_secret()), _own())
+    assert not same(weights(front), weights(found.clone))
+
+
+@each
+@pytest.mark.parametrize("cut", ["fc1", ("pool1", "relu4")])
+def test_a_result_comes_back_from_disk(name: str, cut: Any, tmp_path: Any) -> None:
+    view = _session(cut).observe(_secret())
+    found = ATTACKS[name](view, _own())
+    again = SurrogateResult.open(found.save(tmp_path / "result"))
+    assert same(_networks(found), _networks(again)) and again.knowledge == found.knowledge
+    assert not any(part.training for part in (again.clone, again.decoder))
+    assert torch.equal(again.reconstruct(view.smashed), found.reconstruct(view.smashed))
+    assert (again.labels is None) == (found.labels is None)
+
+
+def test_normalisation_learns_and_dropout_draws_nothing() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 5), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5), nn.Flatten(),
+        nn.Linear(4 * 576, 10), nn.Linear(10, 10),
+    )  # fmt: skip
+    client, server = experiments.parties(net, "4")
+    session = protocol.train(client, server, data.load("digits").train[:64], epochs=1)
+    state = torch.get_rng_state()
+    found = SDAR(**SHORT)(session.observe(_secret()), _own())
+    assert torch.equal(state, torch.get_rng_state())
+    assert found.clone[1].num_batches_tracked > 0 and not found.clone[1].training  # type: ignore[operator]
+
+
+def test_ctrl_c_keeps_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sltools.attacks.surrogate import SurrogateTraining
+
+    learn = SurrogateTraining.learn
+
+    def interrupted(self: Any, *arguments: Any) -> None:
+        if self.step == 2:
+            raise KeyboardInterrupt
+        learn(self, *arguments)
+
+    monkeypatch.setattr(SurrogateTraining, "learn", interrupted)
+    found = FORA(**SHORT)(_session().observe(_secret()), _own())
+    assert found.interrupted and len(found.inputs) == 20
+
+
+@given(size=st.integers(1, 9), seed=st.integers(0, 3))
+@settings(max_examples=8, deadline=None)
+def test_any_number_of_images_is_decoded(size: int, seed: int) -> None:
+    message = Message(0, 0, "smashed", torch.rand(size, 4, 6, 6), "inference")
+    found = FORA(steps=1, batch=3, seed=seed)(View("server", [message]), noise_split(3))
+    assert found.inputs.shape == (size, 1, 28, 28) and found.inputs.dtype == torch.float32
+    assert bool(((found.inputs >= 0) & (found.inputs <= 1)).all())
+
+
+@pytest.mark.gpu
+@each
+def test_they_work_on_a_gpu(name: str) -> None:
+    session = _session(device="cuda")
+    found = ATTACKS[name](session.observe(_secret()), _own())
+    assert found.inputs.is_cuda and found.device.startswith("cuda")
+
+
+# That they are passive
+
+
+class _Honest(protocol.Server):
+    """An honest server of the same signature."""
+
+
+def _train_beside(server: protocol.Server, net: nn.Sequential, cut: Any) -> Any:
+    front, _, *head = models.cut(net, cut)
+    split = data.load("digits").train[:96]
+    client = protocol.Client(front, *head)
+    return protocol.train(client, server, split, epochs=1, batch_size=16, record=True)
+
+
+@each
+@pytest.mark.parametrize("cut", ["pool2", ("pool1", "relu4")])
+@pytest.mark.parametrize("dropout", [False, True])
+def test_the_client_receives_what_an_honest_server_sends(
+    name: str, cut: Any, dropout: bool
+) -> None:
+    net = models.mnist_net(seed=3)
+    if dropout:
+        net.relu3 = nn.Dropout(0.3)  # its noise comes from the training's stream
+    sessions = []
+    for curious in (False, True):
+        own = copy.deepcopy(net)
+        front, middle, *_ = models.cut(own, cut)
+        private = not isinstance(cut, str)
+        if curious:
+            shape = Architecture.of(front, (1, 28, 28))
+            server: protocol.Server = CuriousServer(
+                middle, ATTACKS[name], _own(), client=shape, label_private=private
+            )
+        else:
+            server = _Honest(middle, label_private=private)
+        sessions.append(_train_beside(server, own, cut))
+    honest, watched = (session.transcript.digests("client") for session in sessions)
+    assert honest == watched and len(honest) >= 6
+    assert sessions[1].server.steps == 6
+    assert sessions[0].losses == sessions[1].losses or cut != "pool2"
+
+
+@each
+def test_beside_a_training_it_learns_to_decode(name: str) -> None:
+    net = models.mnist_net(seed=3)
+    front, rest = models.cut(net, "pool1")
+    shape = Architecture.of(front, (1, 28, 28))
+    server = CuriousServer(rest, ATTACKS[name], _own(), client=shape)
+    session = protocol.train(
+        front, server, data.load("digits").train[:320], epochs=1, batch_size=16
+    )
+    found = server.invert(session.observe(_secret()))
+    assert found.inputs.shape == (20, 1, 28, 28) and found.losses["decoder"].isfinite().all()
+    assert "auxiliary images (60)" in found.knowledge and "smashed" in found.knowledge
+
+
+def test_a_late_start_lets_the_first_batches_pass() -> None:
+    front, rest = models.cut(models.mnist_net(), "pool1")
+    server = CuriousServer(rest, PCAT(late_start=4, batch=8), _own())
+    with pytest.raises(AttackError, match="has learnt nothing yet"):
+        server.invert(_session("pool1").observe(_secret()))
+    protocol.train(front, server, data.load("digits").train[:96], epochs=1, batch_size=16)
+    assert server.steps == 2
+
+
+def test_a_curious_server_says_what_it_lacks() -> None:
+    _, rest = models.cut(models.mnist_net(), "pool1")
+    with pytest.raises(AttackError, match=r"give client=Architecture\.of"):
+        CuriousServer(rest, SDAR(), _own())
+    with pytest.raises(AttackError, match="the attack is an SDAR"):
+        CuriousServer(rest, "SDAR", _own())  # type: ignore[arg-type]
+
+
+# Bad input
+
+
+def _without(own: Split, label: int) -> Split:
+    return own[(own.labels != label).nonzero().flatten()]
+
+
+@pytest.mark.parametrize(
+    ("own", "message"),
+    [
+        (None, "needs auxiliary data"),
+        (_own()[:0], "needs auxiliary data"),
+        (Split(torch.rand(20, 1, 28), torch.arange(20) % 2), "must be a tensor \\(N, C, H, W\\)"),
+        (Split(torch.rand(20, 1, 28, 28) * 255, torch.arange(20) % 2), "divide 8-bit pixels"),
+        (Split(torch.rand(20, 1, 28, 28), torch.rand(20)), "needs the labels of its 20"),
+        (Split(torch.rand(20, 1, 28, 28), torch.zeros(20).long()), "of two classes at least"),
+        (Split(torch.rand(20, 1, 28, 28), torch.arange(20) % 2 - 1), "count from 0"),
+        (Split(torch.rand(20, 1, 28, 28), torch.arange(20)), "the server has 10 classes"),
+        (_own(5), "5 auxiliary images are fewer than a batch of 8"),
+        (Split(torch.rand(20, 1, 32, 32), torch.arange(20) % 2), "images of the size"),
+        (Split(torch.rand(20, 3, 28, 28), torch.arange(20) % 2), "images of the size"),
+    ],
+)
+def test_auxiliary_data_that_will_not_do_are_refused(own: Any, message: str) -> None:
+    with pytest.raises(AttackError, match=message):
+        SDAR(**SHORT)(_session().observe(_secret()), own)
+
+
+def test_auxiliary_data_that_contain_the_targets_are_refused() -> None:
+    own, secret = _own(), _secret()
+    experiments.check_disjoint(own, secret)
+    with pytest.raises(DataError, match="2 of 60 auxiliary images are among the private ones"):
+        experiments.check_disjoint(own, torch.cat([secret, own.images[3:5]]))
+
+
+@given(count=st.integers(1, 349), seed=st.integers(0, 5))
+@settings(max_examples=5, deadline=None)
+def test_auxiliary_data_are_neither_trained_on_nor_attacked(count: int, seed: int) -> None:
+    digits = data.load("digits")
+    own, held_out = experiments.auxiliary_data(digits, count, seed=seed)
+    targets = experiments.first_targets(digits, 10)
+    for private in (digits.train.images, targets.images, held_out.images):
+        experiments.check_disjoint(own, private)
+    assert len(own) + len(held_out) == 350
+
+
+@pytest.mark.parametrize("count", [0, 350, 1000])
+def test_more_auxiliary_data_than_there_are_cannot_be_drawn(count: int) -> None:
+    with pytest.raises(DataError, match="give 1 to 349"):
+        experiments.auxiliary_data(data.load("digits"), count)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"steps": 0}, {"lr": -1.0}, {"mmd": float("nan")}, {"batch": 2.5}]
+)
+@each
+def test_senseless_settings_are_refused(name: str, wrong: dict[str, Any]) -> None:
+    with pytest.raises(AttackError, match=next(iter(wrong))):
+        replace(ATTACKS[name], **wrong)
+
+
+# The parts
+
+
+@given(st.integers(2, 12), st.integers(2, 12), st.integers(0, 9))
+@settings(max_examples=20, deadline=None)
+def test_the_discrepancy_is_that_of_a_squared_distance(ours: int, theirs: int, seed: int) -> None:
+    stream = torch.Generator().manual_seed(seed)
+    made = torch.rand(ours, 3, 2, generator=stream)
+    real = torch.rand(theirs, 3, 2, generator=stream)
+    there, back = mk_mmd(Samples(made, real)), mk_mmd(Samples(real, made))
+    torch.testing.assert_close(there, back)
+    assert there > -1e-5 and abs(mk_mmd(Samples(made, made))) < 1e-5
+
+
+def test_with_labels_only_samples_of_one_class_are_compared() -> None:
+    samples = torch.tensor([[0.0], [1.0], [0.0], [1.0]])
+    labels = torch.tensor([0, 1, 0, 1])
+    assert abs(mk_mmd(Samples(samples, samples, labels, labels))) < 1e-5
+    assert mk_mmd(Samples(samples, samples, labels, 1 - labels)) > 0.5
+    assert abs(mk_mmd(Samples(samples, samples))) < 1e-5
+
+
+def test_batches_have_the_labels_of_the_clients_where_there_are_such() -> None:
+    own = Auxiliary(_without(_own(), 3), labelled=True, batch=8, seed=0, device=torch.device("cpu"))
+    wanted = torch.arange(10).repeat(6)
+    images, labels = own.batch(60, like=wanted)
+    assert labels is not None and len(images) == 60
+    known = wanted != 3
+    assert torch.equal(labels[known], wanted[known]) and 3 not in labels
+    assert own.batch(60, like=torch.full((60,), 12))[1] is not None
+    assert len(own.batch(200)[1].unique()) == 9  # type: ignore[union-attr]
