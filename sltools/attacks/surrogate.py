@@ -377,18 +377,18 @@ class _Scale:
     """Brings each feature of smashed data to a mean of 0 and a variance of about 1."""
 
     def __init__(self, smashed: Tensor) -> None:
-        self._mean, self._square = smashed.mean(0), smashed.square().mean(0)
+        self._mean, self._variance = smashed.mean(0), smashed.var(0, correction=0)
 
     def follow(self, smashed: Tensor) -> None:
-        """Move the moments a little towards those of a batch (B, ...)."""
+        """Move mean and variance a little towards those of a batch (B, ...)."""
         self._mean = self._mean.lerp(smashed.mean(0), MEMORY)
-        self._square = self._square.lerp(smashed.square().mean(0), MEMORY)
+        if len(smashed) > 1:  # one sample has no variance
+            self._variance = self._variance.lerp(smashed.var(0, correction=0), MEMORY)
 
     def __call__(self, smashed: Tensor) -> Tensor:
-        variance = (self._square - self._mean.square()).clamp_min(0)
-        typical = variance.mean().sqrt()
+        typical = self._variance.mean().sqrt()
         least = torch.where(typical > 0, FLOOR * typical, 1.0)
-        return (smashed - self._mean) / (variance.sqrt() + least)
+        return (smashed - self._mean) / (self._variance.sqrt() + least)
 
 
 def _training(network: nn.Module) -> None:
