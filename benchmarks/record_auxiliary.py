@@ -24,7 +24,7 @@ import typer
 from filelock import FileLock
 from torch import Tensor, nn
 
-from benchmarks import write_facts
+from benchmarks import reproduce, write_facts
 from sltools import data, devices, experiments, lessons, metrics, protocol, storage
 from sltools.attacks import FORA, PCAT, SDAR, DecoderInversion
 from sltools.attacks.surrogate import SurrogateAttack
@@ -270,26 +270,58 @@ def _facts(name: str) -> dict[str, Any]:
 
 
 def table(rows: list[Row]) -> str:
-    """Medians, with the worst in brackets, of each stage and attack."""
-    groups: dict[tuple[str, str], list[Row]] = {}
-    for row in rows:
-        groups.setdefault((row.stage, row.attack), []).append(row)
-    lines = [f"{'stage':7}{'attack':16}{'runs':>5}  raw MSE          SSIM             accuracy"]
-    for (stage, attack), found in groups.items():
-        cells = [
-            _spread([row.raw_mse for row in found], max),
-            _spread([row.ssim for row in found], min),
-            _spread([row.accuracy for row in found], min),
-        ]
-        lines.append(f"{stage:7}{attack:16}{len(found):5}  " + "  ".join(cells))
+    """The table of docs/results.md: medians, the worst in brackets, with UnSplit and baselines."""
+    lines = [
+        "| cut | attacker | runs | raw MSE | SSIM | accuracy | agreement | the victim's accuracy |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for stage in (*STAGES, ""):
+        at_stage = [row for row in rows if row.stage == stage]
+        lines += [_unsplit_line(rows[0].dataset, stage)] if at_stage and stage else []
+        for attack in dict.fromkeys(row.attack for row in at_stage):
+            lines.append(_line(stage, attack, [row for row in at_stage if row.attack == attack]))
+    for name, column in (("mean image", "mean_image_mse"), ("mean of the class", "class_mean_mse")):
+        errors = _spread([getattr(row, column) for row in rows], max, "{:.4f}")
+        lines.append(f"| no cut | {name} | {len(rows)} | {errors} | – | – | – | – |")
     return "\n".join(lines)
 
 
-def _spread(values: list[float | None], worst: Callable[[list[float]], float]) -> str:
+def _line(stage: str, attack: str, found: list[Row]) -> str:
+    cells = [
+        _spread([row.raw_mse for row in found], max, "{:.4f}"),
+        _spread([row.ssim for row in found], min, "{:.2f}"),
+        _spread([row.accuracy for row in found], min, "{:.1%}"),
+        _spread([row.agreement for row in found], min, "{:.1%}"),
+        f"{statistics.median(row.victim_accuracy for row in found):.1%}",
+    ]
+    return f"| {stage or 'no cut'} | {attack} | {len(found)} | {' | '.join(cells)} |"
+
+
+def _unsplit_line(dataset: str, stage: str) -> str:
+    """What UnSplit, without data, got at the same victims and targets, in the study of depth."""
+    path = lessons.course() / "results" / reproduce.FILES["quick"]
+    found = [
+        row
+        for row in reproduce.read(path)
+        if (row.dataset, row.stage) == (dataset, stage) and row.chosen
+    ]
+    cells = [
+        _spread([row.raw_mse for row in found], max, "{:.4f}"),
+        _spread([row.ssim for row in found], min, "{:.2f}"),
+        _spread([row.clone_accuracy for row in found], min, "{:.1%}"),
+        _spread([row.agreement for row in found], min, "{:.1%}"),
+        f"{statistics.median(row.victim_accuracy for row in found):.1%}",
+    ]
+    return f"| {stage} | UnSplit | {len(found)} | {' | '.join(cells)} |"
+
+
+def _spread(
+    values: Sequence[float | None], worst: Callable[[list[float]], float], form: str
+) -> str:
     known = [value for value in values if value is not None]
     if not known:
-        return " " * 15
-    return f"{statistics.median(known):.4f} [{worst(known):.4f}]"
+        return "–"
+    return f"{form.format(statistics.median(known))} [{form.format(worst(known))}]"
 
 
 if __name__ == "__main__":
