@@ -11,11 +11,12 @@ measured again, so the command can be interrupted and goes on where it was.
 """
 
 import csv
+import json
 import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -28,6 +29,7 @@ from benchmarks import reproduce, write_facts
 from sltools import data, devices, experiments, lessons, metrics, protocol, storage
 from sltools.attacks import FORA, PCAT, SDAR, DecoderInversion
 from sltools.attacks.surrogate import SurrogateAttack
+from sltools.errors import SltoolsError
 from sltools.interrupts import finished
 from sltools.progress import bar
 
@@ -38,7 +40,7 @@ STEPS = {"digits": 400, "mnist": 1500}
 COUNTS = {"digits": 200, "mnist": 5000}  # auxiliary images
 STAGES = ("pool1", "pool2", "fc1", "relu4")
 ATTACKS: dict[str, type[SurrogateAttack]] = {"SDAR": SDAR, "PCAT": PCAT, "FORA": FORA}
-ORACLE, MACHINE, NETWORK = "known weights", "support vectors", "own network"
+ORACLE, MACHINE, NETWORK = "inverse network", "support vectors", "own network"
 
 
 @dataclass(frozen=True)
@@ -88,13 +90,14 @@ def main(
 
 
 def _measure_missing(name: str, stages: Sequence[str], attackers: int, path: Path) -> None:
-    dataset = data.load(name)
+    dataset, facts = data.load(name), path.with_suffix(".json")
+    check_settings(facts, _facts(name))
+    write_facts(facts, _facts(name))
     for measure, key in bar(list(_measurements(dataset, stages, attackers)), name):
         if key not in {row.key for row in read(path)}:  # another process may measure as well
             start = time.process_time()
             row = Row(*measure(), cpu_seconds=round(time.process_time() - start, 1))  # type: ignore[call-arg]
             _append(path, row)
-    write_facts(path.with_suffix(".json"), _facts(name))
 
 
 def _measurements(
@@ -107,18 +110,14 @@ def _measurements(
             for stage in stages:
                 for attack in ATTACKS:
                     key = (stage, attack, victim, attacker, count)
-                    yield _bind(_attacked, dataset, *key), key
+                    yield partial(_attacked, dataset, *key), key
             if attacker == 0:
                 for stage in stages:
                     key = (stage, ORACLE, victim, 0, count)
-                    yield _bind(_known_weights, dataset, *key), key
+                    yield partial(_known_weights, dataset, *key), key
                 for rival in (MACHINE, NETWORK):
                     key = ("", rival, victim, 0, count)
-                    yield _bind(_without_attack, dataset, *key), key
-
-
-def _bind(measure: Callable[..., list[Any]], *arguments: Any) -> Callable[[], list[Any]]:
-    return lambda: measure(*arguments)
+                    yield partial(_without_attack, dataset, *key), key
 
 
 @cache
@@ -148,7 +147,7 @@ def _attacked(
 def _known_weights(
     dataset: data.Dataset, stage: str, attack: str, victim: int, attacker: int, count: int
 ) -> list[Any]:
-    """The bound: a decoder trained with the client's own weights and the same images."""
+    """A bound, as far as one training goes: a decoder that had the client's weights for pairs."""
     session = protocol.recut(_victim(dataset, victim), stage)
     own, held_out = _auxiliary(dataset, victim, attacker, count)
     targets = experiments.first_targets(dataset, TARGETS)
@@ -186,6 +185,19 @@ def _auxiliary(
 ) -> experiments.AuxiliaryData:
     seed = victim * ATTACKERS + attacker
     return experiments.auxiliary_data(dataset, count, targets=TARGETS, seed=seed)
+
+
+def check_settings(path: Path, facts: dict[str, Any]) -> None:
+    """Raise SltoolsError if the file of facts at `path` tells of other settings than `facts`."""
+    if not path.exists():
+        return
+    kept = json.loads(path.read_text(encoding="utf-8"))
+    told = json.loads(json.dumps(facts))
+    if others := [name for name in told if name != "versions" and kept.get(name) != told[name]]:
+        raise SltoolsError(
+            f"{path} was recorded with another {others[0]}: {kept.get(others[0])}, not "
+            f"{told[others[0]]}. Move it and its .csv away to measure anew"
+        )
 
 
 def _image_scores(images: Tensor, truth: Tensor) -> list[float]:
@@ -241,7 +253,10 @@ def _append(path: Path, row: Row) -> None:
         storage.atomic_path(path) as part,
         part.open("w", newline="", encoding="utf-8") as file,
     ):
-        lines = [asdict(kept) for kept in [*read(path), row]]
+        kept = read(path)
+        if row.key in {other.key for other in kept}:  # another process was sooner
+            return
+        lines = [asdict(other) for other in [*kept, row]]
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])
         writer.writeheader()
         for line in lines:
@@ -259,7 +274,7 @@ def _facts(name: str) -> dict[str, Any]:
         "dataset": name,
         "victims": VICTIMS,
         "targets": TARGETS,
-        "traffic": TRAFFIC,
+        "traffic": f"the first {TRAFFIC} training images, or all there are",
         "auxiliary_images": COUNTS[name],
         "attacks": {key: asdict(attack(steps=STEPS[name])) for key, attack in ATTACKS.items()},
         "oracle": asdict(DecoderInversion(steps=2 * STEPS[name])),

@@ -55,6 +55,7 @@ def unpack(name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Netw
 
 KINDS = {  # by the class that opens it: a name that only such a folder has, and what it holds
     "View": ("messages", "a view"),
+    "SurrogateResult": ("decoder architecture", "what an attacker with data found"),
     "InversionResult": ("feature_loss", "an inversion result"),
     "LabelResult": ("counts_at_least", "a label result"),
 }

@@ -279,6 +279,21 @@ def test_beside_a_training_it_learns_to_decode(name: str) -> None:
     assert "auxiliary images (60)" in found.knowledge and "smashed" in found.knowledge
 
 
+def test_what_goes_wrong_with_the_attack_is_hidden_from_the_client() -> None:
+    split = data.load("digits").train[:64]
+    split.images[3] = 1e30  # no loss is finite from here on
+    found = []
+    for curious in (False, True):
+        front, rest = models.cut(models.mnist_net(seed=3), "pool1")
+        attack = PCAT(steps=4, batch=8, late_start=0)
+        server = CuriousServer(rest, attack, _own()) if curious else protocol.Server(rest)
+        session = protocol.train(front, server, split, epochs=1, batch_size=16, record=True)
+        found.append(session.transcript.digests("client"))
+    assert found[0] == found[1]
+    with pytest.raises(AttackError, match="the attack (ended after|diverged)"):
+        server.invert(_session("pool1").observe(_secret()))  # type: ignore[union-attr]
+
+
 def test_a_late_start_lets_the_first_batches_pass() -> None:
     front, rest = models.cut(models.mnist_net(), "pool1")
     server = CuriousServer(rest, PCAT(late_start=4, batch=8), _own())
@@ -294,6 +309,27 @@ def test_a_curious_server_says_what_it_lacks() -> None:
         CuriousServer(rest, SDAR(), _own())
     with pytest.raises(AttackError, match="the attack is an SDAR"):
         CuriousServer(rest, "SDAR", _own())  # type: ignore[arg-type]
+
+
+@labelled
+def test_a_server_that_works_in_place_leaves_the_smashed_data_alone(name: str) -> None:
+    net = nn.Sequential(
+        nn.Conv2d(1, 4, 5), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(4 * 576, 10)
+    )
+    client, server = experiments.parties(net, "0")
+    session = protocol.train(client, server, data.load("digits").train[:32], epochs=1)
+    view = session.observe(_secret())
+    found = ATTACKS[name](view, _own())
+    assert found.inputs.isfinite().all() and view.smashed.min() < 0
+
+
+@labelled
+@pytest.mark.parametrize("cut", ["fc1", ("pool1", "relu4")])
+def test_half_of_the_classes_may_be_missing(name: str, cut: Any) -> None:
+    own = _own(200)
+    half = own[(own.labels < 5).nonzero().flatten()]
+    found = ATTACKS[name](_session(cut).observe(_secret()), half)
+    assert found.inputs.isfinite().all()
 
 
 # Bad input
@@ -340,6 +376,42 @@ def test_auxiliary_data_are_neither_trained_on_nor_attacked(count: int, seed: in
     for private in (digits.train.images, targets.images, held_out.images):
         experiments.check_disjoint(own, private)
     assert len(own) + len(held_out) == 350
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    session = _session()
+    view = session.observe(_secret())
+    found = FORA(**SHORT)(view, _own())
+    with pytest.raises(AttackError, match="smashed data of shape"):
+        found.reconstruct(torch.rand(2, 60))
+    with pytest.raises(AttackError, match="NaN or infinite"):
+        found.reconstruct(torch.full((2, 120), torch.nan))
+    with pytest.raises(AttackError, match="take the server's view"):
+        PCAT(**SHORT)(session.infer(_secret()).view("client"), _own())
+    regression = nn.Sequential(nn.Linear(120, 1))
+    message = Message(0, 0, "smashed", torch.rand(20, 120), "inference")
+    with pytest.raises(AttackError, match="no classes to learn from"):
+        PCAT(**SHORT)(View("server", [message], own_model=regression), _own())
+    other = nn.Sequential(nn.Linear(60, 10))
+    with pytest.raises(AttackError, match="does not fit the smashed data"):
+        PCAT(**SHORT)(View("server", [message], own_model=other), _own())
+
+
+def test_copies_of_the_targets_in_another_precision_are_found_too() -> None:
+    own = _own()
+    with pytest.raises(DataError, match="3 of 60"):
+        experiments.check_disjoint(own, own.images[:3].double())
+
+
+def test_the_rivals_images_are_moved_one_by_one() -> None:
+    from sltools.experiments.auxiliary import _shifted
+
+    image = torch.zeros(1, 1, 9, 9)
+    image[..., 4, 4] = 1
+    moved = _shifted(image.repeat(200, 1, 1, 1), torch.Generator().manual_seed(0))
+    assert moved.shape == (200, 1, 9, 9) and torch.equal(moved.sum((1, 2, 3)), torch.ones(200))
+    places = moved.flatten(1).argmax(1)
+    assert len(places.unique()) == 25 and set((places // 9).tolist()) == {2, 3, 4, 5, 6}
 
 
 @pytest.mark.parametrize("count", [0, 350, 1000])

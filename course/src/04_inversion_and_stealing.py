@@ -44,7 +44,7 @@
 # | **does not need** | any image of its own, labels, gradients, questions to the client |
 # | **simulated here** | both parties in one process; the attack gets the server's view |
 # | **stops working** | when the cut is deep: too few numbers, too many unknown weights |
-# | **answered by** | a deeper cut; noise in $z$, which costs accuracy; an unknown architecture |
+# | **answered by** | a deeper cut, if it has no data; noise in $z$; an unknown architecture |
 #
 # *Honest-but-curious* means: it does what the protocol says, and thinks about what it receives.
 
@@ -899,8 +899,8 @@ collected = {
 #   normalised images.
 #
 # **Back at the clinic:** a vendor who breaks no rule sees patients' images after pool1, and
-# nothing the clinic receives would tell. A deeper cut, or sending less, is what helps; how deep
-# is the next question.
+# nothing the clinic receives would tell. A deeper cut helps against this attack; how deep, and
+# whom it does not stop ([lesson 10](10_attackers_with_data.ipynb)), comes next.
 
 # ## Try it
 #

@@ -43,7 +43,7 @@
 # | **does not need** | the weights, any image of its own, labels, gradients |
 # | **simulated here** | both parties in one process; the attack gets the server's view |
 # | **stops working** | after dense layers, on photographs earlier: see the study; we ask why |
-# | **answered by** | a deeper cut, as long as the weights stay secret: that is our question |
+# | **answered by** | a deeper cut, while weights are secret and the server has no data: we ask |
 #
 # Beside it stands a second attacker, who has got hold of the weights. It is **granted** them by
 # name, and gives the **known-weights bound** of all lessons: the same kind of search without the
@@ -717,9 +717,9 @@ collected = {"raw_mse": np.median(base.raw), "clone_accuracy": np.median(base.ac
 #
 # ## Limitations
 #
-# * **An attack that fails proves nothing.** We know where *this* search ends. A server with images
-#   of its own learns a better prior, and a malicious one makes the client's layers easy to invert.
-#   Published attacks of both kinds reach deeper cuts (see below).
+# * **An attack that fails proves nothing.** We know where *this* search ends. A server with
+#   labelled images gets past the dense layers ([lesson 10](10_attackers_with_data.ipynb)), and a
+#   malicious one makes the client's layers easy to invert.
 # * **The digits are easy**: enlarged from 8 by 8 pixels, and so they suit a smoothness prior. What
 #   holds for them at a cut need not hold for other images.
 # * **The attacks on one victim share it**, and its ten targets. Three victims are not many.

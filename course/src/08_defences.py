@@ -840,8 +840,8 @@ collected = {
 # ## Limitations
 #
 # * **The decoder is granted the client's weights.** An attacker without them has a clone from
-#   UnSplit, or hijacks the training ([lesson 09](09_malicious_server.ipynb)). We take the worst
-#   case, because a defence that needs its opponent to be weak is none.
+#   UnSplit, hijacks the training ([lesson 09](09_malicious_server.ipynb)), or has data
+#   ([lesson 10](10_attackers_with_data.ipynb)). A defence that needs a weak opponent is none.
 # * **Public images of the same kind** are the test images here. Digits are easy to have; patients
 #   are not.
 # * **Strengths were not tuned** for each defence, and the attacks not for each strength. A point of

@@ -15,7 +15,7 @@ from torch.optim import Adam
 from sltools import seeds
 from sltools.attacks import networks
 
-BANDWIDTHS = tuple(2.0**k for k in range(-3, 2))  # of the mean squared distance, as FORA's code
+BANDWIDTHS = tuple(2.0**k for k in range(-3, 2))  # of the mean squared distance; FORA: twice
 CERTAIN = 0.9  # what a discriminator is told of real samples, so that it never gets sure
 
 

@@ -82,12 +82,13 @@ class Auxiliary:
 def _checked_images(auxiliary: LabelledImages, batch: int) -> Tensor:
     """The images of `auxiliary`; raise AttackError if they are none or too few."""
     images = getattr(auxiliary, "images", None)
-    if images is None or len(images) == 0:
+    if not isinstance(images, Tensor) or len(images) == 0:
+        what = "an empty one" if isinstance(images, Tensor) else type(auxiliary).__name__
         raise AttackError(
             "this attack needs auxiliary data, images of the attacker's own: give a split, such as "
-            f"dataset.test, not {auxiliary!r}"
+            f"dataset.test, not {what}"
         )
-    networks.check_images(images)
+    networks.check_images(images, what="auxiliary images")
     if len(images) < batch:
         raise AttackError(
             f"{len(images)} auxiliary images are fewer than a batch of {batch}: give more, "
@@ -101,7 +102,7 @@ def _checked_labels(auxiliary: LabelledImages) -> Tensor:
     labels, count = getattr(auxiliary, "labels", None), len(auxiliary.images)
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (count,):
         raise AttackError(
-            f"this attack needs the labels of its {count} auxiliary images, whole numbers (N,): "
+            f"this attack needs the labels of its {count} auxiliary images, int64 of shape (N,): "
             "give a split that has them, or use FORA, which needs none"
         )
     if labels.min() < 0 or len(labels.unique()) < 2:

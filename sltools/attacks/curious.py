@@ -4,9 +4,10 @@ import copy
 import time
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from sltools.attacks.auxiliary import LabelledImages
+from sltools.attacks.auxiliary import Auxiliary, LabelledImages
 from sltools.attacks.inversion import as_targets
 from sltools.attacks.surrogate import SurrogateAttack, SurrogateResult, SurrogateTraining
 from sltools.errors import AttackError
@@ -21,8 +22,10 @@ class CuriousServer(Server):
 
     `attack` is SDAR, PCAT or FORA and `auxiliary` the attacker's own images; `client` is the
     client's architecture, for an attack that uses it. For each message it answers as an honest
-    server, then takes one step of the attack. `options` are those of `Server`. Raises AttackError,
-    at the first message, for auxiliary data that do not fit.
+    server, then takes one step of the attack. Whatever goes wrong there the client does not notice:
+    the attack ends, and `invert` raises what ended it. In a training shorter than `attack.steps`
+    consistency has little weight, for it rises in their first third. `options` are those of
+    `Server`. Raises AttackError for auxiliary data that are none.
 
     >>> from sltools import data, models, protocol
     >>> from sltools.attacks import PCAT, CuriousServer
@@ -53,11 +56,19 @@ class CuriousServer(Server):
                 f"{type(attack).__name__} knows the client's architecture: give "
                 "client=Architecture.of(front, input_shape)"
             )
+        Auxiliary(
+            auxiliary,
+            labelled=attack.uses_labels,
+            batch=attack.batch,
+            seed=attack.seed,
+            device=torch.device("cpu"),
+        )
         self.attack = attack
         self.auxiliary = auxiliary
         self.seconds = 0.0
         self._client = client if attack.uses_architecture else None
         self._training: SurrogateTraining | None = None
+        self._failure: Exception | None = None
         self._sent_labels: Tensor | None = None
         self._met = 0
 
@@ -71,14 +82,24 @@ class CuriousServer(Server):
         if message.kind == "labels":
             self._sent_labels = message.payload.clone()
         answer = super().reply(message)
-        if answer is not None and answer.kind == "cut_gradient":
+        if answer is not None and answer.kind == "cut_gradient" and self._failure is None:
             assert self._smashed is not None
-            self._learn(self._smashed.detach().clone())
+            try:
+                self._learn(self._smashed.detach().clone())
+            except Exception as failure:  # a passive attacker's trouble is not the client's
+                self._failure = failure
         return answer
 
     def invert(self, view: View) -> SurrogateResult:
-        """Decode the smashed data of `view`; raise AttackError before the attack's first step."""
+        """Decode the smashed data of `view`.
+
+        Raises AttackError before the attack's first step, and if something ended it.
+        """
         view = fresh(view)
+        if self._failure is not None:
+            raise AttackError(
+                f"the attack ended after {self.steps} steps: {self._failure}"
+            ) from self._failure
         if self._training is None:
             raise AttackError(
                 "this server has learnt nothing yet: train a client with it first, for more "

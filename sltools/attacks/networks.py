@@ -129,21 +129,23 @@ def critic(smashed: Shape, *, seed: int) -> nn.Sequential:
         return nn.Sequential(*layers, nn.Linear(WIDTH * sides[0] * sides[1], 1))
 
 
-def check_images(images: Tensor, input_range: Any = (0.0, 1.0)) -> InputRange:
+def check_images(
+    images: Tensor, input_range: Any = (0.0, 1.0), what: str = "public images"
+) -> InputRange:
     """Return `input_range`, once checked; raise AttackError for images that are not in it.
 
-    `images` must be (N, C, H, W), N at least 1, float32.
+    `images` must be (N, C, H, W), N at least 1, float32; `what` they are called in an error.
     """
     if not isinstance(images, Tensor) or images.ndim != 4 or images.numel() == 0:
         shape = tuple(images.shape) if isinstance(images, Tensor) else type(images).__name__
         raise AttackError(
-            f"public images must be a tensor (N, C, H, W) of at least one image, not {shape}: take "
+            f"{what} must be a tensor (N, C, H, W) of at least one image, not {shape}: take "
             "a split's `.images`"
         )
     span = InputRange(input_range, images.shape[1])
     if images.dtype != torch.float32 or not span.contains(images):
         raise AttackError(
-            f"public images must be float32 in {span}, and these are {images.dtype} from "
+            f"{what} must be float32 in {span}, and these are {images.dtype} from "
             f"{images.min():.3g} to {images.max():.3g}: divide 8-bit pixels by 255, and undo a "
             "standardisation, or give a decoder its input_range"
         )

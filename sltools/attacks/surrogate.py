@@ -26,7 +26,7 @@ from sltools import devices, seeds
 from sltools.attacks import networks
 from sltools.attacks.alignment import Critic, Samples, mk_mmd
 from sltools.attacks.auxiliary import Auxiliary, LabelledImages
-from sltools.attacks.inversion import CHECK_EVERY, LOSS_POINTS, as_targets
+from sltools.attacks.inversion import LOSS_POINTS, as_targets
 from sltools.attacks.result import InversionResult
 from sltools.errors import AttackError
 from sltools.interrupts import keep_partial
@@ -72,11 +72,9 @@ class SurrogateResult(InversionResult):
 
     def reconstruct(self, smashed: Tensor) -> Tensor:
         """Decode smashed data (N, ...) to images (N, C, H, W); AttackError if they do not fit."""
-        networks.check_smashed(smashed)
-        try:
-            return _in_chunks(self.decoder, smashed.to(devices.of(self.decoder)).float())
-        except RuntimeError as error:
-            raise AttackError(f"the decoder was made for another cut: {error}") from None
+        shape = _in_chunks(self.clone, self.inputs[:1]).shape[1:]
+        networks.check_smashed(smashed, shape)
+        return _in_chunks(self.decoder, as_targets(smashed).to(devices.of(self.decoder)))
 
 
 @dataclass(frozen=True)
@@ -127,10 +125,12 @@ class SurrogateAttack:
         for a view without what the attack reads.
         """
         start, view = time.perf_counter(), fresh(view)
+        if view.party != "server":
+            raise AttackError("this is an attack by the server: take the server's view")
         smashed = view.smashed
         networks.check_smashed(smashed)
         smashed = as_targets(smashed).to(devices.find(self.device or smashed.device))
-        server = view.model.to(smashed.device) if self.uses_labels else None
+        server = view.model.to(smashed) if self.uses_labels else None
         training = SurrogateTraining(
             self,
             auxiliary,
@@ -139,7 +139,7 @@ class SurrogateAttack:
             client=view.architecture if self.uses_architecture else None,
             label_private="features" in view.kinds,
         )
-        labels = self._labels_of(view, smashed, server)
+        labels = self._labels_of(view, smashed, training)
         traffic = seeds.generator(self.seed, "traffic order")
         with keep_partial() as work:
             for step in bar(range(self.steps), type(self).__name__):
@@ -154,16 +154,24 @@ class SurrogateAttack:
             interrupted=work.interrupted,
         )
 
-    def _labels_of(self, view: View, smashed: Tensor, server: nn.Module | None) -> Tensor | None:
+    def _labels_of(
+        self, view: View, smashed: Tensor, training: "SurrogateTraining"
+    ) -> Tensor | None:
         """What the server takes for the labels of `smashed`: those it was sent, or its own guess.
 
         None if it can tell nothing: without a use for labels, or where the client has the head.
         """
-        if server is None or "features" in view.kinds:
+        if training.server is None or training.head is not None:
             return None
-        if "labels" in view.kinds:
-            return view.labels.to(smashed.device)
-        return _in_chunks(server.eval(), smashed).argmax(1)
+        if "labels" not in view.kinds:
+            return _in_chunks(training.classify, smashed).argmax(1)
+        labels = view.labels.to(smashed.device)
+        if labels.shape != smashed.shape[:1] or labels.is_floating_point():
+            raise AttackError(
+                f"there are {len(smashed)} smashed data and labels of shape {tuple(labels.shape)}, "
+                f"{labels.dtype}: take a view of training alone, with a whole number for each"
+            )
+        return labels
 
     def critics(self, image: networks.Shape, smashed: networks.Shape, classes: int) -> Critics:
         """What else compares the two sides, by what it looks at: "smashed" data or "images".
@@ -220,11 +228,10 @@ class SurrogateTraining:
         self._check_fit()
         self.decoder = networks.decoder(self.shape, image, seed=attack.seed).to(self.device)
         self.server = None if server is None else server.eval().requires_grad_(False)
-        self.head = self._simulated_head(smashed) if label_private else None
-        self._check_labels(smashed)
-        known = 0 if label_private or server is None else self.auxiliary.classes
-        weights, critics = attack.weights(), attack.critics(image, self.shape, known)
-        self.critics = {on: critic for on, critic in critics.items() if weights[on]}
+        width = self._server_width(smashed, label_private)
+        self.head = self._simulated_head(width) if label_private and width else None
+        critics = attack.critics(image, self.shape, 0 if label_private else width)
+        self.critics = {on: critic for on, critic in critics.items() if attack.weights()[on]}
         for critic in self.critics.values():
             critic.to(self.device)
         self._scale = _Scale(smashed)
@@ -241,20 +248,23 @@ class SurrogateTraining:
     def learn(self, smashed: Tensor, labels: Tensor | None, rate: float = 1.0) -> None:
         """Take one step beside the client's `smashed` (B, ...), of `labels` (B,) if known.
 
-        `rate` is a factor on the learning rates. Raises AttackError if a loss is not finite.
+        `rate` is a factor on the learning rates. Raises AttackError if the networks diverged.
         """
         smashed = smashed.to(self.device, torch.float32)
         self._scale.follow(smashed)
         images, own_labels = self.auxiliary.batch(len(smashed), labels)
         made, decoded = self.surrogate(images), self.decoder(smashed)
+        redone = self.decoder(made.detach())
+        self._check_finite(made, redone)
         alike = Samples(self._scale(made), self._scale(smashed), own_labels, labels)
         compared = {"smashed": alike, "images": Samples(decoded, images, labels, own_labels)}
-        losses = {
-            # Cross-entropy: with the squared error, dark images drive the sigmoid to 0 and hold it.
-            "decoder": binary_cross_entropy(self.decoder(made.detach()), images),
-            "mmd": mk_mmd(alike),
-            "consistency": (self._scale(self.surrogate(decoded)) - alike.real).square().mean(),
-        }
+        # Cross-entropy: with the squared error, dark images drive the sigmoid to 0 and hold it.
+        losses = {"decoder": binary_cross_entropy(redone, images)}
+        if self.attack.mmd:
+            losses["mmd"] = mk_mmd(alike)
+        if self.attack.consistency:
+            again = self._scale(self.surrogate(decoded))
+            losses["consistency"] = (again - alike.real).square().mean()
         if own_labels is not None:
             losses["task"] = cross_entropy(self.classify(made), own_labels)
         losses |= {on: critic.loss(compared[on]) for on, critic in self.critics.items()}
@@ -266,7 +276,7 @@ class SurrogateTraining:
     def classify(self, smashed: Tensor) -> Tensor:
         """Logits of what the server's layers, and a simulated head if there is one, make of it."""
         assert self.server is not None
-        features: Tensor = self.server(smashed)
+        features: Tensor = self.server(smashed.clone())  # its first layer may work in place
         return features if self.head is None else self.head(features)
 
     def follow(self, server: nn.Module) -> None:
@@ -283,6 +293,8 @@ class SurrogateTraining:
         head = None if self.head is None else _evaluating(self.head)
         smashed = smashed.to(self.device, torch.float32)
         inputs = _in_chunks(decoder, smashed)
+        if not inputs.isfinite().all():
+            raise AttackError("the attack diverged: give a smaller lr or decoder_lr")
         explained = _in_chunks(surrogate, inputs)
         scale = smashed.var(correction=0).clamp_min(torch.finfo(smashed.dtype).tiny)
         loss = ((explained - smashed).square().mean() / scale).item()
@@ -295,7 +307,7 @@ class SurrogateTraining:
             inputs.new_empty(0, *inputs.shape).cpu(),
             torch.tensor([], dtype=torch.int64),
             attack=type(self.attack).__name__,
-            settings=asdict(self.attack),
+            settings=asdict(self.attack) | {"steps": self.step},
             knowledge=(*knowledge, *self.auxiliary.knowledge),
             seed=self.attack.seed,
             device=str(self.device),
@@ -321,24 +333,51 @@ class SurrogateTraining:
         self._optimizer.step()
 
     def _count(self, losses: dict[str, Tensor]) -> None:
-        """Count a step; note its losses if due, and look whether they are finite."""
+        """Count a step, and note its losses if due."""
         if self.step % max(1, self.attack.steps // LOSS_POINTS) == 0:
             for name, loss in losses.items():
                 self.losses.setdefault(name, []).append(loss.detach())
             self.loss_steps.append(self.step)
-        if self.step % CHECK_EVERY == 0 and not all(loss.isfinite() for loss in losses.values()):
-            raise AttackError(
-                f"the attack's losses are no longer finite at step {self.step}: lower lr or "
-                "decoder_lr"
-            )
         self.step += 1
 
-    def _simulated_head(self, smashed: Tensor) -> nn.Sequential | None:
-        """What stands for the client's head: one linear layer on the server's features."""
+    def _check_finite(self, *made: Tensor) -> None:
+        """Raise AttackError if the networks make what are no numbers."""
+        if not all(bool(part.isfinite().all()) for part in made):
+            raise AttackError(
+                f"the attack diverged before step {self.step}: its networks make NaN or infinite "
+                "values. Give a smaller lr or decoder_lr"
+            )
+
+    def _server_width(self, smashed: Tensor, label_private: bool) -> int:
+        """How many numbers the server's part makes of an image; 0 if the attack does not use it.
+
+        Raises AttackError if it makes no classes where it should, or fewer than the labels need.
+        """
         if self.server is None:
-            return None
-        with torch.no_grad():
-            width = self.server(smashed[:1]).flatten(1).shape[1]
+            return 0
+        try:
+            made = _in_chunks(self.server, smashed[:1].clone())
+        except RuntimeError as error:
+            raise AttackError(
+                f"the server's own part does not fit the smashed data: {error}. Take a view that "
+                "shows the model of this cut"
+            ) from None
+        if label_private:
+            return made.flatten(1).shape[1]
+        if made.ndim != 2 or made.shape[1] < 2:
+            raise AttackError(
+                f"the server makes {tuple(made.shape[1:])} of an image, which are no classes to "
+                "learn from: use FORA, which needs neither classes nor labels"
+            )
+        if self.auxiliary.classes > made.shape[1]:
+            raise AttackError(
+                f"the auxiliary labels go up to {self.auxiliary.classes - 1}, and the server has "
+                f"{made.shape[1]} classes: leave out images of other classes"
+            )
+        return made.shape[1]
+
+    def _simulated_head(self, width: int) -> nn.Sequential:
+        """What stands for the client's head: one linear layer on the server's features."""
         with seeds.scope(self.attack.seed, "simulated head"):
             head = nn.Sequential(nn.Flatten(), nn.Linear(width, self.auxiliary.classes))
         return head.to(self.device)
@@ -359,18 +398,6 @@ class SurrogateTraining:
                 "the client's"
             )
         _training(self.surrogate)
-
-    def _check_labels(self, smashed: Tensor) -> None:
-        """Raise AttackError if an auxiliary label is none of the server's classes."""
-        if self.server is None or self.head is not None:
-            return
-        with torch.no_grad():
-            outputs = self.classify(smashed[:1]).shape[1]
-        if self.auxiliary.classes > outputs:
-            raise AttackError(
-                f"the auxiliary labels go up to {self.auxiliary.classes - 1}, and the server has "
-                f"{outputs} classes: leave out images of other classes"
-            )
 
 
 class _Scale:
