@@ -288,6 +288,8 @@ for item in result.knowledge:
 # * [08 Defences](08_defences.ipynb): what they promise, cost, and only seem to do.
 # * [09 The malicious server](09_malicious_server.ipynb): a server that breaks the rules, and what a
 #   client can notice.
+# * [10 Attackers with data](10_attackers_with_data.ipynb): a server that has images of its own, and
+#   what depth is worth then.
 #
 # Take them in this order. If you know split learning, begin with 02. If you are in a hurry, read
 # 02 and 04.

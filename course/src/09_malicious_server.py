@@ -829,4 +829,5 @@ collected = {
 # * I. Gulrajani and others: *Improved Training of Wasserstein GANs*, NeurIPS 2017.
 #   [arXiv 1704.00028](https://arxiv.org/abs/1704.00028). The gradient penalty.
 #
-# This is the last lesson for now. Back to the overview: [lesson 00](00_start_here.ipynb).
+# **Next:** [lesson 10](10_attackers_with_data.ipynb), on a server that does not lie and has images
+# of its own.

@@ -1,0 +1,795 @@
+# ---
+# jupyter:
+#   sltools:
+#     minutes: 55
+#     alternative: {cut: pool2}
+# ---
+
+# %% [markdown]
+# # Attackers with data: a deep cut is no protection
+#
+# [Lesson 05](05_how_deep.ipynb) told the clinic that after the first dense layer a server without
+# data of its own gets nothing. But the vendor sells the same service to other clinics, and has
+# scans of the same kind. Is depth still a protection?
+#
+# After this lesson you can say what some images of one's own are worth to an attacker, and check
+# whether an attack was needed to get what it shows.
+#
+# **Objectives.** You can
+#
+# * build an attack from a *surrogate* of the client, a *decoder*, and what aligns the two with the
+#   wire;
+# * say what comparing distributions leaves open, and what labels close of it;
+# * judge a surrogate beside rivals that have the attacker's data and no client;
+# * read a study of depth for attackers with nothing, with images, and with labelled images.
+#
+# **Prerequisites.** [Lesson 04](04_inversion_and_stealing.ipynb) (the attack *UnSplit*) and
+# [lesson 05](05_how_deep.ipynb) (depth). [Lesson 09](09_malicious_server.ipynb) helps.
+#
+# **Time.** About 55 minutes (estimated).
+
+# %% [markdown]
+# ## Threat card
+#
+# | | attackers with data: SDAR, PCAT, FORA |
+# |---|---|
+# | **who** | an honest-but-curious server that has images of the same kind |
+# | **sees** | the smashed data $z$; in training also the labels it is sent |
+# | **may change** | nothing: it answers every message as an honest server does |
+# | **wants** | the images that $z$ was made of, and a working copy of the client's layers |
+# | **knows before** | **auxiliary data**: own images; PCAT, SDAR: labels; SDAR: the architecture |
+# | **does not need** | the client's weights, its images, or their labels; FORA: no labels at all |
+# | **simulated here** | both parties in one process; auxiliary data from the same data set |
+# | **stops working** | without labels after the first dense layer; the rest is our question |
+# | **answered by** | no cut in the study below; other defences are not measured here |
+
+# %% [markdown]
+# ## The idea in one figure
+#
+# [UnSplit](04_inversion_and_stealing.ipynb) looks for the client's images and weights at once, and
+# after a dense layer there is too much to look for. Whoever has images need not look. It trains a
+# network $s$, the **surrogate** of the client $f$, on its own images, until what $s$ sends looks
+# like what $f$ sends. For $s$ it knows pairs of image and smashed data, as many as it likes. So it
+# trains a **decoder** $d$ to undo $s$, and if $s$ is like $f$, then $d(z)$ is like the client's
+# image.
+
+# %%
+from sltools import plots
+
+plots.exchange(
+    {"client": "private images x, the layers f", "server": "own images; s, d; the layers g"},
+    [
+        ("client", "server", "z = f(x), the smashed data"),
+        ("server", "server", "alignment: is s(own images) distributed as z?"),
+        ("server", "server", "task: do its layers g, frozen, tell the own images' classes from s?"),
+        ("server", "server", "decoder: is d(s(own image)) the own image?"),
+        ("server", "server", "consistency: decode z, send it through s: is it z again?"),
+        ("server", "client", "the honest answer"),
+        ("server", "server", "d(z): the client's images"),
+    ],
+)
+
+# %% [markdown]
+# Alignment, task, decoder and consistency are four losses, added up. The published attacks share
+# the frame and differ in what they know:
+#
+# | | images | labels, and the task through $g$ | client's architecture | aligned by |
+# |---|---|---|---|---|
+# | **FORA** | yes | no | no | MK-MMD, and a critic as in lesson 09 |
+# | **PCAT** | yes | yes | no | labels: each batch has the client's classes |
+# | **SDAR** | yes | yes | yes | a discriminator that is told the class |
+#
+# Ours have more terms than the papers': MK-MMD and consistency are in all three. `published()`
+# gives the papers' terms.
+
+# %% [markdown]
+# ## Settings
+#
+# The text is about the settings shown. With others a claim may not hold: that is a result too.
+
+# %% tags=["parameters"]
+dataset: str = "digits"  # one of: digits, mnist, fashion_mnist, cifar10
+cut: str = "fc1"  # the stage after which the network is cut
+budget: str = "quick"  # one of: tiny, quick, full
+seed: int = 0  # changes victim, attacker and data order together, each from a stream of its own
+device: str = "cpu"  # one of: cpu, cuda
+
+# %%
+import csv
+import json
+from dataclasses import replace
+
+import numpy as np
+import torch
+from IPython.display import display
+from torch import nn
+
+from sltools import data, experiments, lessons, metrics, models, protocol, seeds
+from sltools.attacks import PCAT, SDAR, CuriousServer
+from sltools.attacks.alignment import Samples, mk_mmd
+from sltools.claims import Claims, compare
+
+torch.set_num_threads(1)  # small networks are faster so, whatever the number of cores
+as_shown = (dataset, cut, budget, seed) == ("digits", "fc1", "quick", 0)
+claim = Claims(as_shown)
+of_record = Claims(as_shown=True)  # what was recorded is the same with any settings
+
+source = data.load(dataset)
+session = protocol.recut(
+    experiments.train_victim(source, "pool1", budget=budget, seed=seed, device=device), cut
+)
+own_count = {"tiny": 100, "quick": 200, "full": min(5000, 5 * len(source.test) // 9)}[budget]
+own, held_out = experiments.auxiliary_data(source, own_count, seed=seed)
+held_out = held_out[:2000].to(device)  # to score on
+
+targets = experiments.first_targets(source, 10)
+sent_count = {"tiny": 100, "quick": 1000, "full": 2000}[budget]
+private = torch.cat([targets.images, source.train.images[:sent_count]]).to(device)
+classes = torch.cat([targets.labels, source.train.labels[:sent_count]])  # nobody attacks with these
+mean_images = own.images.mean(0).expand_as(private.cpu())
+class_means = experiments.class_means(own, classes)
+experiments.check_disjoint(own, private)
+print(f"the client sends {len(private)} images; the attacker has {own}")
+
+# %% [markdown]
+# The attacker's images are test images. None of them is among the client's: the last but one line
+# would raise an error.
+#
+# ## When are two distributions alike?
+#
+# Nobody knows which of the client's activations belongs to which of the attacker's images. So one
+# cannot ask whether $s(x) = f(x)$, only whether two **sets** look alike. The *maximum mean
+# discrepancy* (MMD) compares them by a kernel $k(a, b)$, which is near 1 for close points and near
+# 0 for distant ones:
+#
+# $$\mathrm{MMD}^2 = \operatorname{mean} k(s, s') + \operatorname{mean} k(z, z')
+#   - 2 \operatorname{mean} k(s, z) .$$
+#
+# If both sets come from one distribution, the three means agree. How close is close? **MK**-MMD
+# (multi-kernel) asks with five widths at once and adds up.
+#
+# A test of the idea. We hold both sides here, so let the client's own $f$ be the surrogate, which
+# is as good as one can be. Then spoil it: it sends for each image what $f$ sends for *another* one,
+# drawn at random. Will MK-MMD notice?
+
+# %%
+guess_notice = None  # your guess: MMD of the spoiled surrogate, divided by that of f itself
+
+# %%
+z = session.observe(private).smashed.cpu()
+honest = session.observe(own.images.to(device)).smashed.cpu()
+spread = z.std(0) + 0.1 * z.std()  # each feature counts alike
+draw = seeds.generator(seed, "another image")
+anywhere = torch.randperm(len(own), generator=draw)
+in_class = anywhere[own.labels[anywhere].argsort(stable=True)]  # by class, in the drawn order
+within = torch.empty_like(anywhere)
+within[own.labels.argsort(stable=True)] = in_class  # another image of the same class
+
+
+def apart(made, by_class):
+    """MK-MMD of `made` for the attacker's images from z: of all, or class by class."""
+    labels = (own.labels, classes) if by_class else (None, None)
+    return mk_mmd(Samples(made / spread, z / spread, *labels)).item()
+
+
+surrogates = {
+    "f itself": honest,
+    "what f sends for another image": honest[anywhere],
+    "for another one of the same class": honest[within],
+}
+distance = {name: (apart(made, False), apart(made, True)) for name, made in surrogates.items()}
+
+# %% tags=["nbval-ignore-output"]
+# not compared: the last digits depend on the machine
+print(f"{'MK-MMD from z':36}{'all':>8}{'by class':>10}")
+for name, (of_all, by_class) in distance.items():
+    print(f"{name:36}{of_all:8.3f}{by_class:10.3f}")
+
+# %%
+perfect, anyhow, same_class = distance.values()
+compare(guess_notice, anyhow[0] / perfect[0], "MK-MMD of the spoiled one, divided by that of f")
+claim("the same, less 1", abs(anyhow[0] / perfect[0] - 1), "<", 0.01)
+claim("by class: divided by that of f", anyhow[1] / perfect[1], ">", 3)
+claim("by class, spoiled within the class: less 1", abs(same_class[1] / perfect[1] - 1), "<", 0.01)
+
+# %% [markdown]
+# It cannot notice. A surrogate may have the right distribution and be wrong about every image. What
+# rules it out?
+#
+# * **Labels** rule out mixing classes: compare class by class, and ask the server's own layers $g$,
+#   which only tell the classes from smashed data that are the client's.
+# * **Networks are smooth.** A few convolutions send for each place of the image what stands there;
+#   they can hardly send what belongs to another image. So alignment without labels may be enough
+#   at shallow cuts. A dense layer mixes all places, and leaves more ways to be wrong.
+# * **Consistency** asks that a decoded image, sent through $s$, give its own $z$.
+
+# %% [markdown]
+# ## A bet
+#
+# Let us say that images **come back** as long as the median error of the reconstructions is below
+# that of the **mean image of the right class**: who has labelled images and guesses the class has
+# that one for free. The stages on offer are `pool1`, `pool2`, `fc1` (the first dense layer) and
+# `relu4` (the last stage before the outputs). Digits, 200 images of the attacker's own.
+#
+# At which stage do images no longer come back, for an attacker with nothing (UnSplit), with images
+# (FORA), and with labelled images (PCAT)? We compare with the record further down.
+
+# %%
+guess_nothing = None  # your guess: "pool1", "pool2", "fc1", "relu4" or "never"
+guess_unlabelled = None
+guess_labelled = None
+
+# %% [markdown]
+# ## One attack, live
+#
+# PCAT, at the cut that stopped UnSplit. It learns from everything that the client sends, some of it
+# being the ten targets, and it decodes all of it. Besides the error, we ask for each decoded image:
+# is it nearer to its own original than to every other one that was sent? Decoding everything to its
+# class mean would succeed with about one image for each class. What share does the attack get?
+
+# %%
+guess_own = None  # your guess, 0 to 1
+
+# %%
+steps = {"tiny": 10, "quick": 300, "full": 1500}[budget]
+attack = PCAT(steps=steps, batch=32, seed=seed)
+found = attack(session.observe(private), own)
+print("knew:", ", ".join(found.knowledge))
+decoded = found.inputs.cpu()
+names = [source.classes[label] for label in targets.labels]
+shown = {"PCAT": decoded, "mean of the class": class_means, "mean image": mean_images}
+plots.reconstructions(targets.images, {n: some[:10] for n, some in shown.items()}, names)
+
+
+# %%
+def error(images):
+    """Median raw MSE of images (N, ...) for all that was sent."""
+    return metrics.mse(images, private.cpu()).median().item()
+
+
+def own_originals(images):
+    """The share of `images` that are nearer to their own original than to any other."""
+    nearest = torch.cdist(images.flatten(1), private.cpu().flatten(1)).argmin(1)
+    return (nearest == torch.arange(len(images))).double().mean().item()
+
+
+scores = {name: (error(some), own_originals(some)) for name, some in shown.items()}
+
+# %% tags=["nbval-ignore-output"]
+# not compared: the last digits depend on the machine
+print(f"{f'{len(private)} images':20}{'median raw MSE':>16}{'nearest to their own original':>32}")
+for name, (mse, share) in scores.items():
+    print(f"{name:20}{mse:16.4f}{share:32.1%}")
+
+# %%
+compare(guess_own, scores["PCAT"][1], "share of images nearest to their own original")
+claim("error as a share of the mean image's", scores["PCAT"][0] / scores["mean image"][0],
+      "<", 0.6)  # fmt: skip
+claim("and of that of the mean of the class", scores["PCAT"][0] / scores["mean of the class"][0],
+      "<", 1)  # fmt: skip
+claim("nearest to their own original", scores["PCAT"][1], ">", 0.05)
+claim("class means, the same", scores["mean of the class"][1], "<", 0.02)
+
+# %% [markdown]
+# UnSplit ends above the mean image at this cut. Here digits come back, grainy, but with the slant
+# and the gaps of their originals. By raw error the gain over the mean of the class is not large,
+# and the mean looks neater. The last column says who knows more of the *image*: among a thousand,
+# a good many are recognised as themselves, and of the class means one for each class.
+
+# %% [markdown]
+# ## What is the surrogate worth?
+#
+# The other loot is the surrogate: put before the server's own layers $g$, it makes a whole service.
+# UnSplit's clone at this cut is no better than chance. Before you admire the accuracy, ask what the
+# attacker could do **with its data alone**. Two rivals, neither of which has seen a client: a
+# **support vector machine**, and the same network trained on the same labelled images, shifted by
+# up to two pixels.
+#
+# By how much is the surrogate ahead of the better rival?
+
+# %%
+guess_ahead = None  # your guess: accuracy of the surrogate less that of the better rival
+
+
+# %%
+def answers(network):
+    with torch.no_grad():
+        return torch.cat([network(part) for part in held_out.images.split(500)]).argmax(1).cpu()
+
+
+def before_g(front):
+    return nn.Sequential(front, session.server.model).eval()
+
+
+rival_steps = {"tiny": 10, "quick": 500, "full": 4000}[budget]
+says = {
+    "victim": answers(before_g(session.client.front)),
+    "surrogate": answers(before_g(found.clone)),
+    "support vectors": experiments.support_vectors(own, held_out.images),
+    "own network": answers(
+        experiments.own_network(own, steps=rival_steps, seed=seed, device=device)
+    ),
+}
+right = {n: (said == held_out.labels.cpu()).double().mean().item() for n, said in says.items()}
+agrees = {n: (said == says["victim"]).double().mean().item() for n, said in says.items()}
+
+# %% tags=["nbval-ignore-output"]
+# not compared: the last digits depend on the machine
+print(f"{f'{len(held_out)} held-out images':26}accuracy   agrees with the victim")
+for name in says:
+    print(f"{name:26}{right[name]:8.1%}{agrees[name]:12.1%}")
+
+# %%
+best_rival = max(right["support vectors"], right["own network"])
+compare(guess_ahead, right["surrogate"] - best_rival, "surrogate ahead of the better rival by")
+claim("surrogate behind the victim by", right["victim"] - right["surrogate"], "<", 0.08)
+claim("surrogate ahead of the better rival by", right["surrogate"] - best_rival, "<", 0.03)
+best_agreement = max(agrees["support vectors"], agrees["own network"])
+claim("its agreement, ahead of that of the rival who agrees most, by",
+      agrees["surrogate"] - best_agreement, "<", 0.03)  # fmt: skip
+
+# %% [markdown]
+# A headline could say "passive server steals the client at a deep cut, accuracy close to the
+# victim's". It would be true, and mean little: a support vector machine on the same 200 images does
+# as well, and agrees with the victim as often. **In accuracy the split gave this attacker
+# nothing.** What only the surrogate can do is stand in for *this* client: its smashed data are like
+# the client's, so that a decoder of the one reads the other. Its worth is in the figure above, not
+# in this table.
+
+# %% [markdown]
+# ## A control
+#
+# An attack that shows digits may show what it has learnt of digits, and not what was sent. So take
+# from the smashed data all that belongs to one image, and leave the rest: for each feature, deal
+# its values out among the images anew. Each feature keeps its distribution; no row belongs to an
+# image any more. Then run the same attack.
+#
+# How accurate will the surrogate be that was aligned with this rubbish?
+
+# %%
+guess_control = None  # your guess, 0 to 1
+
+# %%
+deal = seeds.generator(seed, "control")
+
+
+def dealt(smashed):
+    """Smashed data (N, ...) with each feature's values dealt out among the rows anew."""
+    columns = smashed.flatten(1)
+    order = torch.rand(columns.shape, generator=deal).argsort(0).to(columns.device)
+    return columns.gather(0, order).view_as(smashed)
+
+
+transcript = session.infer(private)
+transcript.messages = [
+    replace(message, payload=dealt(message.payload)) if message.kind == "smashed" else message
+    for message in transcript.messages
+]
+misled = attack(transcript.view("server"), own)
+controls = {"PCAT, as sent": decoded, "control: features dealt out": misled.inputs.cpu()}
+plots.reconstructions(targets.images, {n: some[:10] for n, some in controls.items()}, names)
+
+# %%
+rubbish = misled.inputs.cpu()
+control_right = (answers(before_g(misled.clone)) == held_out.labels.cpu()).double().mean().item()
+claim("control: error as a share of that of the mean of the class",
+      error(rubbish) / error(class_means), ">", 1.2)  # fmt: skip
+claim("control: nearest to their own original", own_originals(rubbish), "<", 0.02)
+compare(guess_control, control_right, "accuracy of the control's surrogate")
+claim("accuracy of the control's surrogate", control_right, ">", 0.6)
+
+# %% [markdown]
+# The images are gone, so they did come from the wire. The accuracy is not gone: most of it the
+# surrogate learns from the attacker's labels through the server's layers, whatever the client
+# sends. This is the second reason not to take a surrogate's accuracy for a theft.
+
+# %% [markdown]
+# ## Nothing to notice
+#
+# The papers run these attacks during training, a step for each batch that arrives. Our
+# `CuriousServer` does: it answers first, as an honest server would, then takes its step. Below is a
+# short training beside each of the two, from the same weights, in the same order. How many of the
+# messages to the client differ?
+
+# %%
+guess_differ = None  # your guess, a number
+
+
+# %%
+def trained_beside(server_for):
+    front, rest = models.cut(models.for_images(source.train.images.shape, seed), cut)
+    return protocol.train(
+        front, server_for(rest), source.train[:640],
+        epochs=1, seed=seed, device=device, record=True,
+    )  # fmt: skip
+
+
+beside = PCAT(batch=32, late_start=2, seed=seed)
+runs = {
+    "honest": trained_beside(protocol.Server),
+    "curious": trained_beside(lambda rest: CuriousServer(rest, beside, own)),
+}
+digests = {name: run.transcript.digests("client") for name, run in runs.items()}
+differ = sum(one != two for one, two in zip(*digests.values(), strict=True))
+print(f"{len(digests['honest'])} messages; the attack took {runs['curious'].server.steps} steps")
+compare(guess_differ, differ, "messages to the client that differ")
+assert differ == 0 or device != "cpu"
+
+# %% [markdown]
+# A digest is equal only if all bits are. So what [lesson 09](09_malicious_server.ipynb) says of
+# curious servers holds here: no detector of the client's, present or future, can see this attack.
+
+# %% [markdown]
+# ## Recorded: how deep is deep enough now?
+#
+# The following is **recorded**: all attacks at four stages, up to three victims × three attackers,
+# on the victims and targets of [lesson 05](05_how_deep.ipynb), whose UnSplit stands beside them.
+# The **known-weights decoder** is the bound: it is trained with the attacker's images and the
+# client's own weights, so nothing has to be guessed. (As every bound in this course it is that of
+# one method; where a row is below it, the method was not the best one.)
+
+# %%
+folder = lessons.course() / "results"
+ATTACKS = ("FORA", "PCAT", "SDAR")
+BOUND = "known weights"
+
+
+def rows_of(name):
+    with (folder / name).open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+recorded = {name: rows_of(f"auxiliary_{name}.csv") for name in ("digits", "mnist")}
+kept = [row for row in rows_of("depth.csv") if row["chosen"] == "True"]
+facts = {
+    name: json.loads((folder / f"auxiliary_{name}.json").read_text(encoding="utf-8"))
+    for name in recorded
+}
+
+
+def values(data_set, attack_name, stage, field):
+    """One number for each recorded run that has one; UnSplit's are those of the depth study."""
+    if attack_name == "UnSplit":
+        renamed = {"accuracy": "clone_accuracy"}.get(field, field)
+        rows = [row for row in kept if (row["dataset"], row["stage"]) == (data_set, stage)]
+        return [float(row[renamed]) for row in rows]
+    rows = [r for r in recorded[data_set] if (r["attack"], r["stage"]) == (attack_name, stage)]
+    return [float(row[field]) for row in rows if row[field]]
+
+
+def of_runs(f, *what):
+    """The median, say, of all runs; not a number where none is recorded."""
+    numbers = values(*what)
+    return float(f(numbers)) if numbers else float("nan")
+
+
+def middle(*what):
+    return of_runs(np.median, *what)
+
+
+def stages_of(data_set):
+    """The stages at which an attack with data was recorded."""
+    there = {row["stage"] for row in recorded[data_set]}
+    return [stage for stage in ("pool1", "pool2", "fc1", "relu4") if stage in there]
+
+
+def depth_figure(data_set, field, label, log, baselines):
+    """Medians, and bars from the least to the greatest, of each attack over the stages."""
+    stages = stages_of(data_set)
+    series = {
+        name: [[of_runs(f, data_set, name, stage, field) for stage in stages]
+               for f in (np.median, min, max)]
+        for name in ("UnSplit", *ATTACKS)
+    }  # fmt: skip
+    return plots.depth_curve(stages, series, f"{label}, {data_set} (recorded)", log, baselines)
+
+
+# %% tags=["nbval-ignore-output"]
+# not compared: the record grows
+for data_set, fact in facts.items():
+    size = f"{fact['auxiliary_images']:,} images of its own"
+    print(f"{data_set}: {size}, {fact['attacks']['PCAT']['steps']:,} steps; {fact['command']}")
+for data_set in recorded:
+    found_there = stages_of(data_set)
+    beside_images = {BOUND: [middle(data_set, BOUND, s, "raw_mse") for s in found_there]} | {
+        label: [middle(data_set, "SDAR", stage, field) for stage in found_there]
+        for label, field in (("mean image", "mean_image_mse"), ("of the class", "class_mean_mse"))
+    }
+    display(depth_figure(data_set, "raw_mse", "raw MSE", True, beside_images))
+
+# %% [markdown]
+# The other loot: how often does the surrogate, before the server's layers, say what the victim
+# says? The grey lines are the rivals, who have never seen a client, trained more thoroughly than
+# above.
+
+# %% tags=["nbval-ignore-output"]
+# not compared: the record grows
+RIVALS = ("support vectors", "own network")
+for data_set in recorded:
+    without = {name: middle(data_set, name, "", "agreement") for name in RIVALS}
+    display(depth_figure(data_set, "agreement", "agreement with the victim", False, without))
+
+
+# %% tags=["nbval-ignore-output"]
+# not compared: the record grows
+def cell(data_set, name, stage, field, worst, form):
+    """The median and the worst of some runs, or nothing."""
+    numbers = values(data_set, name, stage, field)
+    return f"{np.median(numbers):{form}} [{worst(numbers):{form}}]" if numbers else ""
+
+
+for data_set in recorded:
+    titles = ("raw MSE [worst]", "SSIM [worst]", "accuracy [worst]", "agrees [worst]")
+    print(f"\n{data_set:17}runs" + "".join(f"{title:>17}" for title in titles))
+    for stage in stages_of(data_set):
+        for name in ("UnSplit", *ATTACKS, BOUND):
+            columns = [
+                cell(data_set, name, stage, "raw_mse", max, ".4f"),
+                cell(data_set, name, stage, "ssim", min, ".2f"),
+                cell(data_set, name, stage, "accuracy", min, ".1%"),
+                cell(data_set, name, stage, "agreement", min, ".1%"),
+            ]
+            count = len(values(data_set, name, stage, "raw_mse"))
+            print(f"{stage:6}{name:13}{count:2}" + "".join(f"{text:>17}" for text in columns))
+    for name in RIVALS:
+        shares = [cell(data_set, name, "", f, min, ".1%") for f in ("accuracy", "agreement")]
+        count = len(values(data_set, name, "", "accuracy"))
+        print(f"{name:19}{count:2}{'':34}" + "".join(f"{share:>17}" for share in shares))
+
+
+# %%
+def lost_at(data_set, name):
+    """The first stage where the median error is not below that of the mean of the class."""
+    there = [stage for stage in stages_of(data_set) if values(data_set, name, stage, "raw_mse")]
+    lost = [
+        stage
+        for stage in there
+        if middle(data_set, name, stage, "raw_mse")
+        >= middle(data_set, "SDAR", stage, "class_mean_mse")
+    ]
+    return (lost or ["never"])[0] if there else "not recorded"
+
+
+bets = {"UnSplit": guess_nothing, "FORA": guess_unlabelled, "PCAT": guess_labelled}
+for name, bet in bets.items():
+    compare(bet, lost_at("digits", name), f"digits, {name}: images no longer come back at")
+for name in (*bets, "SDAR", BOUND):
+    print(f"mnist, {name}: images no longer come back at {lost_at('mnist', name)}")
+
+
+# %%
+def share_of_class_mean(data_set, name, stages):
+    """Median errors, divided by that of the mean image of the class."""
+    return [
+        middle(data_set, name, stage, "raw_mse") / middle(data_set, "SDAR", stage, "class_mean_mse")
+        for stage in stages
+    ]
+
+
+print("recorded; medians, as a share of the error of the mean image of the class:")
+of_record("digits, PCAT at pool1 and pool2",
+          share_of_class_mean("digits", "PCAT", ["pool1", "pool2"]), "<", 0.6)  # fmt: skip
+of_record("digits, UnSplit at fc1 and relu4",
+          share_of_class_mean("digits", "UnSplit", ["fc1", "relu4"]), ">", 2)  # fmt: skip
+of_record("digits, the better of PCAT and SDAR at fc1",
+          min(share_of_class_mean("digits", name, ["fc1"]) for name in ("PCAT", "SDAR")),
+          "<", 0.9)  # fmt: skip
+of_record("mnist, the better of PCAT and SDAR at fc1",
+          min(share_of_class_mean("mnist", name, ["fc1"]) for name in ("PCAT", "SDAR")),
+          "<", 0.9)  # fmt: skip
+of_record("digits, UnSplit and FORA at pool1",
+          [share_of_class_mean("digits", name, ["pool1"]) for name in ("UnSplit", "FORA")],
+          "<", 0.5)  # fmt: skip
+of_record("digits, FORA at fc1 and relu4",
+          share_of_class_mean("digits", "FORA", ["fc1", "relu4"]), ">", 1.2)  # fmt: skip
+of_record("digits, the bound at fc1", share_of_class_mean("digits", BOUND, ["fc1"]), "<", 0.6)
+print("recorded, what is not explained of the smashed data, as a share of their variance:")
+of_record("digits, FORA at fc1", middle("digits", "FORA", "fc1", "feature_loss"), "<", 0.3)
+print("recorded, accuracy of the surrogate before the server's layers:")
+of_record("digits, FORA at fc1", middle("digits", "FORA", "fc1", "accuracy"), "<", 0.6)
+of_record("digits, PCAT at fc1", middle("digits", "PCAT", "fc1", "accuracy"), ">", 0.85)
+of_record("digits, UnSplit's clone at fc1",
+          middle("digits", "UnSplit", "fc1", "accuracy"), "<", 0.2)  # fmt: skip
+print("recorded, digits: agreement with the victim, PCAT's less the support vector machine's:")
+ahead = {
+    stage: middle("digits", "PCAT", stage, "agreement")
+    - middle("digits", "support vectors", "", "agreement")
+    for stage in stages_of("digits")
+}
+of_record("at pool1", ahead["pool1"], ">", 0)
+of_record("at fc1", ahead["fc1"], "<", 0.02)
+
+# %% [markdown]
+# Read for the digits, in three lines:
+#
+# * **With nothing**, the first dense layer is the end, as lesson 05 said. Before it, nothing can be
+#   enough: UnSplit does not need anybody's images after the first pooling.
+# * **With images and no labels**, FORA gets through convolutions, and the dense layer stops it:
+#   surrogate and images explain most of the smashed data, and both are wrong. You saw above how a
+#   surrogate can look right and be wrong.
+# * **With labelled images**, the dense layer is a step in the curve and no wall. The labels and the
+#   server's own layers say which of the many surrogates is the right one.
+#
+# MNIST has its own lines in the table, and more images to attack with.
+#
+# The network tells another story. After the first pooling PCAT's surrogate is a copy: it agrees
+# with the victim more than either rival. After the first dense layer it agrees no more than a
+# support vector machine that never met the client.
+#
+# So depth did protect against an attacker, the one without data. It never was a property of the
+# cut alone: "safe at fc1" was short for "safe at fc1 from somebody who has nothing".
+
+# %% [markdown]
+# ## What is it worth to know the architecture?
+#
+# SDAR is told the client's architecture, and builds its surrogate so. PCAT knows only shapes, and
+# takes a network of its own design that is a good deal wider. One would think that SDAR's errors
+# are smaller everywhere. By which factor, after pool2, on the digits?
+
+# %%
+guess_factor = None  # your guess: SDAR's error divided by PCAT's
+
+
+# %%
+def factor(data_set, stage):
+    return middle(data_set, "SDAR", stage, "raw_mse") / middle(data_set, "PCAT", stage, "raw_mse")
+
+
+# %% tags=["nbval-ignore-output"]
+# not compared: the record grows
+print(f"{'':8}{'stage':8}{'runs':>5}   SDAR's error, divided by PCAT's")
+for data_set in recorded:
+    for stage in stages_of(data_set):
+        runs_there = len(values(data_set, "SDAR", stage, "raw_mse"))
+        print(f"{data_set:8}{stage:8}{runs_there:5}{factor(data_set, stage):12.2f}")
+
+# %%
+compare(guess_factor, factor("digits", "pool2"), "digits, pool2: SDAR's error divided by PCAT's")
+unexplained = [middle("digits", name, "pool1", "feature_loss") for name in ("SDAR", "PCAT")]
+print("recorded, digits, pool1: share of the smashed data that is not explained")
+of_record("by SDAR, and twice PCAT's",
+          unexplained[0], ">", 2 * unexplained[1])  # fmt: skip
+of_record("recorded, digits: SDAR's error divided by PCAT's at pool1 and at pool2",
+          [factor("digits", stage) for stage in ("pool1", "pool2")], ">", 1)  # fmt: skip
+
+# %% [markdown]
+# After the convolutions the one who knows more does **worse**. Its surrogate does not get to where
+# the client is, as the share that is not explained shows: the client's network is narrow, and
+# narrow networks are harder to train. One way to fail can be counted. A ReLU that is off for every
+# image passes no gradient back, so its channel is **dead** and stays so. How many of twenty fresh
+# networks of the client's shape have a dead channel after `pool1`? And does SDAR revive them?
+
+# %%
+guess_dead = None  # your guess, 0 to 20
+
+# %%
+shallow = protocol.recut(session, "pool1")
+client_shape = models.Architecture.of(shallow.client.front, source.train.images.shape[1:])
+
+
+def dead(front):
+    """Channels that are zero at every place of every image of the attacker."""
+    with torch.no_grad():
+        return int((front(own.images.to(device)).flatten(2).amax((0, 2)) == 0).sum())
+
+
+fresh = [client_shape.build(number, "surrogate").to(device) for number in range(20)]
+crippled = sum(dead(front) > 0 for front in fresh)
+brief = SDAR(steps={"tiny": 5, "quick": 60, "full": 400}[budget], batch=32, seed=seed)
+after_steps = brief(shallow.observe(private), own).clone
+compare(guess_dead, crippled, "of twenty fresh networks, those with a dead channel")
+print(f"dead channels of the client: {dead(shallow.client.front)}")
+claim("of twenty, those with a dead channel", crippled, ">", 4)
+claim("dead channels before SDAR's first step, and after its last",
+      dead(client_shape.build(seed, "surrogate").to(device)), "<=", dead(after_steps))  # fmt: skip
+
+# %% [markdown]
+# A wide network has channels to spare. The attacker sees that something is wrong, for much of what
+# the client sends is not explained, and could start again from other weights. These runs did not.
+#
+# After the dense layers the two are closer, and knowing the architecture may help: the table says
+# how much. But **hiding it is no defence**: PCAT does not know it.
+
+# %% [markdown]
+# ## What answers it
+#
+# * **Nothing that only goes deeper**, of the cuts recorded here. The known-weights decoder shows
+#   what is left in $z$ for a better attack; where it is far below the attacks, they have not
+#   reached their end.
+# * **Not telling the architecture** does not help (above), nor does any **detector** (above).
+# * **Withholding the labels**, as in the label-private setting, takes the alignment of classes from
+#   PCAT and SDAR. They have an answer, a simulated head; it is **not measured here**.
+# * **Noise, and the other defences of [lesson 08](08_defences.ipynb)**: against these attackers,
+#   **not measured here**. Do not carry over what lesson 08 says of weaker ones.
+# * **Less to compare with**: an attacker whose images are of another kind, or few. How few, and how
+#   different, is not measured here either.
+#
+# **The clinic** can answer: a deep cut protects against a vendor that has nothing, and such a
+# vendor is hard to find. Ask what data the vendor has before you ask how deep to cut; a patient
+# should be told that somebody with labelled scans can read part of the image after a dense layer,
+# and that nobody will notice.
+
+# %%
+# what `sltools sweep` keeps of this lesson
+collected = {
+    "raw_mse": scores["PCAT"][0],
+    "class_mean_mse": scores["mean of the class"][0],
+    "own_originals": scores["PCAT"][1],
+    "surrogate_accuracy": right["surrogate"],
+    "rival_accuracy": best_rival,
+    "control_mse": error(rubbish),
+}
+
+# %% [markdown]
+# ## Limitations
+#
+# * **The attacker's data are of the very same kind**: test images of the same data set. Another
+#   scanner or other patients would help less. We did not measure how much.
+# * **The digits have an easy prior.** The mean image of the class is so good there that an attack
+#   can hardly beat it by raw error; MNIST is the harder and fairer test.
+# * **The live attack is a short one**: one victim, one attacker, 300 steps. The recorded ones take
+#   more, and the papers' still more (up to 40,000).
+# * **These are not the papers' attacks to the letter.** MK-MMD and consistency were added to those
+#   that lack them, and the networks are small. Their numbers are for other networks and data.
+# * **Settings were chosen by hand**, on digits and MNIST. Nobody has shown that none are better.
+# * **The bound is a decoder** trained on as few images. Who knows the weights could also search, as
+#   in lesson 05.
+#
+# ## Try it
+#
+# * Set `cut = "pool2"`, then "relu4". Which of the two loots changes more?
+# * Replace PCAT by `FORA(steps=steps, batch=32)` in the live attack. What do its images show at
+#   fc1, and at pool1?
+# * Set `mmd=0`, or `consistency=0`, in PCAT. Which of the two does the work?
+# * Give the attacker 50 images instead of 200 (with `batch=32`). Who suffers more, the surrogate or
+#   the support vector machine?
+# * Let the control deal features out only among images of one class. What do the images look like
+#   now, and how near do they come to the mean of the class?
+# * Set `dataset = "mnist"`.
+#
+# ## Review questions
+#
+# **1.** A paper: "Our pseudo-client, put before the server's layers, reaches 97% where the victim
+# has 98%: the client has been stolen." Which two rows are missing from its table?
+#
+# <details><summary>Answer</summary>
+#
+# The same auxiliary data without any client: a strong classifier trained on them alone. And the
+# attack on smashed data that belong to no image. If either comes near 97%, the accuracy is that of
+# the attacker's own labels (and of the server's layers), and no theft.
+#
+# </details>
+#
+# **2.** Two sets of smashed data have an MMD of zero. Why may the decoder of the one still fail on
+# the other?
+#
+# <details><summary>Answer</summary>
+#
+# Distributions say nothing about pairs. A surrogate may send for each image what the client sends
+# for another, and the decoder then returns the other. Something has to tie a point to its image:
+# labels, at least to its class; a smooth network that keeps places where they are; or the
+# requirement that the decoded image give the same point again.
+#
+# </details>
+#
+# **3.** A client moves its cut from pool2 to fc1 because "attacks fail there". What do you ask?
+#
+# <details><summary>Answer</summary>
+#
+# Whose attacks? Those of a server without data do. Then: has the server images of this kind, and
+# labels? And what is left in the smashed data for somebody who knows the weights? If that bound is
+# low, the move has bought time, and no protection.
+#
+# </details>
+#
+# ## Further reading
+#
+# * X. Zhu et al.: *Passive Inference Attacks on Split Learning via Adversarial Regularization*
+#   (SDAR), NDSS 2025. [arXiv 2310.10483](https://arxiv.org/abs/2310.10483).
+# * X. Gao, L. Zhang: *PCAT: Functionality and Data Stealing from Split Learning by Pseudo-Client
+#   Attack*, USENIX Security 2023.
+# * X. Xu et al.: *A Stealthy Wrongdoer: Feature-Oriented Reconstruction Attack against Split
+#   Learning* (FORA), CVPR 2024. [arXiv 2405.04115](https://arxiv.org/abs/2405.04115).
+# * A. Gretton et al.: *A Kernel Two-Sample Test*, JMLR 13, 2012. The maximum mean discrepancy.
+#
+# This is the last lesson for now. Back to the overview: [lesson 00](00_start_here.ipynb).
