@@ -91,8 +91,8 @@ def main(
 
 def _measure_missing(name: str, stages: Sequence[str], attackers: int, path: Path) -> None:
     dataset, facts = data.load(name), path.with_suffix(".json")
-    check_settings(facts, _facts(name))
-    write_facts(facts, _facts(name))
+    check_settings(facts, facts_of(name))
+    write_facts(facts, facts_of(name))
     for measure, key in bar(list(_measurements(dataset, stages, attackers)), name):
         if key not in {row.key for row in read(path)}:  # another process may measure as well
             start = time.process_time()
@@ -249,7 +249,7 @@ def _row(cells: dict[str, str]) -> Row:
 def _append(path: Path, row: Row) -> None:
     """Write the file anew with one row more, in one step."""
     with (
-        FileLock(f"{path}.lock"),
+        FileLock(path.with_name(f".{path.name}.lock")),
         storage.atomic_path(path) as part,
         part.open("w", newline="", encoding="utf-8") as file,
     ):
@@ -267,7 +267,7 @@ def _append(path: Path, row: Row) -> None:
             writer.writerow({name: "" if value is None else value for name, value in shown.items()})
 
 
-def _facts(name: str) -> dict[str, Any]:
+def facts_of(name: str) -> dict[str, Any]:
     """What the rows of a data set were measured with."""
     return {
         "command": f"python -m benchmarks.record_auxiliary --datasets {name}",
@@ -295,9 +295,10 @@ def table(rows: list[Row]) -> str:
         lines += [_unsplit_line(rows[0].dataset, stage)] if at_stage and stage else []
         for attack in dict.fromkeys(row.attack for row in at_stage):
             lines.append(_line(stage, attack, [row for row in at_stage if row.attack == attack]))
+    draws = {(row.victim, row.attacker): row for row in rows}.values()
     for name, column in (("mean image", "mean_image_mse"), ("mean of the class", "class_mean_mse")):
-        errors = _spread([getattr(row, column) for row in rows], max, "{:.4f}")
-        lines.append(f"| no cut | {name} | {len(rows)} | {errors} | – | – | – | – |")
+        errors = _spread([getattr(row, column) for row in draws], max, "{:.4f}")
+        lines.append(f"| no cut | {name} | {len(draws)} | {errors} | – | – | – | – |")
     return "\n".join(lines)
 
 

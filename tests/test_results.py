@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import ablations, reproduce, speed, throughput
+from benchmarks import ablations, record_auxiliary, reproduce, speed, throughput
 from sltools import arena, lessons, metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -51,6 +51,15 @@ def test_the_results_of_attack_1_are_the_recorded_ones() -> None:
     assert set(rows.values()) <= {*PAGE.splitlines()}
     table = README[README.index("| attack 1 |") :].split("\n\n")[0].splitlines()
     assert len(table) > 5 and {*table[2:]} <= {*rows.values()}
+
+
+def test_the_tables_of_attackers_with_data_are_those_of_the_record() -> None:
+    for name in record_auxiliary.STEPS:
+        rows = record_auxiliary.read(lessons.course() / "results" / f"auxiliary_{name}.csv")
+        assert rows and record_auxiliary.table(rows) in PAGE
+        record_auxiliary.check_settings(
+            lessons.course() / "results" / f"auxiliary_{name}.json", record_auxiliary.facts_of(name)
+        )
 
 
 def test_the_tables_of_depths_are_those_of_the_record() -> None:

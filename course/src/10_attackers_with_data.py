@@ -431,7 +431,7 @@ assert differ == 0 or device != "cpu"
 # %%
 folder = lessons.course() / "results"
 ATTACKS = ("FORA", "PCAT", "SDAR")
-BOUND = "known weights"
+BOUND = "inverse network"
 
 
 def rows_of(name):
