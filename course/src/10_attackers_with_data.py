@@ -424,8 +424,8 @@ assert differ == 0 or device != "cpu"
 #
 # The following is **recorded**: all attacks at four stages, up to three victims × three attackers,
 # on the victims and targets of [lesson 05](05_how_deep.ipynb), whose UnSplit stands beside them.
-# The **known-weights decoder** is the bound: it is trained with the attacker's images and the
-# client's own weights, so nothing has to be guessed. (As every bound in this course it is that of
+# The **inverse network** is the bound: a decoder trained with the attacker's images and the
+# client's own weights, so that nothing has to be guessed. (As every bound in this course it is that of
 # one method; where a row is below it, the method was not the best one.)
 
 # %%
@@ -495,7 +495,8 @@ for data_set in recorded:
         label: [middle(data_set, "SDAR", stage, field) for stage in found_there]
         for label, field in (("mean image", "mean_image_mse"), ("of the class", "class_mean_mse"))
     }
-    display(depth_figure(data_set, "raw_mse", "raw MSE", True, beside_images))
+    if len(found_there) > 1:  # the table has what was recorded at one stage only
+        display(depth_figure(data_set, "raw_mse", "raw MSE", True, beside_images))
 
 # %% [markdown]
 # The other loot: how often does the surrogate, before the server's layers, say what the victim
@@ -507,7 +508,8 @@ for data_set in recorded:
 RIVALS = ("support vectors", "own network")
 for data_set in recorded:
     without = {name: middle(data_set, name, "", "agreement") for name in RIVALS}
-    display(depth_figure(data_set, "agreement", "agreement with the victim", False, without))
+    if len(stages_of(data_set)) > 1:
+        display(depth_figure(data_set, "agreement", "agreement with the victim", False, without))
 
 
 # %% tags=["nbval-ignore-output"]
@@ -520,7 +522,7 @@ def cell(data_set, name, stage, field, worst, form):
 
 for data_set in recorded:
     titles = ("raw MSE [worst]", "SSIM [worst]", "accuracy [worst]", "agrees [worst]")
-    print(f"\n{data_set:17}runs" + "".join(f"{title:>17}" for title in titles))
+    print(f"\n{data_set:20}runs" + "".join(f"{title:>17}" for title in titles))
     for stage in stages_of(data_set):
         for name in ("UnSplit", *ATTACKS, BOUND):
             columns = [
@@ -530,11 +532,11 @@ for data_set in recorded:
                 cell(data_set, name, stage, "agreement", min, ".1%"),
             ]
             count = len(values(data_set, name, stage, "raw_mse"))
-            print(f"{stage:6}{name:13}{count:2}" + "".join(f"{text:>17}" for text in columns))
+            print(f"{stage:6}{name:16}{count:2}" + "".join(f"{text:>17}" for text in columns))
     for name in RIVALS:
         shares = [cell(data_set, name, "", f, min, ".1%") for f in ("accuracy", "agreement")]
         count = len(values(data_set, name, "", "accuracy"))
-        print(f"{name:19}{count:2}{'':34}" + "".join(f"{share:>17}" for share in shares))
+        print(f"{name:22}{count:2}{'':34}" + "".join(f"{share:>17}" for share in shares))
 
 
 # %%
@@ -603,7 +605,7 @@ of_record("at fc1", ahead["fc1"], "<", 0.02)
 # Read for the digits, in three lines:
 #
 # * **With nothing**, the first dense layer is the end, as lesson 05 said. Before it, nothing can be
-#   enough: UnSplit does not need anybody's images after the first pooling.
+#   enough: after the first pooling UnSplit does better than all that have images.
 # * **With images and no labels**, FORA gets through convolutions, and the dense layer stops it:
 #   surrogate and images explain most of the smashed data, and both are wrong. You saw above how a
 #   surrogate can look right and be wrong.
@@ -693,7 +695,7 @@ claim("dead channels before SDAR's first step, and after its last",
 # %% [markdown]
 # ## What answers it
 #
-# * **Nothing that only goes deeper**, of the cuts recorded here. The known-weights decoder shows
+# * **Nothing that only goes deeper**, of the cuts recorded here. The inverse network shows
 #   what is left in $z$ for a better attack; where it is far below the attacks, they have not
 #   reached their end.
 # * **Not telling the architecture** does not help (above), nor does any **detector** (above).
