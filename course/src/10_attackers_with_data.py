@@ -425,8 +425,8 @@ assert differ == 0 or device != "cpu"
 # The following is **recorded**: all attacks at four stages, up to three victims × three attackers,
 # on the victims and targets of [lesson 05](05_how_deep.ipynb), whose UnSplit stands beside them.
 # The **inverse network** is the bound: a decoder trained with the attacker's images and the
-# client's own weights, so that nothing has to be guessed. (As every bound in this course it is that of
-# one method; where a row is below it, the method was not the best one.)
+# client's own weights, so that nothing has to be guessed. (As every bound in this course it is
+# that of one method; where a row is below it, the method was not the best one.)
 
 # %%
 folder = lessons.course() / "results"
