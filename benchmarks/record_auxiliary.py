@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from benchmarks import reproduce, write_facts
 from sltools import data, devices, experiments, lessons, metrics, protocol, storage
-from sltools.attacks import FORA, PCAT, SDAR, DecoderInversion
+from sltools.attacks import FORA, PCAT, SDAR, DecoderInversion, networks
 from sltools.attacks.surrogate import SurrogateAttack
 from sltools.errors import SltoolsError
 from sltools.interrupts import finished
@@ -114,7 +114,7 @@ def _measurements(
             if attacker == 0:
                 for stage in stages:
                     key = (stage, ORACLE, victim, 0, count)
-                    yield partial(_known_weights, dataset, *key), key
+                    yield partial(_inverse_network, dataset, *key), key
                 for rival in (MACHINE, NETWORK):
                     key = ("", rival, victim, 0, count)
                     yield partial(_without_attack, dataset, *key), key
@@ -137,14 +137,15 @@ def _attacked(
     settings = ATTACKS[attack](steps=STEPS[dataset.name], seed=seed)
     found = finished(settings(session.observe(traffic), own))
     scores = _image_scores(found.inputs[:TARGETS], targets.images)
-    guess = _logits(nn.Sequential(found.clone, session.server.model), held_out.images).argmax(1)
+    stolen = nn.Sequential(found.clone, session.server.model.eval())
+    guess = networks.in_chunks(stolen, held_out.images).argmax(1)
     return [
         dataset.name, stage, attack, victim, attacker, count, *scores, found.feature_loss,
         *_classified(guess, session, held_out), *_baselines(own, targets),
     ]  # fmt: skip
 
 
-def _known_weights(
+def _inverse_network(
     dataset: data.Dataset, stage: str, attack: str, victim: int, attacker: int, count: int
 ) -> list[Any]:
     """A bound, as far as one training goes: a decoder that had the client's weights for pairs."""
@@ -172,7 +173,7 @@ def _without_attack(
         guess = experiments.support_vectors(own, held_out.images)
     else:
         rival = experiments.own_network(own, steps=5 * STEPS[dataset.name], seed=victim)
-        guess = _logits(rival, held_out.images).argmax(1)
+        guess = networks.in_chunks(rival, held_out.images).argmax(1)
     targets = experiments.first_targets(dataset, TARGETS)
     return [
         dataset.name, stage, attack, victim, attacker, count, None, None, None, None,
@@ -221,11 +222,6 @@ def _baselines(own: data.Split, targets: data.Split) -> tuple[float, float]:
     by_class = experiments.class_means(own, targets.labels)
     found = [metrics.mse(image, targets.images).median().item() for image in (mean, by_class)]
     return found[0], found[1]
-
-
-def _logits(network: nn.Sequential, images: Tensor) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([network.eval()(part) for part in images.split(500)])
 
 
 def read(path: Path) -> list[Row]:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from sltools import data, models
-from sltools.attacks import DecoderInversion, InversionResult, decoder
+from sltools.attacks import DecoderInversion, InversionResult, decoder, networks
 from sltools.defenses import GaussianNoise
 from sltools.errors import AttackError, NotObservable
 from sltools.messages import Message
@@ -110,7 +110,7 @@ def test_any_cut_and_number_of_targets(
     whole = SHORT(view, _public()).inputs
     assert whole.shape == (count, 1, 28, 28)
     assert whole.min() >= 0 and whole.max() <= 1
-    monkeypatch.setattr(decoder, "CHUNK", 2)
+    monkeypatch.setattr(networks, "CHUNK", 2)
     torch.testing.assert_close(SHORT(view, _public()).inputs, whole)
 
 

@@ -1,6 +1,5 @@
 """Inversion by a trained network: public images teach a decoder what smashed data look like."""
 
-import math
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -16,6 +15,7 @@ from sltools.attacks import networks
 from sltools.attacks.inversion import (
     LOSS_POINTS,
     as_targets,
+    cosine,
 )
 from sltools.attacks.pixels import POOR_FIT, InputRange, warn_of_range
 from sltools.attacks.result import InversionResult
@@ -24,8 +24,6 @@ from sltools.interrupts import keep_partial
 from sltools.progress import bar
 from sltools.validation import attack_check
 from sltools.view import View, fresh
-
-CHUNK = 500  # images that are decoded at once
 
 
 @dataclass(frozen=True)
@@ -113,7 +111,7 @@ class DecoderInversion:
         state.snapshot()
         snapshots = span.inputs(torch.stack(state.snapshots))
         inputs = snapshots[-1].clone()
-        loss = _relative_error(front, inputs, state.smashed)
+        loss = networks.relative_error(front, inputs, state.smashed)
         if loss > POOR_FIT and defense is None and not work.interrupted:
             warn_of_range(front, state.smashed, inputs.shape[1:], span)
         return InversionResult(
@@ -146,7 +144,7 @@ class DecoderInversion:
             loss = binary_cross_entropy(state.decoder(sent), images[rows])
             optimizer.zero_grad()
             loss.backward()
-            rate = (1 + math.cos(math.pi * step / self.steps)) / 2
+            rate = cosine(step, self.steps)
             optimizer.param_groups[0]["lr"] = self.lr * rate
             optimizer.step()
             state.count(loss.detach(), max(1, self.steps // LOSS_POINTS))
@@ -202,15 +200,5 @@ class _TrainingState:
 
     def snapshot(self) -> None:
         """Keep what the decoder makes of the smashed data now."""
-        with torch.no_grad():
-            parts = [self.decoder(part) for part in self.smashed.split(CHUNK)]
-        self.snapshots.append(torch.cat(parts))
+        self.snapshots.append(networks.in_chunks(self.decoder, self.smashed))
         self.snapshot_steps.append(self._step)
-
-
-def _relative_error(front: nn.Sequential, inputs: Tensor, smashed: Tensor) -> float:
-    """Mean squared error of `front` at `inputs` to the smashed data, divided by their variance."""
-    with torch.no_grad():
-        made = torch.cat([front(part) for part in inputs.split(CHUNK)])
-    scale = smashed.var(correction=0).clamp_min(torch.finfo(smashed.dtype).tiny)
-    return ((made - smashed).square().mean() / scale).item()

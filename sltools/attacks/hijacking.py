@@ -2,7 +2,6 @@
 
 import copy
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -21,8 +20,6 @@ from sltools.messages import Message
 from sltools.protocol import Server
 from sltools.validation import attack_check
 from sltools.view import View, fresh
-
-CHUNK = 500  # images that are decoded at once
 
 
 @dataclass(frozen=True)
@@ -136,17 +133,15 @@ class HijackingServer(Server):
     def reconstruct(self, smashed: Tensor) -> Tensor:
         """Decode smashed data (N, ...) to images (N, C, H, W), on the attack's device."""
         networks.check_smashed(smashed, self._require_hijacker().shape)
-        return self._in_chunks(self._require_hijacker().decoder, smashed.float())
+        hijacker = self._require_hijacker()
+        return networks.in_chunks(hijacker.decoder, smashed.float().to(hijacker.device))
 
     def invert(self, view: View) -> InversionResult:
         """Decode the smashed data of `view`; the result's `clone` is the pilot."""
         start, view = time.perf_counter(), fresh(view)
         smashed, hijacker = view.smashed.float(), self._require_hijacker()
         inputs = self.reconstruct(smashed)
-        explained = self._in_chunks(hijacker.pilot, inputs)
-        wanted = smashed.to(inputs.device)
-        scale = wanted.var(correction=0).clamp_min(torch.finfo(wanted.dtype).tiny)
-        loss = ((explained - wanted).square().mean() / scale).item()
+        loss = networks.relative_error(hijacker.pilot, inputs, smashed.to(inputs.device))
         return InversionResult(
             inputs,
             copy.deepcopy(hijacker.pilot),
@@ -193,11 +188,6 @@ class HijackingServer(Server):
                 "(protocol.train), then reconstruct"
             )
         return self._hijacker
-
-    def _in_chunks(self, network: Callable[[Tensor], Tensor], tensor: Tensor) -> Tensor:
-        device = self._require_hijacker().device
-        with torch.no_grad():
-            return torch.cat([network(part.to(device)) for part in tensor.split(CHUNK)])
 
 
 class _Hijacker:

@@ -69,6 +69,16 @@ def brightness(images: Tensor) -> Tensor:
     return images.abs().flatten(-4).mean(-1)
 
 
+def cosine(step: int, steps: int) -> float:
+    """The factor on a learning rate that falls from 1 to 0 along a cosine.
+
+    >>> from sltools.attacks.inversion import cosine
+    >>> cosine(0, 100), cosine(50, 100), cosine(100, 100)
+    (1.0, 0.5, 0.0)
+    """
+    return (1 + math.cos(math.pi * step / steps)) / 2
+
+
 @dataclass(frozen=True)
 class InputSearch:
     """Settings of a search for the inputs that best explain smashed data.
@@ -278,7 +288,7 @@ class InputSearch:
 
     def _lr_factor(self, step: int) -> float:
         """The factor on the learning rates at step number `step`."""
-        return (1 + math.cos(math.pi * step / self.steps)) / 2 if self.cosine else 1.0
+        return cosine(step, self.steps) if self.cosine else 1.0
 
 
 def input_shape(view: View) -> tuple[int, ...]:

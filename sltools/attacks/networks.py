@@ -7,7 +7,7 @@ what is decoded from the client's data is then enlarged or shifted. Vectors have
 quarter of the image is assumed for them.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from sltools.errors import AttackError
 Shape = Sequence[int]
 
 WIDTH = 32
+CHUNK = 500  # images or smashed data that pass a network at once
 SLOPE = 0.2  # of the critic for negative inputs, as usual for critics
 
 
@@ -127,6 +128,31 @@ def critic(smashed: Shape, *, seed: int) -> nn.Sequential:
             channels, sides = WIDTH, [(side + 1) // 2 for side in sides]
         layers += [nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.LeakyReLU(SLOPE), nn.Flatten()]
         return nn.Sequential(*layers, nn.Linear(WIDTH * sides[0] * sides[1], 1))
+
+
+def in_chunks(network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
+    """What `network` makes of inputs (N, ...), some hundred at a time and without gradients.
+
+    >>> import torch
+    >>> from sltools.attacks import networks
+    >>> networks.in_chunks(torch.relu, torch.tensor([[-1.0], [2.0]]))
+    tensor([[0.],
+            [2.]])
+    """
+    with torch.no_grad():
+        return torch.cat([network(part) for part in inputs.split(CHUNK)])
+
+
+def relative_error(network: Callable[[Tensor], Tensor], inputs: Tensor, smashed: Tensor) -> float:
+    """Mean squared error of `network` at `inputs` to smashed data, divided by their variance.
+
+    >>> import torch
+    >>> from sltools.attacks import networks
+    >>> networks.relative_error(torch.zeros_like, torch.ones(2, 1), torch.tensor([[-1.0], [1.0]]))
+    1.0
+    """
+    scale = smashed.var(correction=0).clamp_min(torch.finfo(smashed.dtype).tiny)
+    return ((in_chunks(network, inputs) - smashed).square().mean() / scale).item()
 
 
 def check_images(

@@ -10,9 +10,7 @@ All of them are passive. Each works on what was recorded, or beside an honest se
 """
 
 import copy
-import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
@@ -26,7 +24,7 @@ from sltools import devices, seeds
 from sltools.attacks import networks
 from sltools.attacks.alignment import Critic, Samples, mk_mmd
 from sltools.attacks.auxiliary import Auxiliary, LabelledImages
-from sltools.attacks.inversion import LOSS_POINTS, as_targets
+from sltools.attacks.inversion import LOSS_POINTS, as_targets, cosine
 from sltools.attacks.result import InversionResult
 from sltools.errors import AttackError
 from sltools.interrupts import keep_partial
@@ -37,7 +35,6 @@ from sltools.view import View, fresh
 
 Critics = dict[str, Critic]
 
-CHUNK = 500  # images that are decoded at once
 WARM_UP = 1 / 3  # of the steps, in which the weight of consistency rises
 MEMORY = 0.05  # of the running mean and variance of the smashed data, for each batch
 FLOOR = 0.1  # least scale of a feature, as a share of the mean: some units are all but off
@@ -72,9 +69,9 @@ class SurrogateResult(InversionResult):
 
     def reconstruct(self, smashed: Tensor) -> Tensor:
         """Decode smashed data (N, ...) to images (N, C, H, W); AttackError if they do not fit."""
-        shape = _in_chunks(self.clone, self.inputs[:1]).shape[1:]
+        shape = networks.in_chunks(self.clone, self.inputs[:1]).shape[1:]
         networks.check_smashed(smashed, shape)
-        return _in_chunks(self.decoder, as_targets(smashed).to(devices.of(self.decoder)))
+        return networks.in_chunks(self.decoder, as_targets(smashed).to(devices.of(self.decoder)))
 
 
 @dataclass(frozen=True)
@@ -145,7 +142,7 @@ class SurrogateAttack:
             for step in bar(range(self.steps), type(self).__name__):
                 rows = torch.randint(len(smashed), (self.batch,), generator=traffic)
                 rows = rows.to(smashed.device)
-                rate = (1 + math.cos(math.pi * step / self.steps)) / 2
+                rate = cosine(step, self.steps)
                 training.learn(smashed[rows], None if labels is None else labels[rows], rate)
         return training.result(
             smashed,
@@ -164,7 +161,7 @@ class SurrogateAttack:
         if training.server is None or training.head is not None:
             return None
         if "labels" not in view.kinds:
-            return _in_chunks(training.classify, smashed).argmax(1)
+            return networks.in_chunks(training.classify, smashed).argmax(1)
         labels = view.labels.to(smashed.device)
         if labels.shape != smashed.shape[:1] or labels.is_floating_point():
             raise AttackError(
@@ -235,11 +232,12 @@ class SurrogateTraining:
         for critic in self.critics.values():
             critic.to(self.device)
         self._scale = _Scale(smashed)
-        copied = nn.ModuleList([self.surrogate, *([] if self.head is None else [self.head])])
-        rates = {"initial_lr": attack.lr}, {"initial_lr": attack.decoder_lr}
-        parts = copied.parameters(), self.decoder.parameters()
+        copied = [self.surrogate] if self.head is None else [self.surrogate, self.head]
         self._optimizer = Adam(
-            [{"params": list(w), **rate} for w, rate in zip(parts, rates, strict=True)]
+            [
+                {"params": [w for part in copied for w in part.parameters()], "lr": attack.lr},
+                {"params": list(self.decoder.parameters()), "lr": attack.decoder_lr},
+            ]
         )
         self.step = 0
         self.losses: dict[str, list[Tensor]] = {}
@@ -292,13 +290,13 @@ class SurrogateTraining:
         surrogate, decoder = _evaluating(self.surrogate), _evaluating(self.decoder)
         head = None if self.head is None else _evaluating(self.head)
         smashed = smashed.to(self.device, torch.float32)
-        inputs = _in_chunks(decoder, smashed)
+        inputs = networks.in_chunks(decoder, smashed)
         if not inputs.isfinite().all():
             raise AttackError("the attack diverged: give a smaller lr or decoder_lr")
-        explained = _in_chunks(surrogate, inputs)
-        scale = smashed.var(correction=0).clamp_min(torch.finfo(smashed.dtype).tiny)
-        loss = ((explained - smashed).square().mean() / scale).item()
-        labels = None if head is None else _in_chunks(self.classify, smashed).argmax(1).cpu()
+        loss = networks.relative_error(surrogate, inputs, smashed)
+        labels = (
+            None if head is None else networks.in_chunks(self.classify, smashed).argmax(1).cpu()
+        )
         return SurrogateResult(
             inputs,
             surrogate,
@@ -328,8 +326,9 @@ class SurrogateTraining:
         torch.stack(
             [weights.get(name, 1.0) * loss for name, loss in losses.items()]
         ).sum().backward()
-        for group in self._optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * rate
+        full = self.attack.lr, self.attack.decoder_lr
+        for group, lr in zip(self._optimizer.param_groups, full, strict=True):
+            group["lr"] = lr * rate
         self._optimizer.step()
 
     def _count(self, losses: dict[str, Tensor]) -> None:
@@ -356,7 +355,7 @@ class SurrogateTraining:
         if self.server is None:
             return 0
         try:
-            made = _in_chunks(self.server, smashed[:1].clone())
+            made = networks.in_chunks(self.server, smashed[:1].clone())
         except RuntimeError as error:
             raise AttackError(
                 f"the server's own part does not fit the smashed data: {error}. Take a view that "
@@ -385,7 +384,7 @@ class SurrogateTraining:
     def _check_fit(self) -> None:
         """Raise AttackError unless the surrogate makes smashed data of the client's shape."""
         try:
-            made = _in_chunks(self.surrogate.eval(), self.auxiliary.images[:1])
+            made = networks.in_chunks(self.surrogate.eval(), self.auxiliary.images[:1])
         except RuntimeError as error:
             raise AttackError(
                 f"the auxiliary images do not fit the client's architecture: {error}. Give images "
@@ -427,8 +426,3 @@ def _training(network: nn.Module) -> None:
 def _evaluating(network: nn.Sequential) -> nn.Sequential:
     """A copy of `network` in evaluation mode."""
     return copy.deepcopy(network).eval()
-
-
-def _in_chunks(network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([network(part) for part in inputs.split(CHUNK)])
