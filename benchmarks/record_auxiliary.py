@@ -1,13 +1,15 @@
-"""What attackers with data of their own get at each depth, beside what their data alone are worth.
+"""What attackers with data of their own get, beside what their data alone are worth.
 
     python -m benchmarks.record_auxiliary                         # digits, then MNIST
-    python -m benchmarks.record_auxiliary --datasets mnist --attackers 1
+    python -m benchmarks.record_auxiliary --datasets mnist --studies depth --attackers 1
     python -m benchmarks.record_auxiliary --summary
 
 Each row of course/results/auxiliary_<dataset>.csv is one attack on one victim: those of the study
 of depth (`benchmarks.reproduce`), with the same targets. The attacker has test images that are no
-targets; the surrogate is scored on the other test images. A row that is in the file already is not
-measured again, so the command can be interrupted and goes on where it was.
+targets, or images of another kind; the surrogate is scored on the other test images. Four studies:
+how deep, how many images, how alike they are, and the labels of a label-private client. A row that
+is in the file already is not measured again, so the command can be interrupted and goes on where it
+was.
 """
 
 import csv
@@ -18,12 +20,13 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
 from filelock import FileLock
 from torch import Tensor, nn
+from torch.nn.functional import interpolate
 
 from benchmarks import reproduce, write_facts
 from sltools import data, devices, experiments, lessons, metrics, protocol, storage
@@ -36,19 +39,38 @@ from sltools.progress import bar
 VICTIMS, ATTACKERS = 3, 3
 TARGETS = 10
 TRAFFIC = 2000  # of the client's images cross the wire beside the targets
-STEPS = {"digits": 400, "mnist": 1500}
-COUNTS = {"digits": 200, "mnist": 5000}  # auxiliary images
+STEPS = {"digits": 500, "mnist": 2000}
+RIVAL_STEPS = {"digits": 2000, "mnist": 7500}
+COUNTS = {"digits": 200, "mnist": 5000}  # auxiliary images of the study of depth
+CURVE = {"digits": (50, 100, 340), "mnist": (50, 500)}  # how many, beside COUNTS
 STAGES = ("pool1", "pool2", "fc1", "relu4")
+VARIED = ("pool2", "fc1")  # the stages at which number and kind of the images are varied
+SAME, HALF = "the same", "half of the classes"
+KIND_COUNTS = {"digits": 100, "mnist": 500}
+KINDS = {"digits": (HALF, "mnist", "cifar10"), "mnist": (HALF, "digits", "cifar10")}
+LABEL_PRIVATE, PER_CLASS = ("pool1", "relu4"), 25
 ATTACKS: dict[str, type[SurrogateAttack]] = {"SDAR": SDAR, "PCAT": PCAT, "FORA": FORA}
 ORACLE, MACHINE, NETWORK = "inverse network", "support vectors", "own network"
+
+
+class Case(NamedTuple):
+    """What tells one measurement from another; `stage` is "" for a rival without a client."""
+
+    stage: str
+    attack: str
+    victim: int
+    attacker: int
+    images: int
+    kind: str = SAME
 
 
 @dataclass(frozen=True)
 class Row:
     """One attack or rival, scored; image scores are medians over the targets, "" where none.
 
-    `stage` is "" for a rival that has the auxiliary data alone. `accuracy` and `agreement` with the
-    victim are those of surrogate and server, or of the rival, on held-out images.
+    `sent_mse` is the raw error over all that was sent. `accuracy` and `agreement` with the victim
+    are those of surrogate and server, or of the rival, on held-out images; at the two stages of a
+    label-private client, those of the labels that were inferred of all that was sent.
     """
 
     dataset: str
@@ -57,135 +79,207 @@ class Row:
     victim: int
     attacker: int
     images: int
-    raw_mse: float | None
-    aligned_mse: float | None
-    ssim: float | None
-    feature_loss: float | None
-    accuracy: float | None
-    agreement: float | None
-    victim_accuracy: float
-    mean_image_mse: float
-    class_mean_mse: float
-    cpu_seconds: float
+    kind: str
+    raw_mse: float | None = None
+    sent_mse: float | None = None
+    aligned_mse: float | None = None
+    ssim: float | None = None
+    feature_loss: float | None = None
+    accuracy: float | None = None
+    agreement: float | None = None
+    victim_accuracy: float | None = None
+    mean_image_mse: float | None = None
+    class_mean_mse: float | None = None
+    sent_class_mean_mse: float | None = None
+    cpu_seconds: float | None = None
 
     @property
-    def key(self) -> tuple[Any, ...]:
-        """What tells one measurement from another."""
-        return (self.stage, self.attack, self.victim, self.attacker, self.images)
+    def case(self) -> Case:
+        """What tells this measurement from another."""
+        return Case(
+            self.stage, self.attack, self.victim, self.attacker, self.images, self.kind
+        )  # fmt: skip
+
+
+Scores = dict[str, Any]
 
 
 def main(
     datasets: str = "digits,mnist",
-    stages: str = ",".join(STAGES),
+    studies: Annotated[str, typer.Option(help="Of depth, number, kind, labels.")] = (
+        "depth,number,kind,labels"
+    ),
+    stages: Annotated[str, typer.Option(help="Of the study of depth.")] = ",".join(STAGES),
     attackers: Annotated[int, typer.Option(help="How many attackers for each victim.")] = ATTACKERS,
-    summary: Annotated[bool, typer.Option(help="Print the table and measure nothing.")] = False,
+    summary: Annotated[bool, typer.Option(help="Print the tables and measure nothing.")] = False,
 ) -> None:
-    """Measure what is missing, on one thread, and print the table."""
+    """Measure what is missing, on one thread, and print the tables."""
     torch.set_num_threads(1)
     for name in datasets.split(","):
         path = lessons.course() / "results" / f"auxiliary_{name}.csv"
         if not summary:
-            _measure_missing(name, stages.split(","), attackers, path)
-        print(table(read(path)))
+            dataset = data.load(name)
+            cases = [
+                case
+                for attacker in range(attackers)
+                for victim in range(VICTIMS)
+                for study in studies.split(",")
+                for case in STUDIES[study](name, stages.split(","), victim, attacker)
+            ]
+            _measure_missing(dataset, cases, path)
+        for table in (depth_table, varied_table, label_table):
+            print(table(read(path)), end="\n\n")
 
 
-def _measure_missing(name: str, stages: Sequence[str], attackers: int, path: Path) -> None:
-    dataset, facts = data.load(name), path.with_suffix(".json")
-    check_settings(facts, facts_of(name))
-    write_facts(facts, facts_of(name))
-    for measure, key in bar(list(_measurements(dataset, stages, attackers)), name):
-        if key not in {row.key for row in read(path)}:  # another process may measure as well
+def _measure_missing(dataset: data.Dataset, cases: Sequence[Case], path: Path) -> None:
+    facts = path.with_suffix(".json")
+    check_settings(facts, facts_of(dataset.name))
+    write_facts(facts, facts_of(dataset.name))
+    for case in bar(cases, dataset.name):
+        if case not in {row.case for row in read(path)}:  # another process may measure as well
             start = time.process_time()
-            row = Row(*measure(), cpu_seconds=round(time.process_time() - start, 1))  # type: ignore[call-arg]
-            _append(path, row)
+            scores = _measured(dataset, case)
+            seconds = round(time.process_time() - start, 1)
+            _append(path, Row(dataset.name, *case, **scores, cpu_seconds=seconds))
 
 
-def _measurements(
-    dataset: data.Dataset, stages: Sequence[str], attackers: int
-) -> Iterator[tuple[Callable[[], list[Any]], tuple[Any, ...]]]:
-    """What is to be measured, all victims once before any of them again, and its key."""
-    count = COUNTS[dataset.name]
-    for attacker in range(attackers):
-        for victim in range(VICTIMS):
-            for stage in stages:
-                for attack in ATTACKS:
-                    key = (stage, attack, victim, attacker, count)
-                    yield partial(_attacked, dataset, *key), key
-            if attacker == 0:
-                for stage in stages:
-                    key = (stage, ORACLE, victim, 0, count)
-                    yield partial(_inverse_network, dataset, *key), key
-                for rival in (MACHINE, NETWORK):
-                    key = ("", rival, victim, 0, count)
-                    yield partial(_without_attack, dataset, *key), key
+def _measured(dataset: data.Dataset, case: Case) -> Scores:
+    if "-" in case.stage:
+        return _labels_inferred(dataset, case)
+    if case.attack in ATTACKS:
+        return _attacked(dataset, case)
+    return (_inverse_network if case.attack == ORACLE else _without_attack)(dataset, case)
+
+
+def _depth(name: str, stages: Sequence[str], victim: int, attacker: int) -> Iterator[Case]:
+    """All attacks and the bound at some stages, and what the same data are worth without any."""
+    count = COUNTS[name]
+    for stage in stages:
+        for attack in (*ATTACKS, ORACLE):
+            yield Case(stage, attack, victim, attacker, count)
+    for rival in (NETWORK, MACHINE):
+        yield Case("", rival, victim, attacker, count)
+
+
+def _number(name: str, stages: Sequence[str], victim: int, attacker: int) -> Iterator[Case]:
+    """More images or fewer."""
+    for count in CURVE[name]:
+        for stage in VARIED:
+            for attack in (*ATTACKS, ORACLE):
+                yield Case(stage, attack, victim, attacker, count)
+        for rival in (NETWORK, MACHINE):
+            yield Case("", rival, victim, attacker, count)
+
+
+def _kind(name: str, stages: Sequence[str], victim: int, attacker: int) -> Iterator[Case]:
+    """Images of another kind."""
+    for kind in KINDS[name]:
+        for stage in VARIED:
+            for attack in (*ATTACKS, ORACLE):
+                yield Case(stage, attack, victim, attacker, KIND_COUNTS[name], kind)
+
+
+def _labels(name: str, stages: Sequence[str], victim: int, attacker: int) -> Iterator[Case]:
+    """The labels of a label-private client."""
+    for attack in ("PCAT", "SDAR", MACHINE):
+        count = PER_CLASS * 10
+        yield Case("-".join(LABEL_PRIVATE), attack, victim, attacker, count)
+
+
+STUDIES = {"depth": _depth, "number": _number, "kind": _kind, "labels": _labels}
 
 
 @cache
-def _victim(dataset: data.Dataset, seed: int) -> protocol.Session:
-    return finished(experiments.train_victim(dataset, "pool1", budget="quick", seed=seed))
+def _victim(dataset: data.Dataset, cut: str | tuple[str, str], seed: int) -> protocol.Session:
+    return finished(experiments.train_victim(dataset, cut, budget="quick", seed=seed))
 
 
-def _attacked(
-    dataset: data.Dataset, stage: str, attack: str, victim: int, attacker: int, count: int
-) -> list[Any]:
+@cache
+def _sent(dataset: data.Dataset) -> data.Split:
+    """What the client sends: the targets, and some of its training images."""
+    targets, others = experiments.first_targets(dataset, TARGETS), dataset.train[:TRAFFIC]
+    return data.Split(
+        torch.cat([targets.images, others.images]), torch.cat([targets.labels, others.labels])
+    )
+
+
+def _attacked(dataset: data.Dataset, case: Case) -> Scores:
     """One attack on a record of the targets' and other images' inference."""
-    session = protocol.recut(_victim(dataset, victim), stage)
-    own, held_out = _auxiliary(dataset, victim, attacker, count)
-    targets = experiments.first_targets(dataset, TARGETS)
-    traffic = torch.cat([targets.images, dataset.train.images[:TRAFFIC]])
-    seed = victim * ATTACKERS + attacker
-    settings = ATTACKS[attack](steps=STEPS[dataset.name], seed=seed)
-    found = finished(settings(session.observe(traffic), own))
-    scores = _image_scores(found.inputs[:TARGETS], targets.images)
-    stolen = nn.Sequential(found.clone, session.server.model.eval())
-    guess = networks.in_chunks(stolen, held_out.images).argmax(1)
-    return [
-        dataset.name, stage, attack, victim, attacker, count, *scores, found.feature_loss,
-        *_classified(guess, session, held_out), *_baselines(own, targets),
-    ]  # fmt: skip
+    session = protocol.recut(_victim(dataset, "pool1", case.victim), case.stage)
+    (own, held_out), sent = _auxiliary(dataset, case), _sent(dataset)
+    attack = ATTACKS[case.attack](steps=STEPS[dataset.name], seed=_seed(case))
+    found = finished(attack(session.observe(sent.images), own))
+    guess = networks.in_chunks(nn.Sequential(found.clone, session.server.model), held_out.images)
+    return {
+        "feature_loss": found.feature_loss,
+        **_image_scores(found.inputs, own, sent),
+        **_classified(guess.argmax(1), session, held_out),
+    }
 
 
-def _inverse_network(
-    dataset: data.Dataset, stage: str, attack: str, victim: int, attacker: int, count: int
-) -> list[Any]:
+def _inverse_network(dataset: data.Dataset, case: Case) -> Scores:
     """A bound, as far as one training goes: a decoder that had the client's weights for pairs."""
-    session = protocol.recut(_victim(dataset, victim), stage)
-    own, held_out = _auxiliary(dataset, victim, attacker, count)
-    targets = experiments.first_targets(dataset, TARGETS)
-    settings = DecoderInversion(steps=2 * STEPS[dataset.name], seed=victim * ATTACKERS)
-    view = session.observe(targets.images, grants=["client_model"])
-    found = finished(settings(view, own.images))
-    scores = _image_scores(found.inputs, targets.images)
-    none = (None, None, session.accuracy(held_out))
-    return [
-        dataset.name, stage, attack, victim, attacker, count, *scores, found.feature_loss,
-        *none, *_baselines(own, targets),
-    ]  # fmt: skip
+    session = protocol.recut(_victim(dataset, "pool1", case.victim), case.stage)
+    (own, _), sent = _auxiliary(dataset, case), _sent(dataset)
+    attack = DecoderInversion(steps=2 * STEPS[dataset.name], seed=_seed(case))
+    view = session.observe(sent.images, grants=["client_model"])
+    found = finished(attack(view, own.images))
+    return {"feature_loss": found.feature_loss, **_image_scores(found.inputs, own, sent)}
 
 
-def _without_attack(
-    dataset: data.Dataset, stage: str, attack: str, victim: int, attacker: int, count: int
-) -> list[Any]:
+def _without_attack(dataset: data.Dataset, case: Case) -> Scores:
     """What the attacker's data are worth without any attack: a classifier of its own."""
-    session = _victim(dataset, victim)
-    own, held_out = _auxiliary(dataset, victim, attacker, count)
-    if attack == MACHINE:
-        guess = experiments.support_vectors(own, held_out.images)
+    own, held_out = _auxiliary(dataset, case)
+    guess = _own_guess(case, own, held_out.images, RIVAL_STEPS[dataset.name])
+    session = _victim(dataset, "pool1", case.victim)
+    return _classified(guess, session, held_out)
+
+
+def _own_guess(case: Case, own: data.Split, images: Tensor, steps: int) -> Tensor:
+    if case.attack == MACHINE:
+        return experiments.support_vectors(own, images)
+    rival = experiments.own_network(own, steps=steps, seed=_seed(case))
+    return networks.in_chunks(rival, images).argmax(1)
+
+
+def _labels_inferred(dataset: data.Dataset, case: Case) -> Scores:
+    """The labels that a simulated head, or a rival with the images, gives all that was sent."""
+    session = _victim(dataset, LABEL_PRIVATE, case.victim)
+    (own, _), sent = _auxiliary(dataset, case), _sent(dataset)
+    if case.attack in ATTACKS:
+        attack = ATTACKS[case.attack](steps=STEPS[dataset.name], seed=_seed(case))
+        labels = finished(attack(session.observe(sent.images), own)).labels
+        assert labels is not None
+        return _classified(labels, session, sent)
+    guess = _own_guess(case, own, sent.images, RIVAL_STEPS[dataset.name])
+    return _classified(guess, session, sent)
+
+
+def _seed(case: Case) -> int:
+    return case.victim * ATTACKERS + case.attacker
+
+
+def _auxiliary(dataset: data.Dataset, case: Case) -> experiments.AuxiliaryData:
+    """The attacker's images, and those to score on, which are always of the client's kind."""
+    draw = partial(experiments.auxiliary_data, dataset, targets=TARGETS, seed=_seed(case))
+    if "-" in case.stage:
+        pool, rest = draw(len(dataset.test) - 2 * TARGETS)
+        return experiments.AuxiliaryData(pool.first_per_class(PER_CLASS), rest)
+    if case.kind == SAME:
+        return draw(case.images)
+    pool, held_out = draw(3 * case.images)
+    if case.kind == HALF:
+        pool = pool[pool.labels < len(dataset.classes) // 2]
     else:
-        rival = experiments.own_network(own, steps=5 * STEPS[dataset.name], seed=victim)
-        guess = networks.in_chunks(rival, held_out.images).argmax(1)
-    targets = experiments.first_targets(dataset, TARGETS)
-    return [
-        dataset.name, stage, attack, victim, attacker, count, None, None, None, None,
-        *_classified(guess, session, held_out), *_baselines(own, targets),
-    ]  # fmt: skip
+        pool = _as_images_of(dataset, data.load(case.kind).train[: case.images])
+    return experiments.AuxiliaryData(pool[: case.images], held_out)
 
 
-def _auxiliary(
-    dataset: data.Dataset, victim: int, attacker: int, count: int
-) -> experiments.AuxiliaryData:
-    seed = victim * ATTACKERS + attacker
-    return experiments.auxiliary_data(dataset, count, targets=TARGETS, seed=seed)
+def _as_images_of(dataset: data.Dataset, split: data.Split) -> data.Split:
+    """Images of another data set, in grey and in the size of those of `dataset`."""
+    grey = split.images.mean(1, keepdim=True)
+    size = dataset.train.images.shape[-2:]
+    return data.Split(interpolate(grey, size, mode="bilinear").clamp(0, 1), split.labels)
 
 
 def check_settings(path: Path, facts: dict[str, Any]) -> None:
@@ -201,27 +295,34 @@ def check_settings(path: Path, facts: dict[str, Any]) -> None:
         )
 
 
-def _image_scores(images: Tensor, truth: Tensor) -> list[float]:
-    scores = metrics.score_images(images, truth).summary()
-    return [scores[f"{name}_median"] for name in ("mse", "aligned_mse", "ssim")]
+def _image_scores(images: Tensor, own: data.Split, sent: data.Split) -> Scores:
+    """Errors at the targets, which come first, and over all that was sent; with baselines."""
+    scores = metrics.score_images(images[:TARGETS], sent.images[:TARGETS]).summary()
+    mean = own.images.mean(0).expand_as(sent.images)
+    by_class = experiments.class_means(own, sent.labels)
+    errors, means, class_means = (
+        metrics.mse(some, sent.images) for some in (images, mean, by_class)
+    )  # fmt: skip
+    return {
+        "aligned_mse": scores["aligned_mse_median"],
+        "ssim": scores["ssim_median"],
+        "raw_mse": errors[:TARGETS].median().item(),
+        "sent_mse": errors.median().item(),
+        "mean_image_mse": means[:TARGETS].median().item(),
+        "class_mean_mse": class_means[:TARGETS].median().item(),
+        "sent_class_mean_mse": class_means.median().item(),
+    }
 
 
-def _classified(
-    guess: Tensor, session: protocol.Session, held_out: data.Split
-) -> tuple[float, float, float]:
+def _classified(guess: Tensor, session: protocol.Session, split: data.Split) -> Scores:
     """Accuracy of a guess, its agreement with the victim's, and the victim's own accuracy."""
-    victim = session.predict(held_out.images).argmax(1)
-    shares = (guess == held_out.labels, guess == victim, victim == held_out.labels)
-    accuracy, agreement, own = (share.double().mean().item() for share in shares)
-    return accuracy, agreement, own
-
-
-def _baselines(own: data.Split, targets: data.Split) -> tuple[float, float]:
-    """Median error of the mean auxiliary image, and of that of the target's class."""
-    mean = own.images.mean(0).expand_as(targets.images)
-    by_class = experiments.class_means(own, targets.labels)
-    found = [metrics.mse(image, targets.images).median().item() for image in (mean, by_class)]
-    return found[0], found[1]
+    victim = session.predict(split.images).argmax(1)
+    shares = {
+        "accuracy": guess == split.labels,
+        "agreement": guess == victim,
+        "victim_accuracy": victim == split.labels,
+    }
+    return {name: share.double().mean().item() for name, share in shares.items()}
 
 
 def read(path: Path) -> list[Row]:
@@ -234,7 +335,7 @@ def read(path: Path) -> list[Row]:
 
 def _row(cells: dict[str, str]) -> Row:
     kinds = {"victim": int, "attacker": int, "images": int}
-    texts = ("dataset", "stage", "attack")
+    texts = ("dataset", "stage", "attack", "kind")
     values = {
         name: text if name in texts else None if text == "" else kinds.get(name, float)(text)
         for name, text in cells.items()
@@ -250,7 +351,7 @@ def _append(path: Path, row: Row) -> None:
         part.open("w", newline="", encoding="utf-8") as file,
     ):
         kept = read(path)
-        if row.key in {other.key for other in kept}:  # another process was sooner
+        if row.case in {other.case for other in kept}:  # another process was sooner
             return
         lines = [asdict(other) for other in [*kept, row]]
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])
@@ -272,39 +373,47 @@ def facts_of(name: str) -> dict[str, Any]:
         "targets": TARGETS,
         "traffic": f"the first {TRAFFIC} training images, or all there are",
         "auxiliary_images": COUNTS[name],
+        "other_numbers": CURVE[name],
+        "other_kinds": [*KINDS[name], KIND_COUNTS[name]],
+        "labelled_per_class": PER_CLASS,
         "attacks": {key: asdict(attack(steps=STEPS[name])) for key, attack in ATTACKS.items()},
         "oracle": asdict(DecoderInversion(steps=2 * STEPS[name])),
-        "own_network_steps": 5 * STEPS[name],
+        "own_network_steps": RIVAL_STEPS[name],
         "versions": devices.versions("scikit-learn"),
         "device": "cpu, 1 thread",
     }
 
 
-def table(rows: list[Row]) -> str:
-    """The table of docs/results.md: medians, the worst in brackets, with UnSplit and baselines."""
+def depth_table(rows: list[Row]) -> str:
+    """The table of depths: medians, the worst in brackets, with UnSplit and baselines."""
+    rows = [row for row in rows if (row.images, row.kind) == (COUNTS[row.dataset], SAME)]
     lines = [
-        "| cut | attacker | runs | raw MSE | SSIM | accuracy | agreement | the victim's accuracy |",
-        "|---|---|---|---|---|---|---|---|",
+        "| cut | attacker | runs | raw MSE | of all sent | SSIM | accuracy | agreement "
+        "| the victim's accuracy |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for stage in (*STAGES, ""):
         at_stage = [row for row in rows if row.stage == stage]
         lines += [_unsplit_line(rows[0].dataset, stage)] if at_stage and stage else []
         for attack in dict.fromkeys(row.attack for row in at_stage):
             lines.append(_line(stage, attack, [row for row in at_stage if row.attack == attack]))
-    draws = {(row.victim, row.attacker): row for row in rows}.values()
+    draws = {(row.victim, row.attacker): row for row in rows if row.stage}.values()
     for name, column in (("mean image", "mean_image_mse"), ("mean of the class", "class_mean_mse")):
         errors = _spread([getattr(row, column) for row in draws], max, "{:.4f}")
-        lines.append(f"| no cut | {name} | {len(draws)} | {errors} | – | – | – | – |")
+        sent = [row.sent_class_mean_mse for row in draws] if "class" in name else []
+        of_all = _spread(sent, max, "{:.4f}")
+        lines.append(f"| no cut | {name} | {len(draws)} | {errors} | {of_all} | – | – | – | – |")
     return "\n".join(lines)
 
 
 def _line(stage: str, attack: str, found: list[Row]) -> str:
     cells = [
         _spread([row.raw_mse for row in found], max, "{:.4f}"),
+        _spread([row.sent_mse for row in found], max, "{:.4f}"),
         _spread([row.ssim for row in found], min, "{:.2f}"),
         _spread([row.accuracy for row in found], min, "{:.1%}"),
         _spread([row.agreement for row in found], min, "{:.1%}"),
-        f"{statistics.median(row.victim_accuracy for row in found):.1%}",
+        _middle([row.victim_accuracy for row in found], "{:.1%}"),
     ]
     return f"| {stage or 'no cut'} | {attack} | {len(found)} | {' | '.join(cells)} |"
 
@@ -319,12 +428,52 @@ def _unsplit_line(dataset: str, stage: str) -> str:
     ]
     cells = [
         _spread([row.raw_mse for row in found], max, "{:.4f}"),
+        "–",
         _spread([row.ssim for row in found], min, "{:.2f}"),
         _spread([row.clone_accuracy for row in found], min, "{:.1%}"),
         _spread([row.agreement for row in found], min, "{:.1%}"),
-        f"{statistics.median(row.victim_accuracy for row in found):.1%}",
+        _middle([row.victim_accuracy for row in found], "{:.1%}"),
     ]
     return f"| {stage} | UnSplit | {len(found)} | {' | '.join(cells)} |"
+
+
+def varied_table(rows: list[Row]) -> str:
+    """Median errors over all that was sent, by kind and number of the attacker's images.
+
+    For a rival without a client, and after the comma, accuracy.
+    """
+    rows = [row for row in rows if row.stage in (*VARIED, "")]
+    draws = sorted({(row.kind != SAME, row.kind, row.images) for row in rows})
+    lines = [
+        "| cut | attacker | " + " | ".join(f"{kind}, {count}" for _, kind, count in draws) + " |",
+        "|---|---|" + "---|" * len(draws),
+    ]
+    for stage, attack in dict.fromkeys((row.stage, row.attack) for row in rows):
+        cells = []
+        for _, kind, count in draws:
+            found = [row for row in rows if row.case[:2] == (stage, attack)]
+            found = [row for row in found if (row.kind, row.images) == (kind, count)]
+            errors = _middle([row.sent_mse for row in found], "{:.4f}")
+            right = _middle([row.accuracy for row in found], "{:.1%}")
+            cells.append(", ".join(cell for cell in (errors, right) if cell != "–") or "–")
+        lines.append(f"| {stage or 'no cut'} | {attack} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def label_table(rows: list[Row]) -> str:
+    """The labels of a label-private client that were inferred of all that it sent."""
+    rows = [row for row in rows if "-" in row.stage]
+    lines = [
+        "| client keeps | attacker | runs | labels inferred | the victim's accuracy |",
+        "|---|---|---|---|---|",
+    ]
+    for attack in dict.fromkeys(row.attack for row in rows):
+        found = [row for row in rows if row.attack == attack]
+        inferred = _spread([row.accuracy for row in found], min, "{:.1%}")
+        own = _middle([row.victim_accuracy for row in found], "{:.1%}")
+        ends = found[0].stage.replace("-", ", after ")
+        lines.append(f"| to {ends} | {attack} | {len(found)} | {inferred} | {own} |")
+    return "\n".join(lines)
 
 
 def _spread(
@@ -334,6 +483,11 @@ def _spread(
     if not known:
         return "–"
     return f"{form.format(statistics.median(known))} [{form.format(worst(known))}]"
+
+
+def _middle(values: Sequence[float | None], form: str) -> str:
+    known = [value for value in values if value is not None]
+    return form.format(statistics.median(known)) if known else "–"
 
 
 if __name__ == "__main__":

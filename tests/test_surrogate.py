@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from sltools import data, experiments, metrics, models, protocol
-from sltools.attacks import FORA, PCAT, SDAR, CuriousServer, SurrogateResult
+from sltools import data, defenses, experiments, metrics, models, protocol, seeds
+from sltools.attacks import FORA, PCAT, SDAR, CuriousServer, SurrogateResult, networks
 from sltools.attacks.alignment import Samples, mk_mmd
 from sltools.attacks.auxiliary import Auxiliary
 from sltools.data import Split
@@ -189,6 +189,64 @@ def test_normalisation_learns_and_dropout_draws_nothing() -> None:
     found = SDAR(**SHORT)(session.observe(_secret()), _own())
     assert torch.equal(state, torch.get_rng_state())
     assert found.clone[1].num_batches_tracked > 0 and not found.clone[1].training  # type: ignore[operator]
+
+
+def test_decoded_images_do_not_count_in_a_normalisations_statistics() -> None:
+    net = nn.Sequential(nn.Conv2d(1, 4, 5), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(2304, 10))
+    client, server = experiments.parties(net, "1")
+    session = protocol.train(client, server, data.load("digits").train[:64], epochs=1)
+    found = SDAR(**SHORT, consistency=1.0)(session.observe(_secret()), _own())
+    assert found.clone[1].num_batches_tracked == SHORT["steps"]
+
+
+def test_the_surrogate_of_a_known_shape_is_the_least_crippled_of_its_starts() -> None:
+    front, _ = models.cut(models.mnist_net(), "pool1")
+    client, images = Architecture.of(front, (1, 28, 28)), _own().images
+    starts = [client.build(seeds.derive(4, f"start {number}"), "surrogate") for number in range(8)]
+    dead = [networks.dead_channels(start, images) for start in starts]
+    assert min(dead) < max(dead)
+    chosen = SDAR(seed=4).surrogate_of(client, images, torch.zeros(1, 8, 12, 12))
+    assert networks.dead_channels(chosen, images) == min(dead)
+
+
+@pytest.mark.parametrize("flip", [0.0, 0.4, 1.0])
+def test_labels_are_flipped_as_often_as_was_asked(flip: float) -> None:
+    labels = torch.arange(10).repeat(1000)
+    draw = torch.Generator().manual_seed(0)
+    taught = SDAR(flip=flip).known_labels(labels, 10, draw)
+    assert (taught != labels).double().mean().item() == pytest.approx(0.9 * flip, abs=0.02)
+    assert taught.bincount(minlength=10).min() > 900
+
+
+def test_flipped_labels_change_the_simulated_head_alone() -> None:
+    private, vanilla = (_session(cut).observe(_secret()) for cut in (("pool1", "relu4"), "pool1"))
+    for view, differs in ((private, True), (vanilla, False)):
+        runs = [SDAR(**SHORT, flip=flip)(view, _own()) for flip in (0.0, 1.0)]
+        assert same(*map(_networks, runs)) != differs
+
+
+def test_fine_tuned_images_explain_more_of_the_smashed_data() -> None:
+    view = _session("pool1").observe(_secret())
+    coarse, fine = (PCAT(**SHORT, fine_tuning=steps)(view, _own()) for steps in (0, 30))
+    assert same(_networks(coarse), _networks(fine))
+    assert fine.feature_loss < coarse.feature_loss
+    assert fine.inputs.min() >= 0 and fine.inputs.max() <= 1
+
+
+@pytest.mark.slow
+def test_knowing_of_noise_helps() -> None:
+    digits = data.load("digits")
+    front, rest = models.cut(models.mnist_net(), "pool1")
+    client = protocol.Client(front, outgoing=defenses.GaussianNoise(1.0, 0))
+    session = protocol.train(client, rest, digits.train, epochs=1)
+    own, _ = experiments.auxiliary_data(digits, 200)
+    truth = digits.train.images[:300]
+    view, attack = session.observe(truth), PCAT(steps=100)
+    errors = [
+        metrics.mse(attack(view, own, defense=known).inputs, truth).median().item()
+        for known in (None, defenses.GaussianNoise(1.0, 7))
+    ]
+    assert errors[1] < 0.7 * errors[0]
 
 
 def test_ctrl_c_keeps_what_there_is(monkeypatch: pytest.MonkeyPatch) -> None:

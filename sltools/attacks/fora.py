@@ -17,6 +17,7 @@ class FORA(SurrogateAttack):
     distributed as the client's: `mmd` weighs their MK-MMD, `adversarial` a Wasserstein critic that
     learns at `critic_lr` with gradient penalty times `penalty`. It uses no labels, nor the server's
     layers. Beyond the paper there is `consistency` (see SurrogateAttack); `published` is without.
+    The squared widths of our kernels are half of those in the authors' code.
 
     >>> from sltools import data, models, protocol
     >>> from sltools.attacks import FORA

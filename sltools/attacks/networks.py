@@ -143,6 +143,28 @@ def in_chunks(network: Callable[[Tensor], Tensor], inputs: Tensor) -> Tensor:
         return torch.cat([network(part) for part in inputs.split(CHUNK)])
 
 
+def dead_channels(network: nn.Sequential, inputs: Tensor) -> int:
+    """How many channels, after any of its layers, are the same for all inputs (N, ...).
+
+    A ReLU that is off for every input passes no gradient back, so its channel cannot recover.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from sltools.attacks import networks
+    >>> off = nn.Sequential(nn.Linear(1, 2), nn.ReLU())
+    >>> _ = off.load_state_dict({"0.weight": torch.ones(2, 1), "0.bias": torch.tensor([0.0, -9.0])})
+    >>> networks.dead_channels(off, torch.rand(5, 1))
+    1
+    """
+    count = 0
+    with torch.no_grad():
+        for layer in network:
+            inputs = layer(inputs)
+            channels = inputs.transpose(0, 1).flatten(1)
+            count += int((channels.amax(1) == channels.amin(1)).sum())
+    return count
+
+
 def relative_error(network: Callable[[Tensor], Tensor], inputs: Tensor, smashed: Tensor) -> float:
     """Mean squared error of `network` at `inputs` to smashed data, divided by their variance.
 

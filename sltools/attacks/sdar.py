@@ -3,10 +3,18 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
+import torch
+from torch import Tensor, nn
+
+from sltools import seeds
+from sltools.attacks import networks
 from sltools.attacks.alignment import Discriminator
 from sltools.attacks.networks import Shape
 from sltools.attacks.surrogate import Critics, SurrogateAttack
+from sltools.models import Architecture
 from sltools.validation import attack_check
+
+STARTS = 8  # networks of the client's shape, of which the surrogate is the least crippled
 
 
 @dataclass(frozen=True)
@@ -17,11 +25,16 @@ class SDAR(SurrogateAttack):
     deceive a discriminator of smashed data (weight `adversarial`); the decoder learns to invert it
     and to deceive a discriminator of images (weight `realism`). Where the server was sent the
     labels, both discriminators are told them; the label-private client keeps them, and then the
-    surrogate has a simulated head. The discriminators learn at `critic_lr`.
+    surrogate has a simulated head, which is taught each label with probability `flip` as one drawn
+    anew. The discriminators learn at `critic_lr`.
 
-    Beyond the paper there are `mmd` and `consistency` (see SurrogateAttack); `published` is
-    without. The paper's head has the shape of the client's, ours one linear layer, and it flips
-    labels of the attacker's images there, which we do not.
+    Narrow networks may start crippled: the surrogate is the one of eight starts, from the streams
+    (seed derived for "start 0" to "start 7", "surrogate"), that has the fewest dead channels.
+
+    Beyond the paper there are those starts, `mmd` and `consistency` (see SurrogateAttack). What
+    `published` keeps of ours: the decoder is not told the labels, both discriminators learn at one
+    rate (the authors' second at 5e-9), and the simulated head is one linear layer, where theirs has
+    the shape of the client's.
 
     >>> from sltools import data, metrics, models, protocol
     >>> from sltools.attacks import SDAR
@@ -42,16 +55,19 @@ class SDAR(SurrogateAttack):
     lr: float = 3e-3
     adversarial: float = 0.1
     realism: float = 0.0
+    flip: float = 0.0
     critic_lr: float = 5e-4
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("adversarial", "realism", "critic_lr"):
+        for name in ("adversarial", "realism", "critic_lr", "flip"):
             attack_check.non_negative(name, getattr(self, name))
+        if self.flip:
+            attack_check.share("flip", self.flip)
 
     @classmethod
     def published(cls, steps: int = 20_000, *, seed: int = 0, device: str | None = None) -> "SDAR":
-        """The terms and rates of the authors' code for the vanilla setting.
+        """The terms and rates of the authors' code.
 
         >>> from sltools.attacks import SDAR
         >>> paper = SDAR.published()
@@ -60,8 +76,29 @@ class SDAR(SurrogateAttack):
         """
         return cls(
             steps=steps, batch=128, lr=1e-3, decoder_lr=5e-4, adversarial=0.02, realism=1e-5,
-            critic_lr=2e-5, mmd=0.0, consistency=0.0, seed=seed, device=device,
+            flip=0.2, critic_lr=2e-5, mmd=0.0, consistency=0.0, seed=seed, device=device,
         )  # fmt: skip
+
+    def surrogate_of(
+        self, client: Architecture | None, images: Tensor, smashed: Tensor
+    ) -> nn.Sequential:
+        """A network of the client's shape: of some starts, the one with the fewest dead channels.
+
+        They are counted at some of the attacker's `images` (M, C, H, W).
+        """
+        assert client is not None
+        some = images[: networks.CHUNK]
+        starts = [
+            client.build(seeds.derive(self.seed, f"start {number}"), "surrogate").to(some.device)
+            for number in range(STARTS)
+        ]
+        return min(starts, key=lambda start: networks.dead_channels(start.eval(), some))
+
+    def known_labels(self, labels: Tensor, classes: int, draw: torch.Generator) -> Tensor:
+        """The attacker's labels (N,), each with probability `flip` one that is drawn anew."""
+        flipped = torch.rand(len(labels), generator=draw).to(labels.device) < self.flip
+        anew = torch.randint(classes, labels.shape, generator=draw).to(labels.device)
+        return torch.where(flipped, anew, labels)
 
     def critics(self, image: Shape, smashed: Shape, classes: int) -> Critics:
         """A discriminator of smashed data and one of images, both told the labels if known."""

@@ -11,11 +11,13 @@ All of them are passive. Each works on what was recorded, or beside an honest se
 
 import copy
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 from torch.nn.functional import binary_cross_entropy, cross_entropy
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import Adam
@@ -34,6 +36,7 @@ from sltools.validation import attack_check
 from sltools.view import View, fresh
 
 Critics = dict[str, Critic]
+Defense = Callable[[str, Tensor], Tensor]  # the signature of a client's `outgoing`
 
 WARM_UP = 1 / 3  # of the steps, in which the weight of consistency rises
 MEMORY = 0.05  # of the running mean and variance of the smashed data, for each batch
@@ -87,16 +90,16 @@ class SurrogateAttack:
     smashed data, should return these. Both rates fall to zero along a cosine on a record, and stay
     beside a training, where there is one step for each message but the first `late_start`.
 
-    Weights come from the streams (`seed`, "surrogate" or "substitute"), (`seed`, "decoder") and
-    (`seed`, "simulated head"), the images from (`seed`, "auxiliary order") and the client's data
-    from (`seed`, "traffic order").
+    Weights come from the streams (`seed`, "substitute"), (`seed`, "decoder") and (`seed`,
+    "simulated head"), the images from (`seed`, "auxiliary order") and the client's data from
+    (`seed`, "traffic order").
     """
 
     uses_labels: ClassVar[bool] = True
     uses_architecture: ClassVar[bool] = False
 
     steps: int = 1000
-    batch: int = 64
+    batch: int = 32
     lr: float = 2e-3
     decoder_lr: float = 3e-3
     mmd: float = 1.0
@@ -113,13 +116,16 @@ class SurrogateAttack:
         for name in ("lr", "decoder_lr", "mmd", "consistency"):
             attack_check.non_negative(name, getattr(self, name))
 
-    def __call__(self, view: View, auxiliary: LabelledImages) -> SurrogateResult:
+    def __call__(
+        self, view: View, auxiliary: LabelledImages, *, defense: Defense | None = None
+    ) -> SurrogateResult:
         """Attack what `view` shows with the help of `auxiliary`, a split of the attacker's own.
 
         `view` is of an inference, the more images the better, or of a recorded training (better a
-        `window` of its end, where the client hardly moves). Ctrl-C returns the partial result,
-        marked `interrupted`. Raises AttackError for auxiliary data that do not fit, NotObservable
-        for a view without what the attack reads.
+        `window` of its end, where the client hardly moves). `defense` is what the client does to
+        its messages: an attacker who knows of it does the same to those of the surrogate. Ctrl-C
+        returns the partial result, marked `interrupted`. Raises AttackError for auxiliary data that
+        do not fit, NotObservable for a view without what the attack reads.
         """
         start, view = time.perf_counter(), fresh(view)
         if view.party != "server":
@@ -135,6 +141,7 @@ class SurrogateAttack:
             server=server,
             client=view.architecture if self.uses_architecture else None,
             label_private="features" in view.kinds,
+            defense=defense,
         )
         labels = self._labels_of(view, smashed, training)
         traffic = seeds.generator(self.seed, "traffic order")
@@ -183,23 +190,32 @@ class SurrogateAttack:
         return {"mmd": self.mmd, "consistency": self.consistency}
 
     def surrogate_of(
-        self, client: Architecture | None, image: networks.Shape, smashed: Tensor
+        self, client: Architecture | None, images: Tensor, smashed: Tensor
     ) -> nn.Sequential:
-        """A network that makes smashed data of images: the client's own shape, if it is known.
+        """A network that makes smashed data (N, ...), such as the client's, of images (M, C, H, W).
 
-        `smashed` (N, ...) are some of the client's, `image` is the shape of one image.
+        `client` is the client's architecture, for an attack that knows it.
         """
-        if client is not None:
-            return client.build(self.seed, "surrogate")
         rectified = bool((smashed >= 0).all())  # the server sees whether a ReLU came last
-        return networks.substitute(image, smashed.shape[1:], rectified=rectified, seed=self.seed)
+        return networks.substitute(
+            images.shape[1:], smashed.shape[1:], rectified=rectified, seed=self.seed
+        )
+
+    def known_labels(self, labels: Tensor, classes: int, draw: torch.Generator) -> Tensor:
+        """What a simulated head is taught of the attacker's `labels` (N,), 0 to `classes` - 1."""
+        return labels
+
+    def refine(self, surrogate: nn.Sequential, images: Tensor, smashed: Tensor) -> Tensor:
+        """The reconstructions that are made of decoded images (N, C, H, W) of smashed data."""
+        return images
 
 
 class SurrogateTraining:
     """One attack on its way: its networks, their optimiser and random streams.
 
     `smashed` (N, ...) are the client's, all there are or the first batch. `server` is a copy of the
-    server's own part and `client` the architecture of the client's, if the attack uses them.
+    server's own part and `client` the architecture of the client's, if the attack uses them;
+    `defense` is what the client does to its messages, if it is known.
     """
 
     def __init__(
@@ -211,8 +227,10 @@ class SurrogateTraining:
         server: nn.Module | None,
         client: Architecture | None,
         label_private: bool,
+        defense: Defense | None = None,
     ) -> None:
         self.attack, self.device, self.shape = attack, smashed.device, tuple(smashed.shape[1:])
+        self._defense = defense
         self.auxiliary = Auxiliary(
             auxiliary,
             labelled=attack.uses_labels,
@@ -221,8 +239,7 @@ class SurrogateTraining:
             device=self.device,
         )
         image = tuple(self.auxiliary.images.shape[1:])
-        self.surrogate = attack.surrogate_of(client, image, smashed).to(self.device)
-        self._check_fit()
+        self.surrogate = self._fitting_surrogate(client, smashed)
         self.decoder = networks.decoder(self.shape, image, seed=attack.seed).to(self.device)
         self.server = None if server is None else server.eval().requires_grad_(False)
         width = self._server_width(smashed, label_private)
@@ -232,6 +249,7 @@ class SurrogateTraining:
         for critic in self.critics.values():
             critic.to(self.device)
         self._scale = _Scale(smashed)
+        self._flips = seeds.generator(attack.seed, "label flips")
         copied = [self.surrogate] if self.head is None else [self.surrogate, self.head]
         self._optimizer = Adam(
             [
@@ -251,7 +269,7 @@ class SurrogateTraining:
         smashed = smashed.to(self.device, torch.float32)
         self._scale.follow(smashed)
         images, own_labels = self.auxiliary.batch(len(smashed), labels)
-        made, decoded = self.surrogate(images), self.decoder(smashed)
+        made, decoded = self._defended(self.surrogate(images)), self.decoder(smashed)
         redone = self.decoder(made.detach())
         self._check_finite(made, redone)
         alike = Samples(self._scale(made), self._scale(smashed), own_labels, labels)
@@ -261,10 +279,12 @@ class SurrogateTraining:
         if self.attack.mmd:
             losses["mmd"] = mk_mmd(alike)
         if self.attack.consistency:
-            again = self._scale(self.surrogate(decoded))
-            losses["consistency"] = (again - alike.real).square().mean()
+            # On copies: a normalisation's statistics are to be those of the attacker's images.
+            statistics = {name: value.clone() for name, value in self.surrogate.named_buffers()}
+            again = self._defended(functional_call(self.surrogate, statistics, decoded))
+            losses["consistency"] = (self._scale(again) - alike.real).square().mean()
         if own_labels is not None:
-            losses["task"] = cross_entropy(self.classify(made), own_labels)
+            losses["task"] = cross_entropy(self.classify(made), self._taught(own_labels))
         losses |= {on: critic.loss(compared[on]) for on, critic in self.critics.items()}
         self._descend(losses, rate)
         for on, critic in self.critics.items():
@@ -290,7 +310,7 @@ class SurrogateTraining:
         surrogate, decoder = _evaluating(self.surrogate), _evaluating(self.decoder)
         head = None if self.head is None else _evaluating(self.head)
         smashed = smashed.to(self.device, torch.float32)
-        inputs = networks.in_chunks(decoder, smashed)
+        inputs = self.attack.refine(surrogate, networks.in_chunks(decoder, smashed), smashed)
         if not inputs.isfinite().all():
             raise AttackError("the attack diverged: give a smaller lr or decoder_lr")
         loss = networks.relative_error(surrogate, inputs, smashed)
@@ -317,6 +337,17 @@ class SurrogateTraining:
             head=head,
             labels=labels,
         )
+
+    def _defended(self, made: Tensor) -> Tensor:
+        """What the surrogate's messages would be; gradients pass as if nothing had been done."""
+        if self._defense is None:
+            return made
+        return made + (self._defense("smashed", made.detach()).to(made) - made).detach()
+
+    def _taught(self, labels: Tensor) -> Tensor:
+        if self.head is None:
+            return labels
+        return self.attack.known_labels(labels, self.auxiliary.classes, self._flips)
 
     def _descend(self, losses: dict[str, Tensor], rate: float) -> None:
         """Move all networks but the critics down the weighted sum of `losses`."""
@@ -381,10 +412,12 @@ class SurrogateTraining:
             head = nn.Sequential(nn.Flatten(), nn.Linear(width, self.auxiliary.classes))
         return head.to(self.device)
 
-    def _check_fit(self) -> None:
-        """Raise AttackError unless the surrogate makes smashed data of the client's shape."""
+    def _fitting_surrogate(self, client: Architecture | None, smashed: Tensor) -> nn.Sequential:
+        """Make the surrogate; raise AttackError unless it makes smashed data of their shape."""
+        images = self.auxiliary.images
         try:
-            made = networks.in_chunks(self.surrogate.eval(), self.auxiliary.images[:1])
+            surrogate = self.attack.surrogate_of(client, images, smashed).to(self.device).eval()
+            made = networks.in_chunks(surrogate, images[:1])
         except RuntimeError as error:
             raise AttackError(
                 f"the auxiliary images do not fit the client's architecture: {error}. Give images "
@@ -392,11 +425,11 @@ class SurrogateTraining:
             ) from None
         if (shape := tuple(made.shape[1:])) != self.shape:
             raise AttackError(
-                f"auxiliary images of shape {tuple(self.auxiliary.images.shape[1:])} give smashed "
-                f"data of shape {shape}, the client sent {self.shape}: give images of the size of "
-                "the client's"
+                f"auxiliary images of shape {tuple(images.shape[1:])} give smashed data of shape "
+                f"{shape}, the client sent {self.shape}: give images of the size of the client's"
             )
-        _training(self.surrogate)
+        _training(surrogate)
+        return surrogate
 
 
 class _Scale:
