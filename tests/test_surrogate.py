@@ -241,7 +241,7 @@ def test_knowing_of_noise_helps() -> None:
     session = protocol.train(client, rest, digits.train, epochs=1)
     own, _ = experiments.auxiliary_data(digits, 200)
     truth = digits.train.images[:300]
-    view, attack = session.observe(truth), PCAT(steps=100)
+    view, attack = session.observe(truth), PCAT(steps=150)
     errors = [
         metrics.mse(attack(view, own, defense=known).inputs, truth).median().item()
         for known in (None, defenses.GaussianNoise(1.0, 7))
