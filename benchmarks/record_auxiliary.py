@@ -127,8 +127,7 @@ def main(
                 for case in STUDIES[study](name, stages.split(","), victim, attacker)
             ]
             _measure_missing(dataset, cases, path)
-        for table in (depth_table, varied_table, label_table):
-            print(table(read(path)), end="\n\n")
+        print("\n\n".join(table(read(path)) for table in TABLES))
 
 
 def _measure_missing(dataset: data.Dataset, cases: Sequence[Case], path: Path) -> None:
@@ -474,6 +473,9 @@ def label_table(rows: list[Row]) -> str:
         ends = found[0].stage.replace("-", ", after ")
         lines.append(f"| to {ends} | {attack} | {len(found)} | {inferred} | {own} |")
     return "\n".join(lines)
+
+
+TABLES = (depth_table, varied_table, label_table)
 
 
 def _spread(

@@ -81,11 +81,13 @@ def depth_curve(
     ylabel: str,
     log: bool = False,
     baselines: Mapping[str, float | Numbers] | None = None,
+    xlabel: str = "cut after",
 ) -> Picture:
     """Draw results over the cuts `labels` (K,): a marker at the median, a bar from low to high.
 
     `series` maps a name to (median, low, high), each (K,); `baselines` maps a name to one number,
-    or to one for each cut, drawn as grey lines. Raises DataError for other lengths.
+    or to one for each cut, drawn as grey lines. `xlabel` says what the labels are, if not cuts.
+    Raises DataError for other lengths.
 
     >>> from sltools import plots
     >>> series = {"UnSplit": ([0.01, 0.04], [0.005, 0.03], [0.02, 0.06])}  # median, low, high
@@ -95,7 +97,7 @@ def depth_curve(
     MSE by cut. UnSplit, median (range): 0.01 at pool1 (0.005 to 0.02), 0.04 at pool2
     (0.03 to 0.06). mean image: 0.05.
     """
-    axes = _chart_axes("cut after", ylabel, log)
+    axes = _chart_axes(xlabel, ylabel, log)
     places = np.arange(len(labels), dtype=float)
     axes.set_xticks(places, labels)
     axes.set_xlim(-0.5, len(labels) - 0.5)
@@ -119,7 +121,7 @@ def depth_curve(
         sentences.append(f"{name}: {short(levels[0]) if constant else ', '.join(each)}.")
     _legend(axes, [*series, *(baselines or {})])
     scale = " (logarithmic scale)" if log else ""
-    return render(axes, f"{ylabel}{scale} by cut.", *sentences)
+    return render(axes, f"{ylabel}{scale} by {xlabel.removesuffix(' after')}.", *sentences)
 
 
 @styled
