@@ -228,8 +228,8 @@ def _mixed_clients(seed: int) -> tuple[nn.Sequential, Tensor, Tensor]:
         "The place among n rows is `int(luck * n)`: from 0 to n - 1, each as likely.",
         "No image of this class? Then any of all the attacker's images, drawn the same way.",
     ),
-    meaning="With the classes taken care of, what still differs between the two batches is the "
-    "surrogate's fault. That is most of what labels do for PCAT.",
+    meaning="With the classes taken care of, what still differs between the two batches of smashed "
+    "data is the surrogate's fault, or chance.",
 )
 def _aligned(answer: Answer, seed: int) -> None:
     own, wanted, luck = _batches(seed)
@@ -262,26 +262,26 @@ DRAW_MISTAKES = {
 
 def _drawn(name: str, own: Tensor, wanted: Tensor, luck: Tensor) -> Tensor:
     """Rows of `own` for the labels `wanted`, or what comes of a mistake in drawing them."""
-    found = []
-    for label, chance in zip(wanted.tolist(), luck.tolist(), strict=True):
-        rows = (own == label).nonzero()[:, 0].tolist()
-        before = int((own < label).sum())
-        if not rows or name == "any":
-            rows, before = list(range(len(own))), 0
-            if name == "row 0":
-                found.append(0)
-                continue
-        count = len(rows)
-        place = {
-            "rounded": min(round(chance * count), count - 1),
-            "one less": int(chance * (count - 1)),
-            "first": 0,
-        }.get(name, int(chance * count))
-        row = rows[place]
-        found.append(
-            {"labels": int(own[row]), "place": place, "sorted": before + place}.get(name, row)
-        )
-    return torch.tensor(found).float()
+    pairs = zip(wanted.tolist(), luck.tolist(), strict=True)
+    return torch.tensor([_row(name, own, label, chance) for label, chance in pairs]).float()
+
+
+def _row(name: str, own: Tensor, label: int, chance: float) -> int:
+    rows = (own == label).nonzero()[:, 0].tolist()
+    before = int((own < label).sum())
+    if not rows and name == "row 0":
+        return 0
+    if not rows or name == "any":
+        rows, before = list(range(len(own))), 0
+    count = len(rows)
+    places = {
+        "rounded": min(round(chance * count), count - 1),
+        "one less": int(chance * (count - 1)),
+        "first": 0,
+    }
+    place = places.get(name, int(chance * count))
+    given = {"labels": int(own[rows[place]]), "place": place, "sorted": before + place}
+    return given.get(name, rows[place])
 
 
 @lru_cache(maxsize=64)  # answers are given copies
