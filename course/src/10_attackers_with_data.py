@@ -146,6 +146,22 @@ print(f"the client sends {len(private)} images; the attacker has {own}")
 # If both sets come from one distribution, the three means agree. How close is close? **MK**-MMD
 # (multi-kernel) asks with five widths at once and adds up.
 #
+# **Try it.** Write it before you see ours: $k(a, b) = \sum_w \exp(-\|a - b\|^2 / (w\, m))$, where
+# $m$ is the mean of $\|a - b\|^2$ over all pairs of the joined sets. (Nothing below needs it.)
+
+
+# %%
+from sltools.exercises import check
+
+
+def my_squared_mmd(made, real, widths):  # (N, D), (M, D), a list; to a number with a gradient
+    # Hint: torch.cat([made, real]) has all pairs; m is a unit, so detach it.
+    raise NotImplementedError("your code here")
+
+
+check("10.mmd", my_squared_mmd)
+
+# %% [markdown]
 # A test of the idea. We hold both sides here, so let the client's own $f$ be the surrogate, which
 # is as good as one can be. Then spoil it: it sends for each image what $f$ sends for *another* one,
 # drawn at random. Will MK-MMD notice?

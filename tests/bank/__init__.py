@@ -21,6 +21,7 @@ class Proof:
 def proofs() -> dict[str, Proof]:
     """Return all proofs by the key of their task."""
     from tests.bank import (
+        auxiliary,
         depth,
         inversion,
         labels,
@@ -42,4 +43,5 @@ def proofs() -> dict[str, Proof]:
         **labels.PROOFS,
         **privacy.PROOFS,
         **malicious.PROOFS,
+        **auxiliary.PROOFS,
     }
