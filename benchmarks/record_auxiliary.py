@@ -30,7 +30,8 @@ from torch.nn.functional import interpolate
 
 from benchmarks import reproduce, write_facts
 from sltools import data, devices, experiments, lessons, metrics, protocol, storage
-from sltools.attacks import FORA, PCAT, SDAR, DecoderInversion, networks
+from sltools.attacks import FORA, PCAT, SDAR, networks
+from sltools.attacks.regression import fitted_decoder
 from sltools.attacks.surrogate import SurrogateAttack
 from sltools.errors import SltoolsError
 from sltools.interrupts import finished
@@ -40,6 +41,7 @@ VICTIMS, ATTACKERS = 3, 3
 TARGETS = 10
 TRAFFIC = 2000  # of the client's images cross the wire beside the targets
 STEPS = {"digits": 500, "mnist": 2000}
+BATCH = 64  # or all images, where there are fewer
 RIVAL_STEPS = {"digits": 2000, "mnist": 7500}
 COUNTS = {"digits": 200, "mnist": 5000}  # auxiliary images of the study of depth
 CURVE = {"digits": (50, 100, 340), "mnist": (50, 500)}  # how many, beside COUNTS
@@ -50,7 +52,8 @@ KIND_COUNTS = {"digits": 100, "mnist": 500}
 KINDS = {"digits": (HALF, "mnist", "cifar10"), "mnist": (HALF, "digits", "cifar10")}
 LABEL_PRIVATE, PER_CLASS = ("pool1", "relu4"), 25
 ATTACKS: dict[str, type[SurrogateAttack]] = {"SDAR": SDAR, "PCAT": PCAT, "FORA": FORA}
-ORACLE, MACHINE, NETWORK = "inverse network", "support vectors", "own network"
+ORACLE, MACHINE, NETWORK = "known weights", "support vectors", "own network"
+ORACLE_RIDGE = 3e-6
 
 
 class Case(NamedTuple):
@@ -147,7 +150,7 @@ def _measured(dataset: data.Dataset, case: Case) -> Scores:
         return _labels_inferred(dataset, case)
     if case.attack in ATTACKS:
         return _attacked(dataset, case)
-    return (_inverse_network if case.attack == ORACLE else _without_attack)(dataset, case)
+    return (_known_weights if case.attack == ORACLE else _without_attack)(dataset, case)
 
 
 def _depth(name: str, stages: Sequence[str], victim: int, attacker: int) -> Iterator[Case]:
@@ -206,8 +209,7 @@ def _attacked(dataset: data.Dataset, case: Case) -> Scores:
     """One attack on a record of the targets' and other images' inference."""
     session = protocol.recut(_victim(dataset, "pool1", case.victim), case.stage)
     (own, held_out), sent = _auxiliary(dataset, case), _sent(dataset)
-    attack = ATTACKS[case.attack](steps=STEPS[dataset.name], seed=_seed(case))
-    found = finished(attack(session.observe(sent.images), own))
+    found = finished(_attack(dataset, case)(session.observe(sent.images), own))
     guess = networks.in_chunks(nn.Sequential(found.clone, session.server.model), held_out.images)
     return {
         "feature_loss": found.feature_loss,
@@ -216,14 +218,14 @@ def _attacked(dataset: data.Dataset, case: Case) -> Scores:
     }
 
 
-def _inverse_network(dataset: data.Dataset, case: Case) -> Scores:
-    """A bound, as far as one training goes: a decoder that had the client's weights for pairs."""
+def _known_weights(dataset: data.Dataset, case: Case) -> Scores:
+    """A bound, as far as one method goes: the decoder is fitted to what the client itself makes."""
     session = protocol.recut(_victim(dataset, "pool1", case.victim), case.stage)
     (own, _), sent = _auxiliary(dataset, case), _sent(dataset)
-    attack = DecoderInversion(steps=2 * STEPS[dataset.name], seed=_seed(case))
-    view = session.observe(sent.images, grants=["client_model"])
-    found = finished(attack(view, own.images))
-    return {"feature_loss": found.feature_loss, **_image_scores(found.inputs, own, sent)}
+    made = networks.in_chunks(session.client.front, own.images)
+    decoder = fitted_decoder(made, own.images, ridge=ORACLE_RIDGE, seed=_seed(case))
+    images = networks.in_chunks(decoder, session.observe(sent.images).smashed)
+    return _image_scores(images, own, sent)
 
 
 def _without_attack(dataset: data.Dataset, case: Case) -> Scores:
@@ -246,12 +248,16 @@ def _labels_inferred(dataset: data.Dataset, case: Case) -> Scores:
     session = _victim(dataset, LABEL_PRIVATE, case.victim)
     (own, _), sent = _auxiliary(dataset, case), _sent(dataset)
     if case.attack in ATTACKS:
-        attack = ATTACKS[case.attack](steps=STEPS[dataset.name], seed=_seed(case))
-        labels = finished(attack(session.observe(sent.images), own)).labels
+        labels = finished(_attack(dataset, case)(session.observe(sent.images), own)).labels
         assert labels is not None
         return _classified(labels, session, sent)
     guess = _own_guess(case, own, sent.images, RIVAL_STEPS[dataset.name])
     return _classified(guess, session, sent)
+
+
+def _attack(dataset: data.Dataset, case: Case) -> SurrogateAttack:
+    batch = min(BATCH, case.images)
+    return ATTACKS[case.attack](steps=STEPS[dataset.name], batch=batch, seed=_seed(case))
 
 
 def _seed(case: Case) -> int:
@@ -375,8 +381,10 @@ def facts_of(name: str) -> dict[str, Any]:
         "other_numbers": CURVE[name],
         "other_kinds": [*KINDS[name], KIND_COUNTS[name]],
         "labelled_per_class": PER_CLASS,
-        "attacks": {key: asdict(attack(steps=STEPS[name])) for key, attack in ATTACKS.items()},
-        "oracle": asdict(DecoderInversion(steps=2 * STEPS[name])),
+        "attacks": {
+            key: asdict(attack(steps=STEPS[name], batch=BATCH)) for key, attack in ATTACKS.items()
+        },
+        "known_weights_ridge": ORACLE_RIDGE,
         "own_network_steps": RIVAL_STEPS[name],
         "versions": devices.versions("scikit-learn"),
         "device": "cpu, 1 thread",

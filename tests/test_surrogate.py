@@ -14,6 +14,7 @@ from sltools import data, defenses, experiments, metrics, models, protocol, seed
 from sltools.attacks import FORA, PCAT, SDAR, CuriousServer, SurrogateResult, networks
 from sltools.attacks.alignment import Samples, mk_mmd
 from sltools.attacks.auxiliary import Auxiliary
+from sltools.attacks.regression import _least_squares, fitted_decoder
 from sltools.data import Split
 from sltools.errors import AttackError, DataError, NotObservable
 from sltools.messages import Message
@@ -59,7 +60,7 @@ def test_behind_a_dense_layer_labelled_data_beat_the_baselines_and_shuffled_smas
     own, _ = experiments.auxiliary_data(digits, 200, seed=5)
     targets = experiments.first_targets(digits, 10)
     view = session.observe(torch.cat([targets.images, digits.train.images[:250]]))
-    attack = replace(ATTACKS[name], steps=200, batch=32)
+    attack = replace(ATTACKS[name], steps=300, batch=32)
     mean = own.images.mean(0).expand_as(targets.images)
     floor = metrics.mse(mean, targets.images).median()
     found = attack(view, own)
@@ -191,14 +192,6 @@ def test_normalisation_learns_and_dropout_draws_nothing() -> None:
     assert found.clone[1].num_batches_tracked > 0 and not found.clone[1].training  # type: ignore[operator]
 
 
-def test_decoded_images_do_not_count_in_a_normalisations_statistics() -> None:
-    net = nn.Sequential(nn.Conv2d(1, 4, 5), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(2304, 10))
-    client, server = experiments.parties(net, "1")
-    session = protocol.train(client, server, data.load("digits").train[:64], epochs=1)
-    found = SDAR(**SHORT, consistency=1.0)(session.observe(_secret()), _own())
-    assert found.clone[1].num_batches_tracked == SHORT["steps"]
-
-
 def test_the_surrogate_of_a_known_shape_is_the_least_crippled_of_its_starts() -> None:
     front, _ = models.cut(models.mnist_net(), "pool1")
     client, images = Architecture.of(front, (1, 28, 28)), _own().images
@@ -223,6 +216,23 @@ def test_flipped_labels_change_the_simulated_head_alone() -> None:
     for view, differs in ((private, True), (vanilla, False)):
         runs = [SDAR(**SHORT, flip=flip)(view, _own()) for flip in (0.0, 1.0)]
         assert same(*map(_networks, runs)) != differs
+
+
+@each
+@pytest.mark.parametrize("cut", ["pool1", "fc1"])
+def test_a_decoder_network_learns_along_as_published(name: str, cut: str, tmp_path: Any) -> None:
+    view = _session(cut).observe(_secret())
+    published = type(ATTACKS[name]).published(steps=3)
+    found = replace(published, batch=8)(view, _own())
+    assert found.settings["decoder"] == "network" and "decoder" in found.losses
+    again = SurrogateResult.open(found.save(tmp_path / "result"))
+    assert torch.equal(again.reconstruct(view.smashed), found.reconstruct(view.smashed))
+    fitted = replace(published, batch=8, decoder="least squares", **_without_network(name))
+    assert same(_networks(found)[:2], _networks(fitted(view, _own()))[:2])  # one surrogate
+
+
+def _without_network(name: str) -> dict[str, Any]:
+    return {"SDAR": {"realism": 0.0}, "PCAT": {"fine_tuning": 0}, "FORA": {}}[name]
 
 
 def test_fine_tuned_images_explain_more_of_the_smashed_data() -> None:
@@ -333,7 +343,7 @@ def test_beside_a_training_it_learns_to_decode(name: str) -> None:
         front, server, data.load("digits").train[:320], epochs=1, batch_size=16
     )
     found = server.invert(session.observe(_secret()))
-    assert found.inputs.shape == (20, 1, 28, 28) and found.losses["decoder"].isfinite().all()
+    assert found.inputs.shape == (20, 1, 28, 28) and found.losses["mmd"].isfinite().all()
     assert "auxiliary images (60)" in found.knowledge and "smashed" in found.knowledge
 
 
@@ -434,6 +444,38 @@ def test_auxiliary_data_are_neither_trained_on_nor_attacked(count: int, seed: in
     for private in (digits.train.images, targets.images, held_out.images):
         experiments.check_disjoint(own, private)
     assert len(own) + len(held_out) == 350
+
+
+@given(count=st.integers(2, 40), seed=st.integers(0, 5))
+@settings(max_examples=10, deadline=None)
+def test_both_forms_of_least_squares_agree(count: int, seed: int) -> None:
+    draw = torch.Generator().manual_seed(seed)
+    features, wanted = (torch.rand(count, width, generator=draw).double() for width in (20, 3))
+    found = _least_squares(features, wanted, ridge=0.01)
+    slope = features.T @ (features @ found - wanted) + 0.01 * count * 20 * found
+    assert slope.abs().max() < 1e-9  # no other weights have less
+
+
+@given(count=st.integers(1, 30), seed=st.integers(0, 5))
+@settings(max_examples=5, deadline=None)
+def test_a_fitted_decoder_decodes_any_number_to_pixels(count: int, seed: int) -> None:
+    images = noise_split(12).images
+    state = torch.get_rng_state()
+    one, two = (
+        fitted_decoder(3 * images, images, ridge=1e-6, seed=number) for number in (seed, seed + 1)
+    )
+    assert torch.equal(state, torch.get_rng_state()) and not same(weights(one), weights(two))
+    sent = torch.randn(count, *images.shape[1:], generator=torch.Generator().manual_seed(seed))
+    assert one(sent).shape == (count, *images.shape[1:])
+    assert one(sent).min() >= 0 and one(sent).max() <= 1
+    assert (one(3 * images) - images).abs().max() < 0.1
+
+
+def test_a_unit_that_is_always_off_does_no_harm() -> None:
+    images = noise_split(12).images
+    dark = torch.cat([images.flatten(1), torch.zeros(12, 3)], 1)
+    assert fitted_decoder(dark, images, ridge=1e-3, seed=0)(dark).isfinite().all()
+    assert fitted_decoder(0 * dark, images, ridge=1e-3, seed=0)(dark).isfinite().all()
 
 
 def test_what_does_not_fit_is_refused() -> None:

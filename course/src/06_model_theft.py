@@ -42,7 +42,7 @@
 # | **granted here** | test images to try things on, and for one experiment a few labelled images |
 # | **simulated here** | both parties in one process; the attack gets the server's view |
 # | **stops working** | where the theft does, see lesson 05: for digits, after the dense layers |
-# | **answered by** | what answers the theft: a deeper cut, if it has no data; retraining the client |
+# | **answered by** | what answers the theft: a deeper cut, if it has no data; fresh weights |
 
 # %% [markdown]
 # ## The idea in one figure

@@ -23,9 +23,8 @@ class CuriousServer(Server):
     `attack` is SDAR, PCAT or FORA and `auxiliary` the attacker's own images; `client` is the
     client's architecture, for an attack that uses it. For each message it answers as an honest
     server, then takes one step of the attack. Whatever goes wrong there the client does not notice:
-    the attack ends, and `invert` raises what ended it. In a training shorter than `attack.steps`
-    consistency has little weight, for it rises in their first third. `options` are those of
-    `Server`. Raises AttackError for auxiliary data that are none.
+    the attack ends, and `invert` raises what ended it. `options` are those of `Server`. Raises
+    AttackError for auxiliary data that are none.
 
     >>> from sltools import data, models, protocol
     >>> from sltools.attacks import PCAT, CuriousServer

@@ -6,6 +6,7 @@ from typing import ClassVar
 from sltools.attacks.alignment import WassersteinCritic
 from sltools.attacks.networks import Shape
 from sltools.attacks.surrogate import Critics, SurrogateAttack
+from sltools.errors import AttackError
 from sltools.validation import attack_check
 
 
@@ -16,7 +17,7 @@ class FORA(SurrogateAttack):
     The surrogate, a network of the attacker's own design, learns only that its smashed data be
     distributed as the client's: `mmd` weighs their MK-MMD, `adversarial` a Wasserstein critic that
     learns at `critic_lr` with gradient penalty times `penalty`. It uses no labels, nor the server's
-    layers. Beyond the paper there is `consistency` (see SurrogateAttack); `published` is without.
+    layers. Beyond the paper there is the fitted decoder (see SurrogateAttack).
     The squared widths of our kernels are half of those in the authors' code.
 
     >>> from sltools import data, models, protocol
@@ -39,6 +40,8 @@ class FORA(SurrogateAttack):
         super().__post_init__()
         for name in ("adversarial", "penalty", "critic_lr"):
             attack_check.non_negative(name, getattr(self, name))
+        if not (self.mmd or self.adversarial):
+            raise AttackError("nothing aligns the surrogate: give mmd or adversarial above 0")
 
     @classmethod
     def published(cls, steps: int = 40_000, *, seed: int = 0, device: str | None = None) -> "FORA":
@@ -51,7 +54,7 @@ class FORA(SurrogateAttack):
         """
         return cls(
             steps=steps, batch=64, lr=1e-4, decoder_lr=1e-4, mmd=0.8, adversarial=0.2,
-            penalty=1000.0, critic_lr=3e-4, consistency=0.0, seed=seed, device=device,
+            penalty=1000.0, critic_lr=3e-4, decoder="network", seed=seed, device=device,
         )  # fmt: skip
 
     def critics(self, image: Shape, smashed: Shape, classes: int) -> Critics:

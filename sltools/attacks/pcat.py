@@ -24,8 +24,7 @@ class PCAT(SurrogateAttack):
     At last it takes `fine_tuning` steps on the pixels of each decoded image, towards one of which
     the pseudo-client makes what was sent (they do harm in our study of depth, hence 0).
 
-    Beyond the paper there are `mmd` and `consistency` (see SurrogateAttack); `published` is
-    without.
+    Beyond the paper there are `mmd` and the fitted decoder (see SurrogateAttack).
 
     >>> from sltools import data, metrics, models, protocol
     >>> from sltools.attacks import PCAT
@@ -53,7 +52,7 @@ class PCAT(SurrogateAttack):
         (0.0, 100)
         """
         return cls(
-            steps=steps, batch=64, mmd=0.0, consistency=0.0, fine_tuning=100, seed=seed,
+            steps=steps, batch=64, mmd=0.0, decoder="network", fine_tuning=100, seed=seed,
             device=device,
         )  # fmt: skip
 

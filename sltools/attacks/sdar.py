@@ -11,6 +11,7 @@ from sltools.attacks import networks
 from sltools.attacks.alignment import Discriminator
 from sltools.attacks.networks import Shape
 from sltools.attacks.surrogate import Critics, SurrogateAttack
+from sltools.errors import AttackError
 from sltools.models import Architecture
 from sltools.validation import attack_check
 
@@ -22,19 +23,19 @@ class SDAR(SurrogateAttack):
     """Simulator decoding with adversarial regularisation (Zhu et al., NDSS 2025, section 4).
 
     The surrogate, of the client's architecture, learns to please the server's own layers and to
-    deceive a discriminator of smashed data (weight `adversarial`); the decoder learns to invert it
-    and to deceive a discriminator of images (weight `realism`). Where the server was sent the
-    labels, both discriminators are told them; the label-private client keeps them, and then the
+    deceive a discriminator of smashed data (weight `adversarial`); a decoder network learns to
+    invert it and to deceive a discriminator of images (weight `realism`). Where the server was sent
+    the labels, both discriminators are told them; the label-private client keeps them, and then the
     surrogate has a simulated head, which is taught each label with probability `flip` as one drawn
     anew. The discriminators learn at `critic_lr`.
 
     Narrow networks may start crippled: the surrogate is the one of eight starts, from the streams
     (seed derived for "start 0" to "start 7", "surrogate"), that has the fewest dead channels.
 
-    Beyond the paper there are those starts, `mmd` and `consistency` (see SurrogateAttack). What
-    `published` keeps of ours: the decoder is not told the labels, both discriminators learn at one
-    rate (the authors' second at 5e-9), and the simulated head is one linear layer, where theirs has
-    the shape of the client's.
+    Beyond the paper there are those starts, `mmd` and the fitted decoder (see SurrogateAttack).
+    What is not the authors' in `published` either: the starts; the decoder is not told the labels;
+    both discriminators learn at one rate (their second at 5e-9); the simulated head is one linear
+    layer, where theirs has the shape of the client's.
 
     >>> from sltools import data, metrics, models, protocol
     >>> from sltools.attacks import SDAR
@@ -64,6 +65,10 @@ class SDAR(SurrogateAttack):
             attack_check.non_negative(name, getattr(self, name))
         if self.flip:
             attack_check.share("flip", self.flip)
+        if self.realism and self.decoder != "network":
+            raise AttackError(
+                'realism teaches a decoder that learns along: give decoder="network", or realism=0'
+            )
 
     @classmethod
     def published(cls, steps: int = 20_000, *, seed: int = 0, device: str | None = None) -> "SDAR":
@@ -76,7 +81,8 @@ class SDAR(SurrogateAttack):
         """
         return cls(
             steps=steps, batch=128, lr=1e-3, decoder_lr=5e-4, adversarial=0.02, realism=1e-5,
-            flip=0.2, critic_lr=2e-5, mmd=0.0, consistency=0.0, seed=seed, device=device,
+            flip=0.2, critic_lr=2e-5, mmd=0.0, decoder="network",
+            seed=seed, device=device,
         )  # fmt: skip
 
     def surrogate_of(
