@@ -55,7 +55,7 @@ def main(
             members += member_rows(source, victim, attacker)
             print(victim, attacker, f"{time.perf_counter() - start:.0f} s", flush=True)
         facts = {
-            **facts_of(dataset),
+            **facts_of(dataset, attacker + 1),
             "attackers": attacker + 1,
             "attributes": attributes,
             "members": members,
@@ -65,13 +65,14 @@ def main(
             "cpu_seconds": round(time.process_time()),
         }
         write_facts(path, facts)
-        print(attribute_table(facts), member_table(facts), sep="\n\n", flush=True)
+        print(*tables(facts), sep="\n\n", flush=True)
 
 
-def facts_of(dataset: str) -> dict[str, Any]:
-    """The settings of a record."""
+def facts_of(dataset: str, attackers: int) -> dict[str, Any]:
+    """The settings of a record of so many attackers for each victim."""
     return {
-        "command": f"python -m benchmarks.record_attribute_membership --dataset {dataset}",
+        "command": f"python -m benchmarks.record_attribute_membership --dataset {dataset} "
+        f"--attackers {attackers}",
         "victims": VICTIMS,
         "settings": {
             "steps": STEPS,
@@ -212,6 +213,11 @@ def member_scores(scores: Tensor, truth: Tensor) -> Row:
         "tpr": metrics.tpr_at(scores, truth),
         "accuracy": (named == truth).double().mean().item(),
     }
+
+
+def tables(facts: dict[str, Any]) -> tuple[str, str]:
+    """What stands in docs/results.md."""
+    return attribute_table(facts), member_table(facts)
 
 
 def attribute_table(facts: dict[str, Any]) -> str:

@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import ablations, record_auxiliary, reproduce, speed, throughput
+from benchmarks import (
+    ablations,
+    record_attribute_membership,
+    record_auxiliary,
+    reproduce,
+    speed,
+    throughput,
+)
 from sltools import arena, lessons, metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +67,17 @@ def test_the_tables_of_attackers_with_data_are_those_of_the_record() -> None:
         record_auxiliary.check_settings(
             lessons.course() / "results" / f"auxiliary_{name}.json", record_auxiliary.facts_of(name)
         )
+
+
+def test_the_tables_of_attributes_and_members_are_those_of_the_record() -> None:
+    record = lessons.course() / "results" / "attribute_membership_digits.json"
+    facts = json.loads(record.read_text(encoding="utf-8"))
+    for table in record_attribute_membership.tables(facts):
+        assert table in PAGE
+    settings = record_attribute_membership.facts_of("digits", facts["attackers"])
+    assert {name: facts[name] for name in settings} == settings
+    cases = {(row["victim"], row["attacker"]) for row in facts["attributes"]}
+    assert len(cases) == facts["victims"] * facts["attackers"]
 
 
 def test_the_tables_of_depths_are_those_of_the_record() -> None:
