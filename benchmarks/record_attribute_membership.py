@@ -1,11 +1,11 @@
 """Record what a server learns of an image, and of who was in the training, from smashed data.
 
 python -m benchmarks.record_attribute_membership writes course/results/attribute_membership_<data
-set>.json: 3 victims, each met by some attackers, on one core. First an attribute, the ink of an
-image, at five depths; then membership, for a victim that was trained well and for one that was
-trained too long on too few images. Every row stands beside chance and beside a rival that has the
-auxiliary data and sees no smashed data. The file is written whenever all victims have met one more
-attacker.
+set>.json: 3 victims, each met by as many attackers as asked, a quarter of an hour on a core. First
+an attribute, the ink of an image, at five depths; then membership, for a victim that was trained
+well and for one that was trained too long on too few images. Every row stands beside chance and a
+rival that has the auxiliary data and sees no smashed data. The file is written whenever all victims
+have met one more attacker.
 """
 
 import statistics
@@ -24,7 +24,7 @@ from sltools.attacks import FORA, PCAT, AttributeInference, MembershipInference,
 from sltools.attacks.membership import log_confidence
 from sltools.interrupts import finished
 
-VICTIMS, ATTACKERS = 3, 2
+VICTIMS, ATTACKERS = 3, 2  # at most so many attackers for each victim
 STEPS, COUNT, ASKED = 200, 200, 1000  # of an attack, its images, and those that are asked about
 STAGES = ("pool1", "pool2", "fc1", "relu4")
 OUTPUT = "logits"  # what the server makes of the last stage
@@ -41,7 +41,7 @@ Row = dict[str, Any]
 
 def main(
     dataset: str = "digits",
-    attackers: Annotated[int, typer.Option(help="How many attackers for each victim.")] = ATTACKERS,
+    attackers: Annotated[int, typer.Option(help="How many attackers for each victim.")] = 1,
 ) -> None:
     """Measure, on one thread, and print the tables."""
     torch.set_num_threads(1)
@@ -106,7 +106,7 @@ def attribute_rows(dataset: data.Dataset, victim: int, attacker: int) -> Iterabl
         scored = attribute_scores(scores, truth, private.labels)
         return {"stage": stage, "attack": attack, "victim": victim, "attacker": attacker, **scored}
 
-    yield row("", CHANCE, torch.full((ASKED,), 0.5 if inky.double().mean() > 0.5 else -0.5))
+    yield row("", CHANCE, torch.full((ASKED,), 0.5 if truth.double().mean() > 0.5 else -0.5))
     yield row("", CLASS, share_of_class(own, inky)[private.labels] - 0.5)
     for stage in STAGES:
         session = protocol.recut(_victim(dataset, victim), stage)

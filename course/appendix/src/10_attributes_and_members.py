@@ -308,7 +308,7 @@ claim("AUC, messages kept", [*auc_kept.values()], ">", 0.95)
 # %%
 RIVAL = "own network, given the image"
 SIGNALS = ["confidence", "loss", "shadows", "calibrated", "recording", RIVAL]
-series = {
+by_signal = {
     regime: [
         *zip(
             *(spread(recorded("members", "auc", regime=regime, signal=s)) for s in SIGNALS),
@@ -317,7 +317,7 @@ series = {
     ]
     for regime in REGIMES
 }
-plots.rows(SIGNALS, series, "AUC (recorded, digits); chance in grey", reference=0.5)
+plots.rows(SIGNALS, by_signal, "AUC (recorded, digits); chance in grey", reference=0.5)
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the record grows
@@ -349,11 +349,11 @@ blind = [s for s in SIGNALS if s != "recording"]
 of_record("trained well, every signal but the messages",
           [middle("members", "auc", regime="trained well", signal=s) for s in blind],
           "<", 0.6)  # fmt: skip
-of_record("trained too long, the loss",
-          middle("members", "auc", regime="trained too long", signal="loss"),
-          ">", 0.52)  # fmt: skip
-of_record("trained too long, the network that never met the victim",
-          middle("members", "auc", regime="trained too long", signal=RIVAL), "<", 0.55)  # fmt: skip
+by_victim = {s: recorded("members", "auc", regime="trained too long", signal=s) for s in SIGNALS}
+ahead = {s: torch.tensor(found) - torch.tensor(by_victim[RIVAL]) for s, found in by_victim.items()}
+of_record("trained too long, each victim: shadow networks, less the rival", ahead["shadows"],
+          ">", 0.05)  # fmt: skip
+of_record("the loss, less the rival", ahead["loss"], "<", 0.05)
 of_record("the messages kept, from both",
           [middle("members", "auc", regime=r, signal="recording") for r in REGIMES],
           ">", 0.99)  # fmt: skip
@@ -362,14 +362,21 @@ of_record("found at 1% false alarms, every signal but the messages",
           "<", 0.06)  # fmt: skip
 
 # %% [markdown]
+# With 400 images an AUC is uncertain by about 0.03 (one standard error). Read so, nothing is found
+# of the victim that was trained well. Of the other, shadow networks find a little more than the
+# rival who never met it, with each victim. Of what the loss seems to find beside 0.5, most is the
+# rival's as well: some images are easy for *every* network.
+#
 # **The clinic** can answer: a vendor that cannot show the image may still read a property off $z$,
-# so "no image comes back" is not "nothing is learnt". And whoever serves the training knows who
-# took part; of others, only a network that was trained too long gives its patients away a little.
+# so "no image comes back" is not "nothing is learnt". And whoever serves the training can look up
+# who took part; whoever comes later learns next to nothing of it from these networks.
 #
 # ## Limitations
 #
 # * **One attribute**, which can be seen in every pixel. A rarer or finer one may be lost sooner.
-# * **Digits**, small networks, few images. Networks that overfit more give members away more.
+# * **Short attacks**: 200 steps. Longer ones decode better images, and more of the ink in them.
+# * **Digits**, small networks, few images, one attacker for each victim. Networks that overfit more
+#   give members away more.
 # * **Weak membership attacks.** Four shadow networks, trained for 50 epochs whatever the victim's
 #   were; attacks with hundreds, each image's own threshold (Carlini et al.), find more.
 # * **The messages kept** are those of the last epoch, of the same client. A client that went on
