@@ -163,7 +163,7 @@ deep = stages[2] if len(stages) > 2 else stages[-1]
 found = PCAT(steps=steps, seed=seed)(views[deep], own)
 direct = AttributeInference()(views[deep], own.images, own_inky, front=found.clone)
 from_z, decoded = within_class(direct.scores), within_class(ink(found.inputs).cpu())
-print("knew:", ", ".join(direct.knowledge))
+print("knew:", ", ".join(dict.fromkeys([*found.knowledge, *direct.knowledge])))
 compare(guess_direct, from_z - decoded, "AUC from z, less that from decoded images")
 claim("from z, by a surrogate", from_z, ">", 0.7)
 claim("from z, less that from decoded images", from_z - decoded, ">", 0.1)
