@@ -323,6 +323,27 @@ def leak_auc(scores: Tensor, positive: Tensor) -> float:
     return float(roc_auc_score(positive.numpy(), scores.double().numpy()))
 
 
+def tpr_at(scores: Tensor, positive: Tensor, fpr: float = 0.01) -> float:
+    """Share of the positive samples found where at most a share `fpr` of the others is accused.
+
+    The threshold is the least score (N,) above which there are no more of the negatives; ties count
+    for nobody (Carlini et al., S&P 2022: what an attack is worth when it must be right). Raises
+    DataError as `leak_auc` does.
+
+    >>> import torch
+    >>> from sltools import metrics
+    >>> positive = torch.arange(200) < 100
+    >>> surely = torch.where(torch.arange(200) < 30, 9.0, 0.0)  # knows 30 of the 100
+    >>> metrics.tpr_at(surely, positive), metrics.tpr_at(-surely, positive)
+    (0.3, 0.0)
+    """
+    leak_auc(scores, positive)
+    scores, positive = _labels(scores), _labels(positive).bool()
+    others = scores[~positive].sort(descending=True).values
+    threshold = others[int(fpr * len(others))]
+    return (scores[positive] > threshold).double().mean().item()
+
+
 def _paired(guess: Labels, truth: Labels) -> tuple[Tensor, Tensor]:
     """Return both as (N,) tensors on the CPU, or say why they cannot be compared."""
     guess, truth = _labels(guess), _labels(truth)

@@ -22,11 +22,13 @@ from sltools.attacks import (
     FORA,
     PCAT,
     SDAR,
+    AttributeInference,
     BlindDeconvolution,
     DecoderInversion,
     GradientLeak,
     KnownWeightsInversion,
     LabelInference,
+    MembershipInference,
     UnSplit,
 )
 from sltools.messages import Message
@@ -53,6 +55,11 @@ def _with_data(attack: Any) -> Attack:
     return lambda view: attack(view, own)
 
 
+def _attribute(view: View) -> Any:
+    images = torch.rand(40, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    return AttributeInference()(view, images, torch.arange(40) % 2 == 0)
+
+
 UNSPLIT = UnSplit(steps=30, restarts=2)
 ATTACKS: dict[str, tuple[Attack, str]] = {  # what to run, on which view
     "UnSplit": (UNSPLIT, "mirrored"),
@@ -65,6 +72,12 @@ ATTACKS: dict[str, tuple[Attack, str]] = {  # what to run, on which view
     "SDAR": (_with_data(SDAR(steps=5, batch=8)), "labelled"),
     "PCAT": (_with_data(PCAT(steps=5, batch=8)), "one by one"),
     "FORA": (_with_data(FORA(steps=5, batch=8)), "mirrored"),
+    "AttributeInference": (_attribute, "granted"),
+    "MembershipInference": (MembershipInference("confidence"), "labelled"),
+    "MembershipInference, shadows": (
+        _with_data(MembershipInference("shadows", shadows=2, epochs=1)),
+        "labelled",
+    ),
     "LabelInference, published": (LabelInference("published"), "one by one"),
     "LabelInference, closed-form": (LabelInference("closed-form"), "one by one"),
     "LabelInference, wire": (LabelInference("wire"), "one by one"),

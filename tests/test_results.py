@@ -8,7 +8,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks import ablations, record_auxiliary, reproduce, speed, throughput
+from benchmarks import (
+    ablations,
+    record_attribute_membership,
+    record_auxiliary,
+    reproduce,
+    speed,
+    throughput,
+)
 from sltools import arena, lessons, metrics
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -60,6 +67,30 @@ def test_the_tables_of_attackers_with_data_are_those_of_the_record() -> None:
         record_auxiliary.check_settings(
             lessons.course() / "results" / f"auxiliary_{name}.json", record_auxiliary.facts_of(name)
         )
+
+
+def test_the_tables_of_attributes_and_members_are_those_of_the_record() -> None:
+    record = lessons.course() / "results" / "attribute_membership_digits.json"
+    facts = json.loads(record.read_text(encoding="utf-8"))
+    for table in record_attribute_membership.tables(facts):
+        assert table in PAGE
+    settings = record_attribute_membership.facts_of("digits", facts["attackers"])
+    assert {name: facts[name] for name in settings} == settings
+    auc = {
+        signal: record_attribute_membership.values(
+            facts["members"], "auc", regime="trained too long", signal=signal
+        )
+        for signal in ("shadows", "loss", record_attribute_membership.RIVAL)
+    }
+    shadows, loss = (
+        [here - rival for here, rival in zip(auc[signal], [*auc.values()][-1], strict=True)]
+        for signal in ("shadows", "loss")
+    )
+    assert f"with each victim, by {min(shadows):.2f} to {max(shadows):.2f}" in PROSE
+    assert f"the loss with two of three, by at most {max(loss):.2f};" in PROSE
+    assert sum(ahead > 0 for ahead in loss) == 2
+    cases = {(row["victim"], row["attacker"]) for row in facts["attributes"]}
+    assert len(cases) == facts["victims"] * facts["attackers"]
 
 
 def test_the_tables_of_depths_are_those_of_the_record() -> None:

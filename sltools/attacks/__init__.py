@@ -1,5 +1,6 @@
 """The attacks. Each is an object made from its settings and called with a view."""
 
+from sltools.attacks.attributes import AttributeInference
 from sltools.attacks.curious import CuriousServer
 from sltools.attacks.decoder import DecoderInversion
 from sltools.attacks.deconvolution import BlindDeconvolution
@@ -8,6 +9,7 @@ from sltools.attacks.hijacking import Hijacking, HijackingServer
 from sltools.attacks.known_weights import KnownWeightsInversion
 from sltools.attacks.labels import LabelInference, LabelResult
 from sltools.attacks.leaks import GradientLeak, LeakResult
+from sltools.attacks.membership import MembershipInference
 from sltools.attacks.pcat import PCAT
 from sltools.attacks.result import InversionResult
 from sltools.attacks.sdar import SDAR
@@ -18,6 +20,7 @@ __all__ = [
     "FORA",
     "PCAT",
     "SDAR",
+    "AttributeInference",
     "BlindDeconvolution",
     "CuriousServer",
     "DecoderInversion",
@@ -29,6 +32,7 @@ __all__ = [
     "LabelInference",
     "LabelResult",
     "LeakResult",
+    "MembershipInference",
     "SurrogateResult",
     "UnSplit",
 ]

@@ -42,7 +42,7 @@ class Auxiliary:
 
     def __init__(
         self,
-        auxiliary: LabelledImages,
+        auxiliary: LabelledImages | None,
         *,
         labelled: bool,
         batch: int,
@@ -79,7 +79,7 @@ class Auxiliary:
         return self.images[rows], self.labels[rows]
 
 
-def _checked_images(auxiliary: LabelledImages, batch: int) -> Tensor:
+def _checked_images(auxiliary: LabelledImages | None, batch: int) -> Tensor:
     """The images of `auxiliary`; raise AttackError if they are none or too few."""
     images = getattr(auxiliary, "images", None)
     if not isinstance(images, Tensor) or len(images) == 0:
@@ -97,9 +97,9 @@ def _checked_images(auxiliary: LabelledImages, batch: int) -> Tensor:
     return images
 
 
-def _checked_labels(auxiliary: LabelledImages) -> Tensor:
+def _checked_labels(auxiliary: LabelledImages | None) -> Tensor:
     """The labels of `auxiliary`; raise AttackError unless each image has a whole number."""
-    labels, count = getattr(auxiliary, "labels", None), len(auxiliary.images)
+    labels, count = getattr(auxiliary, "labels", None), len(getattr(auxiliary, "images", ()))
     if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (count,):
         raise AttackError(
             f"this attack needs the labels of its {count} auxiliary images, int64 of shape (N,): "

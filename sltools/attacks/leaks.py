@@ -17,7 +17,7 @@ SHRINKAGE = 0.01  # of the mean variance, added to all: a batch is no larger tha
 
 @dataclass(eq=False)
 class LeakResult(Provenance):
-    """A score for each sample, (N,), on the CPU: the greater, the likelier of the class sought.
+    """A score for each sample, (N,), on the CPU: the greater, the likelier it has what is sought.
 
     `knowledge` names all that was read from the view.
 
