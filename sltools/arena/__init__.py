@@ -18,15 +18,18 @@ from sltools.arena.defenses import DEFENSES, NONE, Defense
 from sltools.arena.report import (
     CSV,
     FIGURE,
+    IMAGE_ATTACKS,
     SETTINGS,
     add_time,
     append,
+    best_attacks,
     check_settings,
     explain_full_disk,
     frontier,
     medians,
     read,
     table,
+    working,
 )  # fmt: skip
 from sltools.arena.trial import Row, Settings, Trial
 from sltools.errors import SltoolsError
@@ -34,8 +37,9 @@ from sltools.interrupts import keep_partial
 from sltools.progress import bar
 
 __all__ = [
-    "CSV", "DECODER_STEPS", "DEFENSES", "FIGURE", "NONE", "SETTINGS", "Defense", "Outcome", "Row",
-    "Settings", "Trial", "frontier", "medians", "read", "run", "table",
+    "CSV", "DECODER_STEPS", "DEFENSES", "FIGURE", "IMAGE_ATTACKS", "NONE", "SETTINGS", "Defense",
+    "Outcome", "Row", "Settings", "Trial", "best_attacks", "frontier", "medians", "read", "run",
+    "table", "working",
 ]  # fmt: skip
 
 
