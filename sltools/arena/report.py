@@ -213,7 +213,8 @@ def working(
     """The defences, with their strengths, that work: the best of `attacks` fails, at a fair price.
 
     Half of the mean image's error is left, and the service loses at most ten points of accuracy;
-    medians over victims and attackers. Nobody has shown that a better attack would fail.
+    medians over victims and attackers. An attack without rows at a setting does not count there,
+    and nobody has shown that a better one would fail.
 
     >>> from sltools.arena import Row, working
     >>> trial = ("digits", "tiny", "top-k", 0.1, 0)
@@ -268,7 +269,8 @@ def frontier(
         name = f"{strength:g}" if strength else ""
         series.setdefault(defense, []).append((100 * lost, *error, name))
     floor = _mean_image_error(rows, measure)
-    ylabel = f"{measure.replace('_mse', '')} image error, {' or '.join(attacks)}"
+    by = " or ".join(attacks) if len(attacks) < 3 else f"best of {len(attacks)} attackers"
+    ylabel = f"{measure.replace('_mse', '')} image error, {by}"
     xlabel = "accuracy of the service that is lost, in points"
     corner = 100 * AFFORDABLE, PROTECTED * floor
     return plots.frontier(series, xlabel, ylabel, {"mean image": floor}, corner)
