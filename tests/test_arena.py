@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from sltools import arena, cli, data, defenses, experiments, metrics, models, plots, protocol
 from sltools.arena import Row, Settings, attacks
-from sltools.attacks import DecoderInversion, HijackingServer
+from sltools.attacks import PCAT, DecoderInversion, HijackingServer
+from sltools.attacks.surrogate import SurrogateAttack
 from sltools.detectors import LabelGap
 from sltools.errors import SltoolsError
 
@@ -52,6 +53,13 @@ def test_a_trial_has_every_measure_beside_its_baseline(folder: Path) -> None:
         *(("service", name) for name in ("accuracy", "bytes", "cpu_seconds")),
         *(("UnSplit", name) for name in {*images, "clone_accuracy", "agreement"}),
         *(("decoder", name) for name in images),
+        *(
+            (attack, name)
+            for attack in ("SDAR", "PCAT", "FORA")
+            for name in {*images, "clone_accuracy", "agreement"}
+        ),
+        ("SDAR", "label_accuracy"),
+        ("PCAT", "label_accuracy"),
         ("labels, wire", "cluster_accuracy"),
         ("labels, published", "label_accuracy"),
         ("wire", "distance_correlation"),
@@ -90,7 +98,7 @@ def test_strong_noise_costs_the_attacker_and_the_user(folder: Path) -> None:
 @pytest.mark.slow
 def test_what_is_done_is_not_done_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = (folder / arena.CSV).read_bytes()
-    monkeypatch.setattr(attacks, "rows", lambda trial: pytest.fail("ran again"))
+    monkeypatch.setattr(attacks, "rows", lambda *_: pytest.fail("ran again"))
     arena.run(TINY, folder)
     assert (folder / arena.CSV).read_bytes() == before
     assert (folder / arena.FIGURE).stat().st_size > 1000
@@ -101,7 +109,8 @@ def test_an_interruption_keeps_whole_trials(
 ) -> None:
     seen: list[Any] = []
 
-    def rows(trial: Any) -> list[Row]:
+    def rows(trial: Any, kept: Any) -> list[Row]:
+        assert not kept
         seen.append(trial)
         if len(seen) == 2:
             raise KeyboardInterrupt
@@ -114,6 +123,7 @@ def test_an_interruption_keeps_whole_trials(
         ]
 
     monkeypatch.setattr(attacks, "rows", rows)
+    monkeypatch.setattr(attacks, "CURIOUS", {attacks.service: ("service",)})
     settings = Settings(budget="tiny", victims=3)
     found = arena.run(settings, tmp_path, ["none"])
     assert found.interrupted and {row.victim for row in found.rows} == {0}
@@ -122,13 +132,53 @@ def test_an_interruption_keeps_whole_trials(
     assert [trial.malicious for trial in seen] == 4 * [False] + 3 * [True]
 
 
+def test_a_trial_that_lacks_an_attack_gets_that_attack_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(attacks, "hijacking", lambda trial: [trial.row("hijacking", "seen", 1, 0)])
+    monkeypatch.setattr(arena, "frontier", lambda rows: Figure())
+    monkeypatch.setattr(arena.Trial, "session", lambda trial: Victim())
+    measured: list[str] = []
+
+    def measure(name: str) -> Any:
+        def rows(trial: Any, session: Any) -> list[Row]:
+            measured.append(name)
+            return [trial.row(name, "accuracy", 0.5, 0.1)]
+
+        return rows
+
+    for names in (["service"], ["service", "new"]):
+        functions = {attacks.service: ("service",)} | {measure(n): (n,) for n in names[1:]}
+        monkeypatch.setattr(attacks, "CURIOUS", functions)
+        arena.run(TINY, tmp_path, ["none"])
+    rows = arena.run(TINY, tmp_path, ["none"]).rows
+    found = [(row.attack, row.measure, row.value) for row in rows if row.measure == "accuracy"]
+    assert found == [
+        ("service", "accuracy", 0.75),
+        ("retrained", "accuracy", 0.75),
+        ("new", "accuracy", 0.5),
+    ]
+    assert measured == ["new"]
+
+
+class Victim:
+    """A session as far as the service looks at one."""
+
+    client = protocol.Client(models.cut(models.mnist_net(), "pool1")[0])
+
+    def accuracy(self, split: data.Split) -> float:
+        return 0.75
+
+
 @pytest.mark.parametrize(
     "other", [{"dataset": "mnist"}, {"budget": "quick"}, {"clones": 1}, {"targets": 5}]
 )
 def test_a_folder_has_one_setting(
     other: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(attacks, "rows", lambda trial: [trial.row("service", "accuracy", 0.9, 0.1)])
+    monkeypatch.setattr(
+        attacks, "rows", lambda trial, _: [trial.row("service", "accuracy", 0.9, 0.1)]
+    )
     monkeypatch.setattr(data, "load", lambda name: None)
     settings = Settings(budget="tiny", victims=1)
     monkeypatch.setattr(arena, "frontier", lambda rows: Figure())
@@ -148,7 +198,7 @@ def test_a_folder_without_rows_takes_any_settings(
 ) -> None:
     """An arena that was stopped before its first trial was done has settled nothing."""
 
-    def stop(trial: Any) -> list[Row]:
+    def stop(*_: Any) -> list[Row]:
         raise KeyboardInterrupt
 
     monkeypatch.setattr(attacks, "rows", stop)
@@ -342,6 +392,52 @@ def test_the_decoder_knows_the_defence_and_not_its_random_numbers(
     assert len({tuple(noise.flatten().tolist()) for noise in noises}) == 3
 
 
+def test_attackers_with_data_know_the_defence_and_none_of_the_images(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    trial = a_trial("Gaussian noise", 0.5)
+    session = trial.recorded(64, 64)
+    calls: list[Any] = []
+    attack = SurrogateAttack.__call__
+
+    def watched(self: Any, view: Any, own: Any, *, defense: Any) -> Any:
+        calls.append((view.smashed, own, defense("smashed", torch.zeros(2, 8, 12, 12))))
+        return attack(self, view, own, defense=defense)
+
+    monkeypatch.setattr(SurrogateAttack, "__call__", watched)
+    first = attacks.with_data(trial, session)
+    assert attacks.with_data(trial, session) == first, "whatever was measured before"
+    smashed, own, noise = calls[0]
+    assert noise.std().item() == pytest.approx(0.5, rel=0.1)
+    private = torch.cat([trial.targets, trial.dataset.train.images])
+    experiments.check_disjoint(own, private)
+    with torch.no_grad():
+        sent = smashed - session.client.front(private[: len(smashed)])
+    assert sent.std().item() == pytest.approx(0.5, rel=0.1)
+    assert not torch.isclose(sent[:2], noise, atol=1e-4).any(dim=(1, 2, 3)).all()
+    targets = experiments.first_targets(trial.dataset, 10).labels
+    (rival,) = {row.baseline for row in first if row.measure == "label_accuracy"}
+    truth = torch.cat([targets, trial.dataset.train.labels[: attacks.TRAFFIC["tiny"]]])
+    guess = experiments.support_vectors(own, private[: len(truth)])
+    assert rival == (guess == truth).double().mean().item()
+
+
+def test_a_surrogate_is_scored_before_the_head_it_learnt(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = a_trial()
+    session = trial.recorded(640, 64)
+    own, held_out = experiments.auxiliary_data(trial.dataset, 100)
+    run = PCAT(steps=2, batch=16)(session.observe(trial.targets), own)
+    perfect = replace(run, clone=session.client.front, head=session.client.head)
+    found = {
+        row.measure: row
+        for row in attacks._surrogate_rows(trial, session, "PCAT", perfect, own, held_out)
+    }
+    assert found["agreement"].value == 1
+    assert found["clone_accuracy"].value == session.accuracy(held_out)
+    rival = experiments.support_vectors(own, held_out.images)
+    assert found["clone_accuracy"].baseline == (rival == held_out.labels).double().mean().item()
+
+
 def test_randomised_response_answers_once_for_all_epochs() -> None:
     pytest.importorskip("opacus")
     trial = a_trial("randomised response", 1.0)
@@ -386,6 +482,23 @@ def test_frontier_and_table_show_medians_and_the_better_attack(
     cells = dict(zip(header.split("|")[1:-1], line.split("|")[1:-1], strict=True))
     shown = {name.strip(): value.strip() for name, value in cells.items() if value.strip()}
     assert shown == {"defence": "a 1", "accuracy": "0.7", "UnSplit": "0.2", "decoder": "0.04"}
+
+
+def test_a_defence_works_only_where_the_best_of_all_attackers_fails() -> None:
+    rows = [
+        *(rows_of("none", "service", "accuracy", 0.9)),
+        *(rows_of("dear", "service", "accuracy", 0.7)),
+        *(rows_of("good", "service", "accuracy", 0.85)),
+        *(rows_of("none", "UnSplit", "aligned_mse", 0.01)),
+        *(rows_of("dear", "UnSplit", "aligned_mse", 0.5)),
+        *(rows_of("good", "UnSplit", "aligned_mse", 0.3, 0.5)),
+    ]
+    assert arena.working(rows) == [("good", 1.0)]
+    for attack in arena.IMAGE_ATTACKS[1:]:
+        more = [*rows, *rows_of("good", attack, "aligned_mse", 0.2)]
+        assert arena.working(more) == []
+        assert arena.best_attacks(more)["good", 1.0] == (attack, [0.2])
+        assert arena.working(more, ["UnSplit"]) == [("good", 1.0)]
 
 
 def test_no_more_samples_are_watched_than_there_are(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -61,6 +61,7 @@ def _moments(tmp_path: Path, little_course: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sweep, "_executor", _in_this_process)
     monkeypatch.setattr(sweep, "_run", lambda *_: {"status": "done", "error": "", "seconds": "1"})
     monkeypatch.setattr(arena.attacks, "rows", _rows)
+    monkeypatch.setattr(arena.attacks, "CURIOUS", {arena.attacks.service: ("service",)})
     monkeypatch.setattr(grading, "refusal", lambda sandbox: "")
     monkeypatch.setattr(grading, "_examine_all", _graded)
     monkeypatch.setattr(grading, "_compare", lambda *_: grading._Similarities({}, {}))
@@ -76,7 +77,7 @@ def _execute(source: str, output: str, *_: Any, **__: Any) -> None:
     papermill.iorw.write_ipynb(nbformat.read(source, as_version=4), output)
 
 
-def _rows(trial: Any) -> list[arena.Row]:
+def _rows(trial: Any, _: Any) -> list[arena.Row]:
     if trial.malicious:
         return [trial.row("hijacking", "seen", 1.0, 0.0)]
     return [

@@ -16,7 +16,7 @@ from benchmarks import (
     speed,
     throughput,
 )
-from sltools import arena, lessons, metrics
+from sltools import arena, data, experiments, lessons, metrics
 
 ROOT = Path(__file__).resolve().parents[1]
 README, PAGE = (
@@ -318,3 +318,52 @@ def test_the_arena_rows_are_the_recorded_ones() -> None:
     recorded = arena.table(rows).splitlines()
     shown = PAGE[PAGE.index(recorded[0]) :].split("\n\n")[0].splitlines()
     assert len(shown) > 2 and set(shown) <= set(recorded)
+
+
+def test_a_defence_works_only_where_the_best_attacker_fails() -> None:
+    rows = arena.read(lessons.course() / "results" / "arena_digits.csv")
+    settings = arena.medians(rows, "service", "accuracy")
+    assert not arena.working(rows) and f"None of the {len(settings)} settings does." in PROSE
+    alone = arena.working(rows, ["UnSplit"])
+    names = [f"{defense} {strength:g}" for defense, strength in alone]
+    assert f"Were UnSplit alone, {', '.join(names[:-1])} and {names[-1]} would" in PROSE
+    floor = statistics.median(row.baseline for row in rows if row.measure == "aligned_mse")
+    with_data = arena.best_attacks(rows, ["SDAR", "PCAT", "FORA"])
+    assert len(with_data) == 10 and "so far ten of the 25 settings" in PROSE
+    assert {key for key in alone if key not in with_data} == {("top-k", 0.1), ("top-k", 0.03)}
+    left = {key: statistics.median(errors) / floor for key, (_, errors) in with_data.items()}
+    private, hiding = left["local privacy", 0.01], left["NoPeek", 30.0]
+    assert f"leave {private:.0%} of the mean image's error with local privacy 0.01" in PROSE
+    assert f"and {hiding:.0%} with NoPeek 30" in PROSE
+    accuracy = {key: statistics.median(shares) for key, shares in settings.items()}
+    cost = 100 * (accuracy["none", 0.0] - accuracy["Gaussian noise", 8.0])
+    noisy = left["Gaussian noise", 8.0]
+    assert f"which costs {cost:.1f} points, they get to {noisy:.0%}" in PROSE
+
+
+def test_the_victims_of_attackers_with_data_were_trained_again() -> None:
+    path = lessons.course() / "results" / "arena_digits.csv"
+    rows = arena.read(path)
+    before = {row.key: row.value for row in rows if row.attack == "service"
+              and row.measure == "accuracy"}  # fmt: skip
+    again = {row.key: row.value for row in rows if row.attack == "retrained"}
+    facts = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert {row.victim for row in rows if row.attack == "retrained"} == set(
+        range(facts["with_data"]["victims"])
+    )
+    most = 100 * max(abs(again[key] - before[key]) for key in again)
+    assert f"from the recorded one by up to {most:.1f} points" in PROSE
+    assert any(f"up to {most:.1f} points" in note for note in facts["notes"])
+    for attack in ("SDAR", "PCAT", "FORA"):
+        assert {row.key for row in rows if row.attack == attack} == set(again)
+
+
+def test_labelled_images_have_the_mean_of_the_class_for_free() -> None:
+    digits = data.load("digits")
+    own, _ = experiments.auxiliary_data(digits, 200)
+    targets = experiments.first_targets(digits, 10)
+    means = experiments.class_means(own, targets.labels)
+    found = metrics.score_images(means, targets.images).aligned_mse.median().item()
+    rows = arena.read(lessons.course() / "results" / "arena_digits.csv")
+    floor = statistics.median(row.baseline for row in rows if row.measure == "aligned_mse")
+    assert f"which leaves {found / floor:.0%} of the mean image's error" in PROSE

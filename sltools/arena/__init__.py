@@ -18,15 +18,18 @@ from sltools.arena.defenses import DEFENSES, NONE, Defense
 from sltools.arena.report import (
     CSV,
     FIGURE,
+    IMAGE_ATTACKS,
     SETTINGS,
     add_time,
     append,
+    best_attacks,
     check_settings,
     explain_full_disk,
     frontier,
     medians,
     read,
     table,
+    working,
 )  # fmt: skip
 from sltools.arena.trial import Row, Settings, Trial
 from sltools.errors import SltoolsError
@@ -34,8 +37,9 @@ from sltools.interrupts import keep_partial
 from sltools.progress import bar
 
 __all__ = [
-    "CSV", "DECODER_STEPS", "DEFENSES", "FIGURE", "NONE", "SETTINGS", "Defense", "Outcome", "Row",
-    "Settings", "Trial", "frontier", "medians", "read", "run", "table",
+    "CSV", "DECODER_STEPS", "DEFENSES", "FIGURE", "IMAGE_ATTACKS", "NONE", "SETTINGS", "Defense",
+    "Outcome", "Row", "Settings", "Trial", "best_attacks", "frontier", "medians", "read", "run",
+    "table", "working",
 ]  # fmt: skip
 
 
@@ -48,7 +52,7 @@ class Outcome:
 
 
 def run(settings: Settings, folder: Path, only: Sequence[str] = ()) -> Outcome:
-    """Run the trials that `folder`/arena.csv lacks; return its rows and draw the figure.
+    """Run what `folder`/arena.csv lacks, in the order of victims; return its rows, draw the figure.
 
     `only` names the defences to try (default: all). Ctrl-C keeps all finished trials, and so does a
     full disk: the same call goes on with the rest. Raises SltoolsError for an unknown defence or
@@ -86,7 +90,9 @@ def _run_missing(
     settings: Settings, dataset: data.Dataset, tried: Sequence[Defense], folder: Path
 ) -> bool:
     """Run what the file lacks, a trial after the other; say whether Ctrl-C ended it."""
-    done = {row.key for row in read(folder / CSV)}
+    kept: dict[tuple[object, ...], list[Row]] = {}
+    for row in read(folder / CSV):
+        kept.setdefault(row.key, []).append(row)
     with explain_full_disk([], folder):
         check_settings(settings, folder)
     trials = [
@@ -97,9 +103,10 @@ def _run_missing(
         for strength in defense.strengths
     ]
     with keep_partial() as work:
-        for trial in bar([trial for trial in trials if trial.key not in done], "arena"):
+        lacking = [t for t in trials if attacks.unmeasured(t, kept.get(t.key, ()))]
+        for trial in bar(lacking, "arena"):
             start = time.process_time()
-            found = attacks.rows(trial)
+            found = attacks.rows(trial, kept.get(trial.key, ()))
             with explain_full_disk(found, folder):
                 append(folder / CSV, found)
                 add_time(folder, time.process_time() - start)

@@ -1,17 +1,32 @@
 """What is measured in a trial: a function for each attack, and a new attacker is one more of them.
 
-Each takes the trial and a trained session and returns rows.
+Each takes the trial and a trained session and returns rows. `CURIOUS` says under which names, so
+that a trial whose rows were kept before there was an attack gets those of this attack alone.
 """
 
+import copy
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from typing import Any, cast
 
+import torch
 from torch import Tensor, nn
 
-from sltools import defenses, experiments, metrics, models, protocol
+from sltools import data, defenses, experiments, metrics, models, protocol
 from sltools.arena.trial import HIJACKING, Row, Trial
-from sltools.attacks import DecoderInversion, Hijacking, HijackingServer, LabelInference, UnSplit
+from sltools.attacks import (
+    FORA,
+    PCAT,
+    SDAR,
+    DecoderInversion,
+    Hijacking,
+    HijackingServer,
+    LabelInference,
+    UnSplit,
+    networks,
+)
+from sltools.attacks.surrogate import SurrogateAttack, SurrogateResult
 from sltools.detectors import LabelGap
 from sltools.interrupts import finished
 from sltools.models import Architecture
@@ -20,29 +35,52 @@ from sltools.models import Architecture
 LABEL_SAMPLES = {"tiny": 128, "quick": 640, "full": 3840}
 SINGLE_SAMPLES = {"tiny": 64, "quick": 320, "full": 1000}
 DECODER_STEPS = {"tiny": 30, "quick": 300, "full": 3000}
+# Attackers with data: their steps, their labelled images, and the client's training images beside
+# the targets that they see sent (never the images themselves).
+SURROGATE_STEPS = {"tiny": 20, "quick": 100, "full": 2000}
+AUXILIARY_IMAGES = {"tiny": 100, "quick": 200, "full": 5000}  # and at most 5 of 9 test images
+TRAFFIC = {"tiny": 100, "quick": 1000, "full": 2000}
+WITH_DATA: dict[str, type[SurrogateAttack]] = {"SDAR": SDAR, "PCAT": PCAT, "FORA": FORA}
 HIJACKED_SAMPLES = {"tiny": 256, "quick": 14_000, "full": 120_000}  # sent to a hijacker
 DEPENDENCE_IMAGES = 100  # images whose distances are compared
 ATTACKER_SEED_OFFSET = 1000  # between the seed of a defence and that of an attacker who imitates it
+RETRAINED = "retrained"  # the service of a victim that was trained again for a later attack
+Measure = Callable[..., list[Row]]
 
 
-def rows(trial: Trial) -> list[Row]:
-    """Train the victim and attack it in every way; all of it or nothing."""
+def rows(trial: Trial, kept: Iterable[Row] = ()) -> list[Row]:
+    """Train the victim and attack it in every way that `kept`, its rows so far, lack.
+
+    All of it or nothing. A victim that is trained again is that of the `kept` rows only where
+    arithmetic is the same to the last bit; the row "retrained" has its accuracy.
+    """
+    missing = unmeasured(trial, kept)
     if trial.malicious:
-        return hijacking(trial)
+        return hijacking(trial) if missing else []
     start = time.process_time()
     session = trial.session()
-    seconds = trial.row("service", "cpu_seconds", time.process_time() - start, float("nan"))
-    return [seconds, *(row for measure in CURIOUS for row in measure(trial, session))]
+    seconds = time.process_time() - start
+    if service in missing:
+        found = [trial.row("service", "cpu_seconds", seconds, float("nan"))]
+    else:
+        found = [trial.row(RETRAINED, "accuracy", *_accuracy(trial, session))]
+    return [*found, *(row for measure in missing for row in measure(trial, session))]
+
+
+def unmeasured(trial: Trial, kept: Iterable[Row]) -> list[Measure]:
+    """What is still to be measured in a trial of which there are the `kept` rows."""
+    have = {row.attack for row in kept}
+    if trial.malicious:
+        return [] if have else [lambda trial, _: hijacking(trial)]
+    return [measure for measure, names in CURIOUS.items() if have.isdisjoint(names)]
 
 
 def service(trial: Trial, session: protocol.Session) -> list[Row]:
     """What the user gets: accuracy, and bytes of an image on the wire."""
-    test = trial.dataset.test
-    most = test.labels.bincount().max().item() / len(test)
     plain = session.client.front(trial.targets).detach()
     sent = getattr(session.client.outgoing, "nbytes", lambda tensor: tensor.nbytes)
     return [
-        trial.row("service", "accuracy", session.accuracy(test), most),
+        trial.row("service", "accuracy", *_accuracy(trial, session)),
         trial.row("service", "bytes", sent(plain) / len(plain), plain.nbytes / len(plain)),
     ]
 
@@ -75,12 +113,39 @@ def decoder(trial: Trial, session: protocol.Session) -> list[Row]:
     for number, seed in trial.attackers:
         steps = DECODER_STEPS[trial.settings.budget]
         attack = DecoderInversion(steps=steps, batch=32, seed=seed)
-        # The attacker knows the defence and not its random numbers.
-        options = trial.defense.options(
-            trial.strength, session.client.front, ATTACKER_SEED_OFFSET + seed
-        )
-        run = finished(attack(view, trial.public, defense=options.get("outgoing")))
+        run = finished(attack(view, trial.public, defense=_imitation(trial, session, seed)))
         found += _image_rows(trial, "decoder", run.inputs, number)
+    return found
+
+
+def with_data(trial: Trial, session: protocol.Session) -> list[Row]:
+    """Attackers who are granted nothing and have labelled images: one of each kind, for its cost.
+
+    Their images are test images that are no targets. The client sends the targets and some of its
+    training images, drawing its random numbers anew, whatever was measured before.
+    """
+    budget, dataset, seed = trial.settings.budget, trial.dataset, trial.victim
+    count = min(AUXILIARY_IMAGES[budget], 5 * len(dataset.test) // 9)
+    own, held_out = experiments.auxiliary_data(
+        dataset, count, targets=len(trial.targets), seed=seed
+    )
+    targets = experiments.first_targets(dataset, len(trial.targets))
+    others = dataset.train[: TRAFFIC[budget]]
+    sent = torch.cat([targets.images, others.images]).to(trial.settings.device)
+    truth = torch.cat([targets.labels, others.labels])
+    client = copy.copy(session.client)
+    client.outgoing = _drawn(trial, session, trial.victim) or client.outgoing
+    view = replace(session, client=client).observe(sent)
+    rival = experiments.support_vectors(own, sent)
+    found = []
+    for name, attack in WITH_DATA.items():
+        made = attack(steps=SURROGATE_STEPS[budget], batch=32, seed=seed)
+        run = finished(made(view, own, defense=_imitation(trial, session, seed)))
+        found += _image_rows(trial, name, run.inputs[: len(targets)])
+        found += _surrogate_rows(trial, session, name, run, own, held_out)
+        if run.labels is not None:
+            shares = _share(run.labels, truth), _share(rival, truth)
+            found.append(trial.row(name, "label_accuracy", *shares))
     return found
 
 
@@ -114,9 +179,14 @@ def labels(trial: Trial, session: protocol.Session) -> list[Row]:
     return found
 
 
-CURIOUS: tuple[Callable[[Trial, protocol.Session], list[Row]], ...] = (
-    service, dependence, unsplit, decoder, labels,
-)  # fmt: skip
+CURIOUS: dict[Measure, tuple[str, ...]] = {
+    service: ("service",),
+    dependence: ("wire",),
+    unsplit: ("UnSplit",),
+    decoder: ("decoder",),
+    labels: ("labels read", "labels, wire", "labels, published"),
+    with_data: tuple(WITH_DATA),
+}
 
 
 def hijacking(trial: Trial) -> list[Row]:
@@ -158,6 +228,22 @@ def train_with_detector(trial: Trial, server: Callable[..., protocol.Server]) ->
     )
 
 
+def _accuracy(trial: Trial, session: protocol.Session) -> tuple[float, float]:
+    """The accuracy of the service, and the share of the most frequent class."""
+    test = trial.dataset.test
+    return session.accuracy(test), test.labels.bincount().max().item() / len(test)
+
+
+def _imitation(trial: Trial, session: protocol.Session, seed: int) -> defenses.Outgoing | None:
+    """The defence of smashed data as an attacker knows it: not with its random numbers."""
+    return _drawn(trial, session, ATTACKER_SEED_OFFSET + seed)
+
+
+def _drawn(trial: Trial, session: protocol.Session, seed: int) -> defenses.Outgoing | None:
+    """The defence of smashed data, if there is one, with the random numbers of `seed`."""
+    return trial.defense.options(trial.strength, session.client.front, seed).get("outgoing")
+
+
 def _image_rows(trial: Trial, attack: str, inputs: Tensor, clone: int = -1) -> list[Row]:
     truth = trial.targets
     mean = trial.dataset.train.images.mean(0).to(truth.device).expand_as(truth)
@@ -189,6 +275,42 @@ def _theft_rows(
         "agreement": (report.clone_agreement, report.random_agreement),
     }
     return [trial.row("UnSplit", name, *pair, number) for name, pair in pairs.items()]
+
+
+def _surrogate_rows(
+    trial: Trial,
+    session: protocol.Session,
+    name: str,
+    run: SurrogateResult,
+    own: data.Split,
+    held_out: data.Split,
+) -> list[Row]:
+    """What surrogate and server make of images that nobody had, before a head if one is needed.
+
+    It is the simulated one, else the client's, as for UnSplit's clone. The baseline is a support
+    vector machine that has the attacker's images and no client.
+    """
+    client, server = session.client, session.server.model
+    images = held_out.images.to(trial.settings.device)
+
+    def answers(front: nn.Sequential, head: nn.Sequential | None) -> Tensor:
+        parts = [part for part in (front, server, head) if part is not None]
+        return networks.in_chunks(nn.Sequential(*parts).eval(), images).argmax(1).cpu()
+
+    victim = answers(client.front, client.head)
+    surrogate, rival = (
+        answers(run.clone, run.head or client.head),
+        experiments.support_vectors(own, held_out.images),
+    )
+    pairs = {"clone_accuracy": held_out.labels, "agreement": victim}
+    return [
+        trial.row(name, measure, _share(surrogate, truth), _share(rival, truth))
+        for measure, truth in pairs.items()
+    ]
+
+
+def _share(found: Tensor, truth: Tensor) -> float:
+    return (found == truth).double().mean().item()
 
 
 def _score(

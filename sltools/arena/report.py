@@ -126,6 +126,10 @@ def medians(
     return found
 
 
+IMAGE_ATTACKS = ("UnSplit", "decoder", "SDAR", "PCAT", "FORA")
+AFFORDABLE = 0.1  # of the accuracy, that a defence may cost
+PROTECTED = 0.5  # of the mean image's error, that it must leave the best attack
+
 COLUMNS: dict[str, tuple[str, ...]] = {
     "accuracy": ("service", "accuracy"),
     "bytes": ("service", "bytes"),
@@ -133,9 +137,13 @@ COLUMNS: dict[str, tuple[str, ...]] = {
     "dCor": ("wire", "distance_correlation"),
     "UnSplit": ("UnSplit", "aligned_mse"),
     "decoder": ("decoder", "aligned_mse"),
+    "SDAR": ("SDAR", "aligned_mse"),
+    "PCAT": ("PCAT", "aligned_mse"),
+    "FORA": ("FORA", "aligned_mse"),
     "clone": ("UnSplit", "clone_accuracy"),
     "clusters": ("labels, wire", "cluster_accuracy"),
     "published": ("labels, published", "label_accuracy"),
+    "inferred": ("PCAT", "label_accuracy"),
     "read": ("labels read", "label_accuracy"),
     "hijacking": (HIJACKING, "aligned_mse"),
     "seen": (HIJACKING, "seen"),
@@ -177,30 +185,92 @@ def _short(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def best_attacks(
+    rows: Iterable[Row], attacks: Sequence[str] = IMAGE_ATTACKS, measure: str = "aligned_mse"
+) -> dict[tuple[str, float], tuple[str, list[float]]]:
+    """Of `attacks`, the one with the least median error at each strength, with all its values.
+
+    >>> from sltools.arena import Row, best_attacks
+    >>> trial = ("digits", "tiny", "top-k", 0.1, 0)
+    >>> rows = [
+    ...     Row(*trial, "UnSplit", 0, "aligned_mse", 0.03, 0.05),
+    ...     Row(*trial, "FORA", -1, "aligned_mse", 0.02, 0.05),
+    ... ]
+    >>> best_attacks(rows)
+    {('top-k', 0.1): ('FORA', [0.02])}
+    """
+    rows, best = list(rows), dict[tuple[str, float], tuple[str, list[float]]]()
+    for attack in attacks:
+        for key, values in medians(rows, attack, measure).items():
+            if key not in best or statistics.median(values) < statistics.median(best[key][1]):
+                best[key] = attack, values
+    return best
+
+
+def working(
+    rows: Iterable[Row], attacks: Sequence[str] = IMAGE_ATTACKS, measure: str = "aligned_mse"
+) -> list[tuple[str, float]]:
+    """The defences, with their strengths, that work: the best of `attacks` fails, at a fair price.
+
+    Half of the mean image's error is left, and the service loses at most ten points of accuracy;
+    medians over victims and attackers. An attack without rows at a setting does not count there,
+    and nobody has shown that a better one would fail.
+
+    >>> from sltools.arena import Row, working
+    >>> trial = ("digits", "tiny", "top-k", 0.1, 0)
+    >>> rows = [
+    ...     Row(*trial, "service", -1, "accuracy", 0.9, 0.1),
+    ...     Row(*trial, "UnSplit", 0, "aligned_mse", 0.03, 0.05),
+    ...     Row(*trial, "FORA", -1, "aligned_mse", 0.02, 0.05),
+    ... ]
+    >>> working(rows), working(rows, ["UnSplit"])
+    ([], [('top-k', 0.1)])
+    """
+    rows = list(rows)
+    lost = _accuracy_lost(rows)
+    enough = PROTECTED * _mean_image_error(rows, measure)
+    return [
+        key
+        for key, (_, errors) in best_attacks(rows, attacks, measure).items()
+        if lost[key] <= AFFORDABLE and statistics.median(errors) >= enough
+    ]
+
+
+def _accuracy_lost(rows: Sequence[Row]) -> dict[tuple[str, float], float]:
+    """Against no defence, or, where that was not tried, against the best one."""
+    accuracy = medians(rows, "service", "accuracy")
+    kept = {key: statistics.median(values) for key, values in accuracy.items()}
+    free = kept.get(("none", 0.0), max(kept.values()))
+    return {key: free - share for key, share in kept.items()}
+
+
+def _mean_image_error(rows: Sequence[Row], measure: str) -> float:
+    return statistics.median(row.baseline for row in rows if row.measure == measure)
+
+
 def frontier(
     rows: Iterable[Row],
-    attacks: Sequence[str] = ("UnSplit", "decoder"),
+    attacks: Sequence[str] = IMAGE_ATTACKS,
     measure: str = "aligned_mse",
 ) -> plots.Picture:
     """Draw privacy against utility: the least image error of `attacks` over the accuracy lost.
 
     Medians over victims and attackers, from the least to the greatest; strengths of one defence are
     joined and stand at their points. Accuracy is lost against no defence, or, where that was not
-    tried, against the best one. Up and left is better for the user: the shaded corner loses at most
-    ten points and leaves the attacks at least half of the mean image's error.
+    tried, against the best one. Up and left is better for the user: a defence is in the shaded
+    corner if it is `working`.
     """
     rows = list(rows)
-    accuracy = medians(rows, "service", "accuracy")
-    kept = {key: statistics.median(values) for key, values in accuracy.items()}
-    free = kept.get(("none", 0.0), max(kept.values()))
-    errors = [medians(rows, attack, measure) for attack in attacks]
+    best = best_attacks(rows, attacks, measure)
     series: dict[str, list[plots.Point]] = {}
-    for (defense, strength), share in kept.items():
-        better = min((error[defense, strength] for error in errors), key=statistics.median)
+    for (defense, strength), lost in _accuracy_lost(rows).items():
+        _, errors = best[defense, strength]
+        error = statistics.median(errors), min(errors), max(errors)
         name = f"{strength:g}" if strength else ""
-        error = statistics.median(better), min(better), max(better)
-        series.setdefault(defense, []).append((100 * (free - share), *error, name))
-    floor = statistics.median(row.baseline for row in rows if row.measure == measure)
-    ylabel = f"{measure.replace('_mse', '')} image error, {' or '.join(attacks)}"
+        series.setdefault(defense, []).append((100 * lost, *error, name))
+    floor = _mean_image_error(rows, measure)
+    by = " or ".join(attacks) if len(attacks) < 3 else f"best of {len(attacks)} attackers"
+    ylabel = f"{measure.replace('_mse', '')} image error, {by}"
     xlabel = "accuracy of the service that is lost, in points"
-    return plots.frontier(series, xlabel, ylabel, {"mean image": floor}, (10, floor / 2))
+    corner = 100 * AFFORDABLE, PROTECTED * floor
+    return plots.frontier(series, xlabel, ylabel, {"mean image": floor}, corner)
