@@ -37,7 +37,7 @@ SINGLE_SAMPLES = {"tiny": 64, "quick": 320, "full": 1000}
 DECODER_STEPS = {"tiny": 30, "quick": 300, "full": 3000}
 # Attackers with data: their steps, their labelled images, and the client's training images beside
 # the targets that they see sent (never the images themselves).
-SURROGATE_STEPS = {"tiny": 20, "quick": 100, "full": 2000}
+SURROGATE_STEPS = {"tiny": 20, "quick": 250, "full": 2000}
 AUXILIARY_IMAGES = {"tiny": 100, "quick": 200, "full": 5000}  # and at most 5 of 9 test images
 TRAFFIC = {"tiny": 100, "quick": 1000, "full": 2000}
 WITH_DATA: dict[str, type[SurrogateAttack]] = {"SDAR": SDAR, "PCAT": PCAT, "FORA": FORA}
