@@ -42,10 +42,13 @@ TARGETS = 10
 TRAFFIC = 2000  # of the client's images cross the wire beside the targets
 STEPS = {"digits": 500, "mnist": 2000}
 BATCH = 64  # or all images, where there are fewer
+# With many images, after convolutions, a network decodes better than what is fitted at the end.
+MANY, NETWORK_DECODER = 1000, {"decoder": "network", "batch": 32}
 RIVAL_STEPS = {"digits": 2000, "mnist": 7500}
 COUNTS = {"digits": 200, "mnist": 5000}  # auxiliary images of the study of depth
 CURVE = {"digits": (50, 100, 340), "mnist": (50, 500)}  # how many, beside COUNTS
 STAGES = ("pool1", "pool2", "fc1", "relu4")
+MAPS = ("pool1", "pool2")
 VARIED = ("pool2", "fc1")  # the stages at which number and kind of the images are varied
 SAME, HALF = "the same", "half of the classes"
 KIND_COUNTS = {"digits": 100, "mnist": 500}
@@ -256,8 +259,10 @@ def _labels_inferred(dataset: data.Dataset, case: Case) -> Scores:
 
 
 def _attack(dataset: data.Dataset, case: Case) -> SurrogateAttack:
-    batch = min(BATCH, case.images)
-    return ATTACKS[case.attack](steps=STEPS[dataset.name], batch=batch, seed=_seed(case))
+    settings: dict[str, Any] = {"batch": min(BATCH, case.images)}
+    if case.images >= MANY and case.stage in MAPS:
+        settings = NETWORK_DECODER
+    return ATTACKS[case.attack](steps=STEPS[dataset.name], seed=_seed(case), **settings)
 
 
 def _seed(case: Case) -> int:
@@ -384,6 +389,7 @@ def facts_of(name: str) -> dict[str, Any]:
         "attacks": {
             key: asdict(attack(steps=STEPS[name], batch=BATCH)) for key, attack in ATTACKS.items()
         },
+        "after_convolutions": [f"from {MANY} images", NETWORK_DECODER],
         "known_weights_ridge": ORACLE_RIDGE,
         "own_network_steps": RIVAL_STEPS[name],
         "versions": devices.versions("scikit-learn"),
