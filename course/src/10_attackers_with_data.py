@@ -593,16 +593,22 @@ of_record("digits, UnSplit at fc1 and relu4",
           share_of_class_mean("digits", "UnSplit", ["fc1", "relu4"]), ">", 2)  # fmt: skip
 of_record("digits, the better of PCAT and SDAR at fc1",
           min(share_of_class_mean("digits", name, ["fc1"]) for name in ("PCAT", "SDAR")),
-          "<", 0.9)  # fmt: skip
+          "<", 0.6)  # fmt: skip
 of_record("mnist, the better of PCAT and SDAR at fc1",
           min(share_of_class_mean("mnist", name, ["fc1"]) for name in ("PCAT", "SDAR")),
-          "<", 0.9)  # fmt: skip
+          "<", 0.7)  # fmt: skip
 of_record("digits, UnSplit and FORA at pool1",
           [share_of_class_mean("digits", name, ["pool1"]) for name in ("UnSplit", "FORA")],
           "<", 0.5)  # fmt: skip
+best_at_pool1 = min(middle("digits", name, "pool1", "raw_mse") for name in ATTACKS)
+of_record("digits, pool1: UnSplit's error divided by the best with images",
+          middle("digits", "UnSplit", "pool1", "raw_mse") / best_at_pool1, "<", 1.3)  # fmt: skip
+of_record("digits, the better of PCAT and SDAR at relu4",
+          min(share_of_class_mean("digits", name, ["relu4"]) for name in ("PCAT", "SDAR")),
+          "<", 0.85)  # fmt: skip
 of_record("digits, FORA at fc1 and relu4",
           share_of_class_mean("digits", "FORA", ["fc1", "relu4"]), ">", 1.2)  # fmt: skip
-of_record("digits, the bound at fc1", share_of_class_mean("digits", BOUND, ["fc1"]), "<", 0.6)
+of_record("digits, the bound at fc1", share_of_class_mean("digits", BOUND, ["fc1"]), "<", 0.4)
 print("recorded, what is not explained of the smashed data, as a share of their variance:")
 of_record("digits, FORA at fc1", middle("digits", "FORA", "fc1", "feature_loss"), "<", 0.3)
 print("recorded, accuracy of the surrogate before the server's layers:")
@@ -623,12 +629,13 @@ of_record("at fc1", ahead["fc1"], "<", 0.02)
 # Read for the digits, in three lines:
 #
 # * **With nothing**, the first dense layer is the end, as lesson 05 said. Before it, nothing can be
-#   enough: after the first pooling UnSplit does better than all that have images.
+#   enough: after the first pooling UnSplit does as well as all who have images.
 # * **With images and no labels**, FORA gets through convolutions, and the dense layer stops it:
 #   surrogate and images explain most of the smashed data, and both are wrong. You saw above how a
 #   surrogate can look right and be wrong.
-# * **With labelled images**, the dense layer is a step in the curve and no wall. The labels and the
-#   server's own layers say which of the many surrogates is the right one.
+# * **With labelled images**, the dense layer is a step in the curve and no wall; the errors stay
+#   below the mean of the class at every stage. The labels and the server's own layers say which of
+#   the many surrogates is the right one.
 #
 # The network tells another story. After the first pooling PCAT's surrogate is a copy: it agrees
 # with the victim more than either rival. After the first dense layer it agrees no more than a
@@ -693,13 +700,17 @@ def against_class(name, count, stage="fc1"):
 
 enough = [n for n in numbers_of("digits") if against_class("PCAT", n) < 1]
 compare(guess_enough, min(enough), "digits, fc1: images that PCAT needs, of those tried")
-claim_at = {name: against_class(name, 200) for name in ATTACKS}
+of_record("digits, fc1, 50 images: PCAT's error, divided by that of the mean of the class",
+          against_class("PCAT", 50), "<", 1)  # fmt: skip
 of_record("digits, fc1, 340 images: PCAT's error as a share of that with 50",
           middle("digits", "PCAT", "fc1", "sent_mse", count=340)
-          / middle("digits", "PCAT", "fc1", "sent_mse", count=50), "<", 0.9)  # fmt: skip
+          / middle("digits", "PCAT", "fc1", "sent_mse", count=50), "<", 0.8)  # fmt: skip
+of_record("digits, fc1: FORA's error, divided by that of the mean of the class, with any number",
+          [against_class("FORA", n) for n in numbers_of("digits")], ">", 1)  # fmt: skip
 
 # %% [markdown]
-# TEXT
+# Fifty are enough: five of each class. More help, and leave a gap to the bound, which shrinks as
+# well. Without labels no number of images that was tried is enough.
 #
 # And if the images are of another kind? The next attackers have 100 images each: digits 0 to 4
 # only, digits of MNIST (another hand and another scanner), or grey photographs. Which of them do
@@ -764,7 +775,7 @@ of_record("recorded, digits: SDAR's error divided by PCAT's",
           [factor("digits", stage) for stage in stages_of("digits")], "<", 2)  # fmt: skip
 
 # %% [markdown]
-# TEXT3. There is a reason why it is no more: the client's network is narrow, and
+# SDAR is ahead, but not by much. Its surrogate has a handicap: the client's network is narrow, and
 # narrow networks may start crippled. A ReLU that is off for every image passes no gradient back, so
 # its channel is **dead** and stays so. How many of twenty fresh networks of the client's shape have
 # a dead channel after `pool1`?
@@ -815,11 +826,16 @@ of_record("the better of the attacks, ahead of the support vector machine by",
           - private_labels["support vectors"], "<", 0.02)  # fmt: skip
 
 # %% [markdown]
-# The last row never saw a feature, but was given the private images, which nobody sends. TEXT4
+# The last row was shown the private images themselves, which nobody sends: through the wire the
+# attackers see the classes about as well as if they had the images.
 #
 # * **Noise and other defences**: [lesson 08](08_defences.ipynb) sets these attackers on all of its
 #   defences.
-# * **Less to compare with**: few images, or of another kind (above). No client can arrange that.
+# * **Less to compare with**: images of another kind (above). No client can arrange that.
+#
+# Not everything needs an image to come back. A surrogate also tells a property of the image that no
+# task asked for, and smashed data may tell who was in the training; the appendix
+# [Attributes and members](appendix/10_attributes_and_members.ipynb) measures both.
 #
 # **The clinic** can answer: a deep cut protects against a vendor that has nothing, and such a
 # vendor is hard to find. Ask what data the vendor has before you ask how deep to cut; a patient
