@@ -15,6 +15,7 @@ from sltools.attacks import FORA, PCAT, SDAR, CuriousServer, SurrogateResult, ne
 from sltools.attacks.alignment import Samples, mk_mmd
 from sltools.attacks.auxiliary import Auxiliary
 from sltools.attacks.regression import _least_squares, fitted_decoder
+from sltools.attacks.surrogate import SurrogateTraining
 from sltools.data import Split
 from sltools.errors import AttackError, DataError, NotObservable
 from sltools.messages import Message
@@ -233,6 +234,34 @@ def test_a_decoder_network_learns_along_as_published(name: str, cut: str, tmp_pa
 
 def _without_network(name: str) -> dict[str, Any]:
     return {"SDAR": {"realism": 0.0}, "PCAT": {"fine_tuning": 0}, "FORA": {}}[name]
+
+
+def test_a_defence_is_named_copied_and_checked() -> None:
+    view, noise = _session("pool1").observe(_secret()), defenses.GaussianNoise(1.0, 0)
+    runs = [FORA(**SHORT)(view, _own(), defense=noise) for _ in range(2)]
+    assert same(*map(_networks, runs)) and "client's defence" in runs[0].knowledge
+    with pytest.raises(AttackError, match="a function of a message's kind"):
+        FORA(**SHORT)(view, _own(), defense="noise")  # type: ignore[arg-type]
+    with pytest.raises(AttackError, match="keeps their shape"):
+        FORA(**SHORT)(view, _own(), defense=lambda kind, sent: sent[:1])
+
+
+def test_one_image_is_decoded_as_well_as_among_many() -> None:
+    digits = data.load("digits")
+    session = _session("pool1", epochs=2)
+    surrogate = FORA(steps=60, batch=32)(session.observe(digits.train.images[:100]), _own())
+    training = SurrogateTraining(
+        FORA(batch=8), _own(), session.observe(_secret()).smashed, server=None, client=None,
+        label_private=False,
+    )  # fmt: skip
+    training.surrogate.load_state_dict(surrogate.clone.state_dict())
+    errors = []
+    for count in (1, 60):
+        images = digits.test.images[100 : 100 + count]
+        found = training.result(session.observe(images).smashed, (), 0.0)
+        errors.append(metrics.mse(found.inputs[:1], images[:1]).item())
+    mean = metrics.mse(_own().images.mean(0)[None], digits.test.images[100:101]).item()
+    assert errors[0] < max(2 * errors[1], 0.5 * mean)
 
 
 def test_fine_tuned_images_explain_more_of_the_smashed_data() -> None:

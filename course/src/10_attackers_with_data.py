@@ -401,7 +401,7 @@ claim("accuracy of the control's surrogate", control_right, ">", 0.6)
 # ## Nothing to notice
 #
 # The papers run these attacks during training, a step for each batch that arrives. Our
-# `CuriousServer` does: it answers first, as an honest server would, then takes its step. Below is a
+# `CuriousServer` does: it makes the answer of an honest server, and takes its step. Below is a
 # short training beside each of the two, from the same weights, in the same order. How many of the
 # messages to the client differ?
 
@@ -431,7 +431,9 @@ assert differ == 0 or device != "cpu"
 
 # %% [markdown]
 # A digest is equal only if all bits are. So what [lesson 09](09_malicious_server.ipynb) says of
-# curious servers holds here: no detector of the client's, present or future, can see this attack.
+# curious servers holds here: no detector can tell this attack by *what* the client receives. It
+# could by *when*: our server answers later by the step that it takes first, and a careful one would
+# send first, or attack its records at night.
 
 # %% [markdown]
 # ## Recorded: how deep is deep enough now?
@@ -749,8 +751,8 @@ compare(guess_kinds, len(harm), f"of three kinds, those that are below it: {harm
 # ## What is it worth to know the architecture?
 #
 # SDAR is told the client's architecture, and builds its surrogate so. PCAT knows only shapes, and
-# takes a network of its own design that is a good deal wider. One would think that SDAR's errors
-# are smaller everywhere. By which factor, after fc1, on the digits?
+# takes a network of its own design that is a good deal wider. By which factor is SDAR ahead, after
+# fc1, on the digits?
 
 # %%
 guess_factor = None  # your guess: SDAR's error divided by PCAT's
@@ -775,8 +777,10 @@ of_record("recorded, digits: SDAR's error divided by PCAT's",
           [factor("digits", stage) for stage in stages_of("digits")], "<", 2)  # fmt: skip
 
 # %% [markdown]
-# SDAR is ahead, but not by much. Its surrogate has a handicap: the client's network is narrow, and
-# narrow networks may start crippled. A ReLU that is off for every image passes no gradient back, so
+# Not by much, and not all of it is due to the architecture: the two also differ in learning rate,
+# discriminator and starts. **Hiding the architecture is no defence**: PCAT does not know it. It may
+# even be a burden. The client's network is narrow, and narrow networks may start crippled: a ReLU
+# that is off for every image passes no gradient back, so
 # its channel is **dead** and stays so. How many of twenty fresh networks of the client's shape have
 # a dead channel after `pool1`?
 
@@ -800,9 +804,8 @@ claim("of twenty, those with a dead channel", crippled, ">", 4)
 claim("dead channels of SDAR's surrogate at its start", dead(start), "<", 1)
 
 # %% [markdown]
-# So our SDAR draws eight networks and takes the one with the fewest; before it did, its images at
-# the shallow cuts were the worst of all. A wide network has channels to spare. **Hiding the
-# architecture is no defence**: PCAT does not know it.
+# So our SDAR draws eight networks and takes the one with the fewest. A wide network has channels to
+# spare.
 
 # %% [markdown]
 # ## What answers it

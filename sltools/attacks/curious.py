@@ -21,9 +21,10 @@ class CuriousServer(Server):
     """A server that is honest in all that it sends, and trains an attack beside the client.
 
     `attack` is SDAR, PCAT or FORA and `auxiliary` the attacker's own images; `client` is the
-    client's architecture, for an attack that uses it. For each message it answers as an honest
-    server, then takes one step of the attack. Whatever goes wrong there the client does not notice:
-    the attack ends, and `invert` raises what ended it. `options` are those of `Server`. Raises
+    client's architecture, for an attack that uses it. For each message it makes the answer of an
+    honest server and takes one step of the attack: the answers are the same, bit for bit, and come
+    later by that step. Whatever goes wrong there, the client gets its answers: the attack ends, and
+    `invert` raises what ended it. `options` are those of `Server`. Raises
     AttackError for auxiliary data that are none.
 
     >>> from sltools import data, models, protocol

@@ -21,8 +21,8 @@ class PCAT(SurrogateAttack):
     as they are, to classify the attacker's images; each batch has the labels of the client's.
     Beside a training it lets the first `late_start` batches pass, while the server knows nothing.
     In the label-private setting a pseudo-head learns along, and the labels are not aligned.
-    At last it takes `fine_tuning` steps on the pixels of each decoded image, towards one of which
-    the pseudo-client makes what was sent (they do harm in our study of depth, hence 0).
+    At last it takes `fine_tuning` steps on the pixels of each decoded image, towards one that the
+    pseudo-client would send as the client did.
 
     Beyond the paper there are `mmd` and the fitted decoder (see SurrogateAttack).
 

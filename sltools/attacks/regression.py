@@ -18,6 +18,11 @@ class Moments(NamedTuple):
     mean: Tensor
     variance: Tensor
 
+    @classmethod
+    def of(cls, smashed: Tensor) -> "Moments":
+        """Those of smashed data (N, ...)."""
+        return cls(smashed.mean(0), smashed.var(0, correction=0))
+
 
 def fitted_decoder(
     smashed: Tensor, images: Tensor, *, ridge: float, seed: int, sent: Moments | None = None
@@ -25,8 +30,9 @@ def fitted_decoder(
     """Fit an inverse network to pairs of smashed data (N, ...) and images (N, C, H, W) in [0, 1].
 
     A dense layer with random weights, a ReLU, and a dense layer whose weights have the least mean
-    squared error plus `ridge` times their sum of squares (random features: Rahimi and Recht, NIPS
-    2007). Weights come from the stream (`seed`, "random features").
+    squared error plus a `ridge` on their squares (random features: Rahimi and Recht, NIPS 2007; the
+    2,000 features count as divided by the root of their number). Weights come from the stream
+    (`seed`, "random features").
 
     `sent` are the moments of the smashed data that it is to decode, if those come from elsewhere:
     then each feature is standardised on either side, and counts the less, the more its spread
@@ -41,7 +47,7 @@ def fitted_decoder(
     (True, tensor(True))
     """
     flat, pixels = smashed.detach().flatten(1).double(), images.flatten(1).double()
-    own = Moments(flat.mean(0), flat.var(0, correction=0))
+    own = Moments.of(flat)
     sent = own if sent is None else Moments(*(part.detach().flatten().to(flat) for part in sent))
     trust = _alike(own.variance.sqrt(), sent.variance.sqrt())
     weight, bias = _random_weights(flat, seed)

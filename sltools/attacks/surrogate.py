@@ -41,6 +41,7 @@ Defense = Callable[[str, Tensor], Tensor]  # the signature of a client's `outgoi
 MEMORY = 0.05  # of the running mean and variance of the smashed data, for each batch
 FLOOR = 0.1  # least scale of a feature, as a share of the mean: some units are all but off
 DRAWS = 8  # of a known defence for each image that the decoder is fitted to
+FEW = 30  # smashed data, of which the moments say little
 
 
 @dataclass
@@ -88,7 +89,8 @@ class SurrogateAttack:
 
     The `decoder`, which inverts the surrogate, is fitted at the end, with `ridge`, by "least
     squares" (`fitted_decoder`), or it is a "network" that learns along at `decoder_lr`, as in the
-    papers. Fitted, it is better in our study, and costs a third.
+    papers; that costs three times as much, and pays with a thousand images or more, after
+    convolutions.
 
     Rates fall to zero along a cosine on a record, and stay beside a training, where there is one
     step for each message but the first `late_start`.
@@ -162,7 +164,7 @@ class SurrogateAttack:
                 training.learn(smashed[rows], None if labels is None else labels[rows], rate)
         return training.result(
             smashed,
-            knowledge=view.knowledge,
+            knowledge=(*view.knowledge, *(["client's defence"] if defense else [])),
             seconds=time.perf_counter() - start,
             interrupted=work.interrupted,
         )
@@ -239,7 +241,7 @@ class SurrogateTraining:
         defense: Defense | None = None,
     ) -> None:
         self.attack, self.device, self.shape = attack, smashed.device, tuple(smashed.shape[1:])
-        self._defense = defense
+        self._defense = _checked_defense(defense)
         self.auxiliary = Auxiliary(
             auxiliary,
             labelled=attack.uses_labels,
@@ -313,12 +315,13 @@ class SurrogateTraining:
         """Decode `smashed` (N, ...) and say what was found."""
         networks.check_smashed(smashed, self.shape)
         surrogate = _evaluating(self.surrogate)
-        decoder = self._fitted(surrogate) if self.decoder is None else _evaluating(self.decoder)
         head = None if self.head is None else _evaluating(self.head)
         smashed = smashed.to(self.device, torch.float32)
+        learned = None if self.decoder is None else _evaluating(self.decoder)
+        decoder = learned or self._fitted(surrogate, smashed)
         inputs = self.attack.refine(surrogate, networks.in_chunks(decoder, smashed), smashed)
         if not inputs.isfinite().all():
-            raise AttackError("the attack diverged: give a smaller lr or decoder_lr")
+            raise AttackError("the attack diverged: give a smaller lr")
         loss = networks.relative_error(surrogate, inputs, smashed)
         labels = (
             None if head is None else networks.in_chunks(self.classify, smashed).argmax(1).cpu()
@@ -344,20 +347,30 @@ class SurrogateTraining:
             labels=labels,
         )
 
-    def _fitted(self, surrogate: nn.Sequential) -> nn.Sequential:
-        """A decoder for what the surrogate, and a known defence, make of the attacker's images."""
+    def _fitted(self, surrogate: nn.Sequential, smashed: Tensor) -> nn.Sequential:
+        """A decoder of what the surrogate, and a known defence, make of the attacker's images.
+
+        If there are enough, it is made for `smashed` (N, ...), whose moments may be others.
+        """
         images = self.auxiliary.images.repeat(1 if self._defense is None else DRAWS, 1, 1, 1)
         made = self._defended(networks.in_chunks(surrogate, images))
         self._check_finite(made)
+        sent = Moments.of(smashed) if len(smashed) >= FEW else None
         return fitted_decoder(
-            made, images, ridge=self.attack.ridge, seed=self.attack.seed, sent=self._scale.moments
+            made, images, ridge=self.attack.ridge, seed=self.attack.seed, sent=sent
         )
 
     def _defended(self, made: Tensor) -> Tensor:
         """What the surrogate's messages would be; gradients pass as if nothing had been done."""
         if self._defense is None:
             return made
-        return made + (self._defense("smashed", made.detach()).to(made) - made).detach()
+        sent = self._defense("smashed", made.detach())
+        if sent.shape != made.shape:
+            raise AttackError(
+                f"the defense makes {tuple(sent.shape)} of smashed data {tuple(made.shape)}: give "
+                "one that keeps their shape"
+            )
+        return made + (sent.to(made) - made).detach()
 
     def _taught(self, labels: Tensor) -> Tensor:
         if self.head is None:
@@ -388,7 +401,7 @@ class SurrogateTraining:
         if not all(bool(part.isfinite().all()) for part in made):
             raise AttackError(
                 f"the attack diverged before step {self.step}: its networks make NaN or infinite "
-                "values. Give a smaller lr or decoder_lr"
+                "values. Give a smaller lr"
             )
 
     def _server_width(self, smashed: Tensor, label_private: bool) -> int:
@@ -449,20 +462,30 @@ class _Scale:
     """Brings each feature of smashed data to a mean of 0 and a variance of about 1."""
 
     def __init__(self, smashed: Tensor) -> None:
-        self.moments = Moments(smashed.mean(0), smashed.var(0, correction=0))
+        self._moments = Moments.of(smashed)
 
     def follow(self, smashed: Tensor) -> None:
         """Move mean and variance a little towards those of a batch (B, ...)."""
-        mean, variance = self.moments
+        mean, variance = self._moments
         if len(smashed) > 1:  # one sample has no variance
             variance = variance.lerp(smashed.var(0, correction=0), MEMORY)
-        self.moments = Moments(mean.lerp(smashed.mean(0), MEMORY), variance)
+        self._moments = Moments(mean.lerp(smashed.mean(0), MEMORY), variance)
 
     def __call__(self, smashed: Tensor) -> Tensor:
-        mean, variance = self.moments
+        mean, variance = self._moments
         typical = variance.mean().sqrt()
         least = torch.where(typical > 0, FLOOR * typical, 1.0)
         return (smashed - mean) / (variance.sqrt() + least)
+
+
+def _checked_defense(defense: Defense | None) -> Defense | None:
+    """A copy, which draws random numbers of its own; AttackError if it cannot be called."""
+    if defense is not None and not callable(defense):
+        raise AttackError(
+            "the defense is a function of a message's kind and its tensor, such as a client's "
+            f"outgoing, not {defense!r}"
+        )
+    return copy.deepcopy(defense)
 
 
 def _training(network: nn.Module) -> None:
