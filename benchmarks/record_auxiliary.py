@@ -30,7 +30,7 @@ from torch.nn.functional import interpolate
 
 from benchmarks import reproduce, write_facts
 from sltools import data, devices, experiments, lessons, metrics, protocol, storage
-from sltools.attacks import FORA, PCAT, SDAR, networks
+from sltools.attacks import FORA, PCAT, SDAR, DecoderInversion, networks
 from sltools.attacks.regression import fitted_decoder
 from sltools.attacks.surrogate import SurrogateAttack
 from sltools.errors import SltoolsError
@@ -222,13 +222,16 @@ def _attacked(dataset: data.Dataset, case: Case) -> Scores:
 
 
 def _known_weights(dataset: data.Dataset, case: Case) -> Scores:
-    """A bound, as far as one method goes: the decoder is fitted to what the client itself makes."""
+    """A bound, as far as one method goes: a decoder of what the client itself makes of images."""
     session = protocol.recut(_victim(dataset, "pool1", case.victim), case.stage)
     (own, _), sent = _auxiliary(dataset, case), _sent(dataset)
+    view = session.observe(sent.images, grants=["client_model"])
+    if case.images >= MANY and case.stage in MAPS:
+        network = DecoderInversion(steps=STEPS[dataset.name], seed=_seed(case))
+        return _image_scores(finished(network(view, own.images)).inputs, own, sent)
     made = networks.in_chunks(session.client.front, own.images)
     decoder = fitted_decoder(made, own.images, ridge=ORACLE_RIDGE, seed=_seed(case))
-    images = networks.in_chunks(decoder, session.observe(sent.images).smashed)
-    return _image_scores(images, own, sent)
+    return _image_scores(networks.in_chunks(decoder, view.smashed), own, sent)
 
 
 def _without_attack(dataset: data.Dataset, case: Case) -> Scores:
@@ -452,14 +455,19 @@ def _unsplit_line(dataset: str, stage: str) -> str:
 def varied_table(rows: list[Row]) -> str:
     """Median errors over all that was sent, by kind and number of the attacker's images.
 
-    For a rival without a client, and after the comma, accuracy.
+    In brackets above: of how many victims, at most. For a rival without a client, and after the
+    comma: accuracy.
     """
     rows = [row for row in rows if row.stage in (*VARIED, "")]
     draws = sorted({(row.kind != SAME, row.kind, row.images) for row in rows})
-    lines = [
-        "| cut | attacker | " + " | ".join(f"{kind}, {count}" for _, kind, count in draws) + " |",
-        "|---|---|" + "---|" * len(draws),
+    victims = [
+        len({row.victim for row in rows if (row.kind, row.images) == (kind, count)})
+        for _, kind, count in draws
     ]
+    heads = [
+        f"{kind}, {count} [{runs}]" for (_, kind, count), runs in zip(draws, victims, strict=True)
+    ]
+    lines = [f"| cut | attacker | {' | '.join(heads)} |", "|---|---|" + "---|" * len(draws)]
     for stage, attack in dict.fromkeys((row.stage, row.attack) for row in rows):
         cells = []
         for _, kind, count in draws:

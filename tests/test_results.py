@@ -64,9 +64,24 @@ def test_the_tables_of_attackers_with_data_are_those_of_the_record() -> None:
     for name in record_auxiliary.STEPS:
         rows = record_auxiliary.read(lessons.course() / "results" / f"auxiliary_{name}.csv")
         assert rows and all(table(rows) in PAGE for table in record_auxiliary.TABLES)
+        assert name != "mnist" or record_auxiliary.reported_table(rows) in PAGE
         record_auxiliary.check_settings(
             lessons.course() / "results" / f"auxiliary_{name}.json", record_auxiliary.facts_of(name)
         )
+
+
+def test_few_labels_are_worth_more_with_the_split_than_without() -> None:
+    rows = record_auxiliary.read(lessons.course() / "results" / "auxiliary_digits.csv")
+    right = [
+        statistics.median(
+            row.accuracy
+            for row in rows
+            if (row.stage, row.attack, row.images, row.kind) == (*rival, 50, "the same")
+            and row.accuracy is not None
+        )
+        for rival in (("pool2", "PCAT"), ("", "support vectors"))
+    ]
+    assert f"PCAT has {right[0]:.0%} and the machine {right[1]:.0%}" in PROSE
 
 
 def test_the_tables_of_attributes_and_members_are_those_of_the_record() -> None:

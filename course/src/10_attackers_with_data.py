@@ -278,17 +278,17 @@ for name, (mse, share) in scores.items():
 # %%
 compare(guess_own, scores["PCAT"][1], "share of images nearest to their own original")
 claim("error as a share of the mean image's", scores["PCAT"][0] / scores["mean image"][0],
-      "<", 0.6)  # fmt: skip
+      "<", 0.4)  # fmt: skip
 claim("and of that of the mean of the class", scores["PCAT"][0] / scores["mean of the class"][0],
-      "<", 1)  # fmt: skip
-claim("nearest to their own original", scores["PCAT"][1], ">", 0.05)
+      "<", 0.65)  # fmt: skip
+claim("nearest to their own original", scores["PCAT"][1], ">", 0.33)
 claim("class means, the same", scores["mean of the class"][1], "<", 0.02)
 
 # %% [markdown]
-# UnSplit ends above the mean image at this cut. Here digits come back, grainy, but with the slant
-# and the gaps of their originals. By raw error the gain over the mean of the class is not large,
-# and the mean looks neater. The last column says who knows more of the *image*: among a thousand,
-# a good many are recognised as themselves, and of the class means one for each class.
+# UnSplit ends above the mean image at this cut. Here digits come back, softened, but with the slant
+# and the gaps of their originals, at half of the error of the mean of the class. The last column
+# says who knows the *image*: of a thousand, more than a third are recognised as themselves, and of
+# the class means one for each class.
 
 # %% [markdown]
 # ## What is the surrogate worth?
@@ -527,7 +527,8 @@ for data_set in recorded:
 # not compared: the record grows
 RIVALS = ("support vectors", "own network")
 for data_set in recorded:
-    without = {name: middle(data_set, name, "", "agreement") for name in RIVALS}
+    there = [name for name in RIVALS if values(data_set, name, "", "agreement")]
+    without = {name: middle(data_set, name, "", "agreement") for name in there}
     if len(stages_of(data_set)) > 1:
         display(depth_figure(data_set, "agreement", "agreement with the victim", False, without))
 
@@ -604,7 +605,7 @@ of_record("digits, UnSplit and FORA at pool1",
           "<", 0.5)  # fmt: skip
 best_at_pool1 = min(middle("digits", name, "pool1", "raw_mse") for name in ATTACKS)
 of_record("digits, pool1: UnSplit's error divided by the best with images",
-          middle("digits", "UnSplit", "pool1", "raw_mse") / best_at_pool1, "<", 1.3)  # fmt: skip
+          middle("digits", "UnSplit", "pool1", "raw_mse") / best_at_pool1, "<", 2)  # fmt: skip
 of_record("digits, the better of PCAT and SDAR at relu4",
           min(share_of_class_mean("digits", name, ["relu4"]) for name in ("PCAT", "SDAR")),
           "<", 0.85)  # fmt: skip
@@ -631,7 +632,7 @@ of_record("at fc1", ahead["fc1"], "<", 0.02)
 # Read for the digits, in three lines:
 #
 # * **With nothing**, the first dense layer is the end, as lesson 05 said. Before it, nothing can be
-#   enough: after the first pooling UnSplit does as well as all who have images.
+#   enough: after the first pooling UnSplit does nearly as well as those who have images.
 # * **With images and no labels**, FORA gets through convolutions, and the dense layer stops it:
 #   surrogate and images explain most of the smashed data, and both are wrong. You saw above how a
 #   surrogate can look right and be wrong.
@@ -715,11 +716,11 @@ of_record("digits, fc1: FORA's error, divided by that of the mean of the class, 
 # well. Without labels no number of images that was tried is enough.
 #
 # And if the images are of another kind? The next attackers have 100 images each: digits 0 to 4
-# only, digits of MNIST (another hand and another scanner), or grey photographs. Which of them do
-# still harm after `fc1`?
+# only, digits of MNIST (other hands and another scanner), or grey photographs of CIFAR-10, which
+# have no labels of use. Which of them still get below the mean of the class after `fc1`?
 
 # %%
-guess_kinds = None  # your guess: how many of the three are below the mean of the class, with PCAT
+guess_kinds = None  # your guess: how many of the three
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the record grows
@@ -741,11 +742,24 @@ for kind in kinds:
     print(f"{kind:22}" + "".join(f"{share:14.2f}" for share in cells))
 
 # %%
-harm = [kind for kind in kinds[1:] if share_with("PCAT", "fc1", kind) < 1]
-compare(guess_kinds, len(harm), f"of three kinds, those that are below it: {harm}")
+harm = [kind for kind in kinds[1:] if any(share_with(n, "fc1", kind) < 0.9 for n in ATTACKS)]
+compare(guess_kinds, len(harm), f"of three kinds, those below nine tenths of it: {harm}")
+of_record("recorded, fc1, half of the classes: the least error of the three attacks, as a share",
+          min(share_with(name, "fc1", "half of the classes") for name in ATTACKS),
+          ">", 0.9)  # fmt: skip
+mean_image_share = middle("digits", "FORA", "fc1", "mean_image_mse", count=few) / middle(
+    "digits", "FORA", "fc1", "class_mean_mse", count=few
+)
+of_record("recorded, fc1 and pool2, images of MNIST: as a multiple of the mean image's",
+          [share_with(name, stage, "mnist") / mean_image_share
+           for name in ATTACKS for stage in ("pool2", "fc1")], ">", 1.5)  # fmt: skip
 
 # %% [markdown]
-# TEXT2
+# None of them. With half of the classes missing the images come out about as well as the mean of
+# the class, which is to say that little came back. Digits of another source are a hindrance: the
+# decoder draws what it knows, and ends far above even the mean image. **Few images are enough if
+# they are of the very same kind; here the attack ends.** (An attacker might do something about a
+# foreign scanner. We did not try.)
 
 # %% [markdown]
 # ## What is it worth to know the architecture?
@@ -777,12 +791,12 @@ of_record("recorded, digits: SDAR's error divided by PCAT's",
           [factor("digits", stage) for stage in stages_of("digits")], "<", 2)  # fmt: skip
 
 # %% [markdown]
-# Not by much, and not all of it is due to the architecture: the two also differ in learning rate,
-# discriminator and starts. **Hiding the architecture is no defence**: PCAT does not know it. It may
-# even be a burden. The client's network is narrow, and narrow networks may start crippled: a ReLU
-# that is off for every image passes no gradient back, so
-# its channel is **dead** and stays so. How many of twenty fresh networks of the client's shape have
-# a dead channel after `pool1`?
+# Not by much, at some stages not at all, and not all of it is due to the architecture: the two also
+# differ in learning rate, discriminator and starts. **Hiding the architecture is no defence**: PCAT
+# does not know it. It may even be a burden. The client's network is narrow, and narrow networks may
+# start crippled: a ReLU that is off for every image passes no gradient back, so its channel is
+# **dead** and stays so. How many of twenty fresh networks of the client's shape have a dead channel
+# after `pool1`?
 
 # %%
 guess_dead = None  # your guess, 0 to 20
@@ -827,10 +841,13 @@ for name, share in private_labels.items():
 of_record("the better of the attacks, ahead of the support vector machine by",
           max(private_labels[name] for name in ("PCAT", "SDAR"))
           - private_labels["support vectors"], "<", 0.02)  # fmt: skip
+unlucky = min(values("digits", "PCAT", "pool1-relu4", "accuracy", count=250))
+of_record("PCAT with its worst victim", unlucky, "<", 0.1)
 
 # %% [markdown]
 # The last row was shown the private images themselves, which nobody sends: through the wire the
-# attackers see the classes about as well as if they had the images.
+# attackers see the classes about as well as if they had the images. But alignment without labels
+# can go wrong altogether: with one victim of three PCAT took every class for another one.
 #
 # * **Noise and other defences**: [lesson 08](08_defences.ipynb) sets these attackers on all of its
 #   defences.
