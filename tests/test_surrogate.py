@@ -477,12 +477,13 @@ def test_auxiliary_data_are_neither_trained_on_nor_attacked(count: int, seed: in
 
 @given(count=st.integers(2, 40), seed=st.integers(0, 5))
 @settings(max_examples=10, deadline=None)
-def test_both_forms_of_least_squares_agree(count: int, seed: int) -> None:
+def test_no_other_weights_have_less_squared_error(count: int, seed: int) -> None:
     draw = torch.Generator().manual_seed(seed)
-    features, wanted = (torch.rand(count, width, generator=draw).double() for width in (20, 3))
-    found = _least_squares(features, wanted, ridge=0.01)
+    features, wanted = (torch.rand(count, width, generator=draw) for width in (20, 3))
+    parts = zip(features.split(7), wanted.split(7), strict=True)
+    found = _least_squares(parts, ridge=0.01)
     slope = features.T @ (features @ found - wanted) + 0.01 * count * 20 * found
-    assert slope.abs().max() < 1e-9  # no other weights have less
+    assert slope.abs().max() < 1e-3
 
 
 @given(count=st.integers(1, 30), seed=st.integers(0, 5))

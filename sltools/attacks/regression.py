@@ -1,5 +1,6 @@
 """An inverse network in closed form: random features of the smashed data, and least squares."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -9,6 +10,7 @@ from torch.nn.utils import skip_init
 from sltools import seeds
 
 FEATURES = 2000
+CHUNK = 500  # pairs whose features are held at once
 TINY = 1e-12
 
 
@@ -46,14 +48,18 @@ def fitted_decoder(
     >>> decoder(smashed).shape == images.shape, (decoder(smashed) - images).abs().max() < 0.05
     (True, tensor(True))
     """
-    flat, pixels = smashed.detach().flatten(1).double(), images.flatten(1).double()
+    flat, pixels = smashed.detach().flatten(1), images.flatten(1)
     own = Moments.of(flat)
     sent = own if sent is None else Moments(*(part.detach().flatten().to(flat) for part in sent))
     trust = _alike(own.variance.sqrt(), sent.variance.sqrt())
     weight, bias = _random_weights(flat, seed)
     mean = pixels.mean(0)
-    features = (_standard(flat, own, trust) @ weight.T + bias).relu()
-    solution = _least_squares(features, pixels - mean, ridge)
+    parts = zip(flat.split(CHUNK), pixels.split(CHUNK), strict=True)
+    pairs = (
+        ((_standard(some, own, trust) @ weight.T + bias).relu(), wanted - mean)
+        for some, wanted in parts
+    )
+    solution = _least_squares(pairs, ridge)
     read = weight * _standard(sent.mean + 1, sent, trust)  # weights for data that are not standard
     first = _dense(read, bias - read @ sent.mean)
     layers = [nn.Flatten(), first, nn.ReLU(), _dense(solution.T, mean)]
@@ -86,14 +92,13 @@ def _dense(weight: Tensor, bias: Tensor) -> nn.Linear:
     return layer
 
 
-def _least_squares(features: Tensor, wanted: Tensor, ridge: float) -> Tensor:
-    """Weights (F, P) that make the most of `features` (N, F) for `wanted` (N, P)."""
-    count, width = features.shape
-    penalty = ridge * count * width  # as if features had been divided by the root of their number
-    if count < width:
-        kernel = features @ features.T
-        kernel.diagonal().add_(penalty)
-        return features.T @ torch.linalg.solve(kernel, wanted)
-    kernel = features.T @ features
-    kernel.diagonal().add_(penalty)
-    return torch.linalg.solve(kernel, features.T @ wanted)
+def _least_squares(pairs: Iterable[tuple[Tensor, Tensor]], ridge: float) -> Tensor:
+    """Weights (F, P) that make the most of features (N, F) for wanted (N, P), given in parts."""
+    count, gram, cross = 0, torch.zeros(()), torch.zeros(())
+    for part, wanted in pairs:
+        features = part.double()
+        count += len(features)
+        gram = gram.to(features) + features.T @ features
+        cross = cross.to(features) + features.T @ wanted.double()
+    gram.diagonal().add_(ridge * count * len(gram))
+    return torch.linalg.solve(gram, cross).float()

@@ -40,7 +40,8 @@ Defense = Callable[[str, Tensor], Tensor]  # the signature of a client's `outgoi
 
 MEMORY = 0.05  # of the running mean and variance of the smashed data, for each batch
 FLOOR = 0.1  # least scale of a feature, as a share of the mean: some units are all but off
-DRAWS = 8  # of a known defence for each image that the decoder is fitted to
+DRAWS = 8  # of a known defence for each image that the decoder is fitted to,
+ENOUGH = 4000  # up to so many pairs
 FEW = 30  # smashed data, of which the moments say little
 
 
@@ -352,7 +353,9 @@ class SurrogateTraining:
 
         If there are enough, it is made for `smashed` (N, ...), whose moments may be others.
         """
-        images = self.auxiliary.images.repeat(1 if self._defense is None else DRAWS, 1, 1, 1)
+        images = self.auxiliary.images
+        if self._defense is not None:
+            images = images.repeat(min(DRAWS, max(1, ENOUGH // len(images))), 1, 1, 1)
         made = self._defended(networks.in_chunks(surrogate, images))
         self._check_finite(made)
         sent = Moments.of(smashed) if len(smashed) >= FEW else None
