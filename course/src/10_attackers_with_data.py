@@ -860,7 +860,7 @@ of_record("PCAT with its worst victim", unlucky, "<", 0.1)
 # **The clinic** can answer: a deep cut protects against a vendor that has nothing, and such a
 # vendor is hard to find. Ask what data the vendor has before you ask how deep to cut; a patient
 # should be told that somebody with labelled scans can read part of the image after a dense layer,
-# and that nobody will notice.
+# and that nothing that is sent will tell.
 
 # %%
 # what `sltools sweep` keeps of this lesson

@@ -322,8 +322,8 @@ def _batches(seed: int) -> tuple[Tensor, Tensor, Tensor]:
         "No `no_grad` and no `detach` on the way: the gradient has to pass through the server's "
         "layers to reach the surrogate. Update it inside `torch.no_grad()`.",
     ),
-    meaning="The honest training goes on as if nothing had happened, bit for bit. That is why no "
-    "client can notice.",
+    meaning="The honest training goes on as if nothing had happened, bit for bit: what a client is "
+    "sent does not tell.",
 )
 def _frozen_step(answer: Answer, seed: int) -> None:
     surrogate, server, images, labels, lr = _vendor(seed)
