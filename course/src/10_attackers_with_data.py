@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   sltools:
-#     minutes: 55
+#     minutes: 65
 #     alternative: {cut: pool2}
 # ---
 
@@ -26,7 +26,7 @@
 # **Prerequisites.** [Lesson 04](04_inversion_and_stealing.ipynb) (the attack *UnSplit*) and
 # [lesson 05](05_how_deep.ipynb) (depth). [Lesson 09](09_malicious_server.ipynb) helps.
 #
-# **Time.** About 55 minutes (estimated).
+# **Time.** About 65 minutes (estimated).
 
 # %% [markdown]
 # ## Threat card

@@ -367,8 +367,8 @@ of_record("found at 1% false alarms, every signal but the messages",
 # rival who never met it, with each victim. Of what the loss seems to find beside 0.5, most is the
 # rival's as well: some images are easy for *every* network.
 #
-# **The clinic** can answer: a vendor that sees ten logits, of which no image was decoded here, still
-# reads a property off them, so "no image comes back" is not "nothing is learnt". And whoever serves
+# **The clinic** can answer: a vendor that sees ten logits, of which no image was decoded here, can
+# read a property off them, so "no image comes back" is not "nothing is learnt". And whoever serves
 # the training can look up who took part; whoever comes later learns next to nothing of it from
 # these networks.
 #
