@@ -338,7 +338,8 @@ def test_the_arena_rows_are_the_recorded_ones() -> None:
 def test_a_defence_works_only_where_the_best_attacker_fails() -> None:
     rows = arena.read(lessons.course() / "results" / "arena_digits.csv")
     settings = arena.medians(rows, "service", "accuracy")
-    assert not arena.working(rows) and f"None of the {len(settings)} settings does, and none would" in PROSE
+    assert not arena.working(rows)
+    assert f"None of the {len(settings)} settings does, and none would" in PROSE
     alone = arena.working(rows, ["UnSplit"])
     names = [f"{defense} {strength:g}" for defense, strength in alone]
     assert f"Were UnSplit alone, {', '.join(names[:-1])} and {names[-1]} would" in PROSE
