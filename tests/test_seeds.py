@@ -71,6 +71,7 @@ SEEDED = {
     "LabelInference": attacks.LabelInference,
     "Hijacking": attacks.Hijacking,
     "GaussianNoise": lambda seed: defenses.GaussianNoise(0.5, seed),
+    "MembershipInference": attacks.MembershipInference,
     "FORA": attacks.FORA,
     "PCAT": attacks.PCAT,
     "SDAR": attacks.SDAR,
