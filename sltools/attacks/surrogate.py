@@ -96,9 +96,9 @@ class SurrogateAttack:
     Rates fall to zero along a cosine on a record, and stay beside a training, where there is one
     step for each message but the first `late_start`.
 
-    Weights come from the streams (`seed`, "substitute"), (`seed`, "decoder") and (`seed`,
-    "simulated head"), the images from (`seed`, "auxiliary order") and the client's data from
-    (`seed`, "traffic order").
+    Weights come from the streams (`seed`, "substitute"), (`seed`, "decoder") or (`seed`, "random
+    features"), and (`seed`, "simulated head"), the images from (`seed`, "auxiliary order"), the
+    client's data from (`seed`, "traffic order") and flipped labels from (`seed`, "label flips").
     """
 
     uses_labels: ClassVar[bool] = True
