@@ -1,6 +1,7 @@
 """Run a lesson without a browser, with other parameters, into a new notebook."""
 
 import json
+import logging
 import math
 import os
 import time
@@ -39,6 +40,8 @@ def run(
     _check_device(lesson.settings(values).get("device", "cpu"))  # before the output is there
     output = _reserve(output or Path.cwd(), lesson)
     _use_atomic_writes(output)
+    # After Ctrl-C it would log, with a traceback, that nobody asked what became of the kernel.
+    logging.getLogger("asyncio").setLevel(logging.CRITICAL)
     try:
         papermill.execute_notebook(
             _literal(lesson.path),
