@@ -330,12 +330,11 @@ def _image_scores(images: Tensor, own: data.Split, sent: data.Split) -> Scores:
 def _classified(guess: Tensor, session: protocol.Session, split: data.Split) -> Scores:
     """Accuracy of a guess, its agreement with the victim's, and the victim's own accuracy."""
     victim = session.predict(split.images).argmax(1)
-    shares = {
-        "accuracy": guess == split.labels,
-        "agreement": guess == victim,
-        "victim_accuracy": victim == split.labels,
+    return {
+        "accuracy": metrics.label_accuracy(guess, split.labels),
+        "agreement": metrics.label_accuracy(guess, victim),
+        "victim_accuracy": metrics.label_accuracy(victim, split.labels),
     }
-    return {name: share.double().mean().item() for name, share in shares.items()}
 
 
 def read(path: Path) -> list[Row]:

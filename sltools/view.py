@@ -317,6 +317,14 @@ def fresh(view: View) -> View:
     return view.fresh()
 
 
+def as_server(view: View) -> View:
+    """Return `view` as `fresh` does; raise AttackError unless it is the server's."""
+    view = fresh(view)
+    if view.party != "server":
+        raise AttackError("this is an attack by the server: take the server's view")
+    return view
+
+
 def read_view(folder: str | Path) -> dict[str, Any]:
     """Read what `View.save` wrote, as arguments of `View`; raise SltoolsError if damaged."""
     tensors, facts = storage.read(folder)

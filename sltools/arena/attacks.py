@@ -144,7 +144,7 @@ def with_data(trial: Trial, session: protocol.Session) -> list[Row]:
         found += _image_rows(trial, name, run.inputs[: len(targets)])
         found += _surrogate_rows(trial, session, name, run, own, held_out)
         if run.labels is not None:
-            shares = _share(run.labels, truth), _share(rival, truth)
+            shares = metrics.label_accuracy(run.labels, truth), metrics.label_accuracy(rival, truth)
             found.append(trial.row(name, "label_accuracy", *shares))
     return found
 
@@ -304,13 +304,14 @@ def _surrogate_rows(
     )
     pairs = {"clone_accuracy": held_out.labels, "agreement": victim}
     return [
-        trial.row(name, measure, _share(surrogate, truth), _share(rival, truth))
+        trial.row(
+            name,
+            measure,
+            metrics.label_accuracy(surrogate, truth),
+            metrics.label_accuracy(rival, truth),
+        )
         for measure, truth in pairs.items()
     ]
-
-
-def _share(found: Tensor, truth: Tensor) -> float:
-    return (found == truth).double().mean().item()
 
 
 def _score(

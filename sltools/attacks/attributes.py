@@ -13,7 +13,7 @@ from sltools.attacks.inversion import as_targets
 from sltools.attacks.leaks import LeakResult
 from sltools.errors import AttackError
 from sltools.validation import attack_check
-from sltools.view import View, fresh
+from sltools.view import View, as_server
 
 PLACES = ("smashed", "output")
 
@@ -87,13 +87,6 @@ class AttributeInference:
             device=str(smashed.device),
             seconds=time.perf_counter() - start,
         )
-
-
-def as_server(view: View) -> View:
-    """A fresh copy of `view`; raise AttackError unless it is the server's."""
-    if view.party != "server":
-        raise AttackError("this is an attack by the server: take the server's view")
-    return fresh(view)
 
 
 def _made(front: nn.Module, images: Tensor) -> Tensor:

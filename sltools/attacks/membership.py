@@ -10,7 +10,7 @@ from torch.optim import Adam
 
 from sltools import seeds
 from sltools.attacks import networks
-from sltools.attacks.attributes import as_server, log_odds
+from sltools.attacks.attributes import log_odds
 from sltools.attacks.auxiliary import Auxiliary, LabelledImages
 from sltools.attacks.inversion import as_targets
 from sltools.attacks.leaks import LeakResult
@@ -18,7 +18,7 @@ from sltools.errors import AttackError
 from sltools.models import Architecture
 from sltools.progress import bar
 from sltools.validation import attack_check
-from sltools.view import View, fresh
+from sltools.view import View, as_server, fresh
 
 SIGNALS = ("confidence", "shadows", "calibrated", "recording")
 LEAST = -30.0  # of a log-probability: below, float32 tells nothing

@@ -33,7 +33,7 @@ from sltools.interrupts import keep_partial
 from sltools.models import Architecture
 from sltools.progress import bar
 from sltools.validation import attack_check
-from sltools.view import View, fresh
+from sltools.view import View, as_server
 
 Critics = dict[str, Critic]
 Defense = Callable[[str, Tensor], Tensor]  # the signature of a client's `outgoing`
@@ -139,9 +139,7 @@ class SurrogateAttack:
         returns the partial result, marked `interrupted`. Raises AttackError for auxiliary data that
         do not fit, NotObservable for a view without what the attack reads.
         """
-        start, view = time.perf_counter(), fresh(view)
-        if view.party != "server":
-            raise AttackError("this is an attack by the server: take the server's view")
+        start, view = time.perf_counter(), as_server(view)
         smashed = view.smashed
         networks.check_smashed(smashed)
         smashed = as_targets(smashed).to(devices.find(self.device or smashed.device))
@@ -290,7 +288,8 @@ class SurrogateTraining:
             self._check_finite(redone)
             # Cross-entropy: with the squared error, dark images drive the sigmoid to 0, for good.
             losses["decoder"] = binary_cross_entropy(redone, images)
-            compared["images"] = Samples(self.decoder(smashed), images, labels, own_labels)
+            if "images" in self.critics:
+                compared["images"] = Samples(self.decoder(smashed), images, labels, own_labels)
         if own_labels is not None:
             losses["task"] = cross_entropy(self.classify(made), self._taught(own_labels))
         losses |= {on: critic.loss(compared[on]) for on, critic in self.critics.items()}
