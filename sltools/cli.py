@@ -1,6 +1,7 @@
 """The command line, `sltools lab`, `check`, `doctor`, `run`, `attack`: it only calls the rest."""
 
 import json
+import shlex
 import sys
 from contextlib import suppress
 from enum import StrEnum
@@ -211,6 +212,63 @@ def arena(
         print(", ".join(str(path) for path in written if path.expanduser().exists()))
     if found.interrupted:
         print("interrupted: the same command goes on with the trials that are missing")
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def audit(
+    out: Annotated[
+        Path, typer.Option(help="New folder for the report, or that of the same audit.")
+    ],
+    client: Annotated[str | None, typer.Option(help="FILE.py:FUNCTION builds it.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Images or rows: arrays or a folder.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="One whole number for each image.")] = None,
+    rest: Annotated[
+        str | None, typer.Option(help="FILE.py:FUNCTION builds the server's part.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Of the trained client, safetensors.")
+    ] = None,
+    smashed: Annotated[Path | None, typer.Option(help="Recorded activations.")] = None,
+    public: Annotated[Path | None, typer.Option(help="Samples that the attacker has.")] = None,
+    public_labels: Annotated[Path | None, typer.Option(help="Their labels.")] = None,
+    view: Annotated[Path | None, typer.Option(help="A saved view or transcript instead.")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="FILE.py:FUNCTION builds another cut of the network.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Audit the paper's network on this data set instead.")
+    ] = None,
+    cut: Annotated[str, typer.Option(help="Stage after which it is cut.")] = "pool1",
+    minutes: Annotated[float, typer.Option(min=0.0, help="About so long.")] = 5.0,
+    targets: Annotated[int, typer.Option(min=1, help="Samples that attacks are scored on.")] = 10,
+    seed: Seed = 0,
+) -> None:
+    """Audit a split of your own: who gets what of it, as a page; goes on where it was stopped.
+
+    Give --client and --images with --weights, or with --rest and --labels to train both here; or
+    --smashed with what is known beside it. Files of Python that you name are run.
+    """
+    from sltools import audit as auditing
+    from sltools.audit import parts
+
+    files: dict[str, Any] = {
+        "client": client, "rest": rest, "images": images, "labels": labels, "weights": weights,
+        "smashed": smashed, "public": public, "public_labels": public_labels, "view": view,
+    }  # fmt: skip
+    if dataset is None:
+        known = parts.from_files(**files, also=also or ())
+    elif given := [name for name, value in files.items() if value is not None]:
+        raise SltoolsError(f"--dataset brings its own network and images: leave out --{given[0]}")
+    else:
+        known = parts.of_paper(dataset, cut, seed)
+    command = shlex.join(["sltools", *sys.argv[1:]])
+    report = auditing.run_parts(
+        known, minutes=minutes, targets=targets, seed=seed, folder=out, command=command
+    )
+    print(f"{report}\n{out / auditing.PAGE}")
+    if report.interrupted:
+        print("interrupted: the same command goes on with the rest")
         raise typer.Exit(INTERRUPTED)
 
 

@@ -1,0 +1,137 @@
+"""What an audit says in plain sentences, each with the number that it rests on.
+
+A verdict is never "safe": it says how far these attacks got, with this effort.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sltools.audit.attackers import LEVELS
+from sltools.audit.findings import Finding, Guesses, Share, spread, typical
+
+RECOVERED, PARTLY = 0.5, 0.9  # of the error of the best guess
+NEARLY = 0.05  # of accuracy, that a working copy may lack
+
+
+class Verdict(NamedTuple):
+    """A question, and the sentences that answer it."""
+
+    question: str
+    answer: str
+
+
+def verdicts(findings: Sequence[Finding], guesses: Guesses) -> list[Verdict]:
+    """Answer what becomes of the inputs, of the labels, and of the client's network."""
+    return [
+        Verdict("Do the inputs come back?", _inputs(findings, guesses)),
+        Verdict("Is there a working copy of the client?", _copy(findings, guesses)),
+        Verdict("What do the activations tell of the labels?", _labels(findings, guesses)),
+    ]
+
+
+def gain(finding: Finding, guesses: Guesses) -> float | None:
+    """The error of the reconstructions, divided by that of the best guess without an attack."""
+    error, best = typical(finding), guesses.best_image
+    return None if error is None or best is None else error / best[1]
+
+
+def word(finding: Finding, guesses: Guesses) -> str:
+    """One word for what an attacker gets of the inputs: "recovered", "partly", or "no better"."""
+    ratio = gain(finding, guesses)
+    if ratio is None:
+        return "not scored"
+    return "recovered" if ratio <= RECOVERED else "partly" if ratio <= PARTLY else "no better"
+
+
+def _inputs(findings: Sequence[Finding], guesses: Guesses) -> str:
+    scored = [finding for finding in findings if gain(finding, guesses) is not None]
+    if not scored:
+        if any(finding.runs for finding in findings):
+            return (
+                "Cannot be said: the true inputs were not given, so the reconstructions, which are "
+                "on this page, cannot be scored."
+            )
+        return "Cannot be said: no attack on the inputs could be tried; see below why."
+    scored.sort(key=lambda finding: (LEVELS.index(finding.level), gain(finding, guesses)))
+    best = min(scored, key=lambda finding: gain(finding, guesses) or 0.0)
+    first = next((f for f in scored if word(f, guesses) == "recovered"), None)
+    if first is None:
+        verb = "in part" if word(best, guesses) == "partly" else "not"
+        return (
+            f"With this effort, {verb}: closest came {_who(best)}, {_error(best, guesses)}. "
+            "Stronger attacks than these may get further."
+        )
+    text = f"Yes: {_who(first)} is enough, {_error(first, guesses)}."
+    if best is not first:
+        text += f" Best of all was {_who(best)}, with {typical(best):.2g}."
+    return text
+
+
+def _who(finding: Finding) -> str:
+    runs = f", median of {len(finding.runs)} runs" if len(finding.runs) > 1 else ""
+    return f"an attacker who {finding.level} ({finding.attacker}{runs})"
+
+
+def _error(finding: Finding, guesses: Guesses) -> str:
+    error, middle, best = typical(finding), finding.middle, guesses.best_image
+    assert error is not None and middle is not None and best is not None
+    ends = spread(finding)
+    between = f", from {ends[0]:.2g} to {ends[1]:.2g}" if ends and len(finding.runs) > 1 else ""
+    told = (
+        f"; {middle.closer} are closer to the truth than that guess, and {middle.identified} are "
+        f"most like their own original (by chance 1 of {middle.identified.of})"
+        if middle.closer and middle.identified
+        else ""
+    )
+    return (
+        f"with a mean squared error of {error:.2g}{between}, where the best guess without an "
+        f"attack ({best[0]}) has {best[1]:.2g}{told}"
+    )
+
+
+def _copy(findings: Sequence[Finding], guesses: Guesses) -> str:
+    copies = [f for f in findings if f.middle is not None and f.middle.agreement is not None]
+    if not copies:
+        return (
+            "Cannot be said: no attack that makes a copy was tried, or the rest of the network, "
+            "which would put the copy to use, was not given."
+        )
+    best = max(copies, key=lambda f: f.middle.agreement.value)  # type: ignore[union-attr]
+    middle = best.middle
+    assert middle is not None and middle.agreement is not None
+    rival = guesses.best_rival
+    numbers = f"in {middle.agreement} of held-out samples it gives the victim's class"
+    if middle.accuracy and guesses.victim:
+        numbers += f"; it is right for {middle.accuracy}, the victim for {guesses.victim}"
+    beside = f". The best without an attack, {rival[0]}, has {rival[2]}" if rival else ""
+    beaten = rival is None or rival[2] is None or middle.agreement.value > rival[2].value
+    whole = not (middle.accuracy and guesses.victim) or _nearly(middle.accuracy, guesses.victim)
+    if whole and beaten and middle.agreement.value >= 1 - 2 * NEARLY:
+        return f"Yes: {_who(best)} has one; {numbers}{beside}."
+    if not beaten:
+        return f"None that is worth an attack: the best has {_who(best)}; {numbers}{beside}."
+    return f"With this effort, in part at most: the best has {_who(best)}; {numbers}{beside}."
+
+
+def _nearly(copy: Share, victim: Share) -> bool:
+    return copy.value >= victim.value - NEARLY
+
+
+def _labels(findings: Sequence[Finding], guesses: Guesses) -> str:
+    if guesses.majority is None:
+        return "Cannot be said: no labels were given."
+    parts = []
+    if guesses.server is not None:
+        parts.append(
+            f"The server's own part classifies {guesses.server} of what was sent rightly: that is "
+            "its work, so who runs it has the labels."
+        )
+    for finding in findings:
+        if finding.middle is not None and finding.middle.groups is not None:
+            parts.append(
+                f"Somebody who only listens and makes groups of the activations has "
+                f"{finding.middle.groups} in a group of their class, under the best names; groups "
+                f"dealt out at random have {guesses.shuffled:.0%}, and the most frequent class is "
+                f"{guesses.majority}."
+            )
+    return " ".join(parts) or "No attack on labels could be tried; see below why."
