@@ -241,14 +241,17 @@ def _classifier_guesses(system: System, seconds: float, seed: int) -> dict[str, 
         return found
     truth = _classes(whole, system.held_out.images)
     found["victim"] = _accuracy(truth, system.held_out).get("accuracy")
+    usual = truth.mode().values.expand_as(truth)
+    rivals = {"the victim's most frequent class": usual}
     if system.architecture is not None:
         fresh = system.architecture.build(seed, "random clone").eval()
         classes = _classes(nn.Sequential(fresh, system.rest), system.held_out.images)
         found["untrained"] = _accuracy(classes, system.held_out).get("accuracy")
         found["untrained_agreement"] = Share.where(classes == truth)
     if system.public_is_labelled and system.public is not None:
-        rivals = {"support vectors": experiments.support_vectors(
-            system.public[:2000], system.held_out.images)}  # fmt: skip
+        rivals["support vectors"] = experiments.support_vectors(
+            system.public[:2000], system.held_out.images
+        )
         if system.architecture is not None and system.rest_architecture is not None:
             own = nn.Sequential(
                 system.architecture.build(seed, "own network"),
@@ -256,10 +259,10 @@ def _classifier_guesses(system: System, seconds: float, seed: int) -> dict[str, 
             )
             fit(own, system.public.images, system.public.labels, seconds=seconds, seed=seed)
             rivals["a network of its own"] = _classes(own, system.held_out.images)
-        found["rivals"] = {
-            name: (_accuracy(made, system.held_out).get("accuracy"), Share.where(made == truth))
-            for name, made in rivals.items()
-        }
+    found["rivals"] = {
+        name: (_accuracy(made, system.held_out).get("accuracy"), Share.where(made == truth))
+        for name, made in rivals.items()
+    }
     return found
 
 
