@@ -37,9 +37,9 @@ def fit(
     order = seeds.generator(seed, "order")
     size = max(2, min(BATCH, len(labels) // 4))
     epochs = -(-STEPS // -(-len(labels) // size))
-    end, mean = time.monotonic() + seconds, 0.0
+    end, done, mean = time.monotonic() + seconds, 0, 0.0
     network.train()
-    for epoch in bar(range(1, epochs + 1), "training"):
+    for _ in bar(range(epochs), "training"):
         losses = [
             _step(network, optimizer, inputs[rows], labels[rows])
             for rows in torch.randperm(len(labels), generator=order).split(size)
@@ -48,10 +48,11 @@ def fit(
         mean = torch.stack(losses).mean().item()
         if not math.isfinite(mean):
             raise DataError("the training diverged: its loss is not a number. Are inputs scaled?")
+        done += 1
         if mean < LEARNT or time.monotonic() > end:
             break
     network.eval()
-    return epoch, mean
+    return done, mean
 
 
 def _step(network: nn.Module, optimizer: Adam, inputs: Tensor, labels: Tensor) -> Tensor:
