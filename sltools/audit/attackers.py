@@ -30,7 +30,7 @@ from sltools.interrupts import finished
 
 FEW_PUBLIC = 10  # samples, with fewer of which an attacker with data is not tried
 RIDGE = 3e-6  # of the decoder for known weights
-MOST_FEATURES = 70_000  # numbers for each sample, which a fitted decoder has the memory for
+MOST_FEATURES = 20_000  # numbers for each sample, which a fitted decoder has the memory for
 COLOUR_TARGETS = 50  # from fewer, colours cannot be told
 BATCH = 64
 DECODER_STEPS = 500

@@ -9,6 +9,7 @@ import inspect
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -150,7 +151,7 @@ def client_architecture(builder: Builder, form: Form) -> Architecture:
     """The architecture of the client that `builder` makes, as attacks meet it."""
 
     def build() -> nn.Module:
-        return _Client(builder(), form)
+        return _Client(_module(builder()), form)
 
     build.__qualname__ = getattr(builder, "__qualname__", "the client")
     return Architecture.from_callable(build, form.image_shape)
@@ -160,10 +161,16 @@ def rest_of(builder: Builder, shape: Shape, features: Shape) -> Architecture:
     """The architecture of the rest, given activations of `shape` in the form of `features`."""
 
     def build() -> nn.Module:
-        return _Rest(builder(), shape)
+        return _Rest(_module(builder()), shape)
 
     build.__qualname__ = getattr(builder, "__qualname__", "the rest")
     return Architecture.from_callable(build, features)
+
+
+def _module(made: Any) -> nn.Module:
+    if not isinstance(made, nn.Module):
+        raise TypeError(f"it must return a torch.nn.Module, not a {type(made).__name__}")
+    return made
 
 
 def bare(network: nn.Sequential) -> nn.Module:

@@ -22,11 +22,13 @@ class Verdict(NamedTuple):
 
 def verdicts(findings: Sequence[Finding], guesses: Guesses) -> list[Verdict]:
     """Answer what becomes of the inputs, of the labels, and of the client's network."""
-    return [
+    said = [
         Verdict("Do the inputs come back?", _inputs(findings, guesses)),
         Verdict("Is there a working copy of the client?", _copy(findings, guesses)),
         Verdict("What do the activations tell of the labels?", _labels(findings, guesses)),
     ]
+    warning = _untaught(guesses)
+    return [Verdict("Is this a network worth an audit?", warning), *said] if warning else said
 
 
 def gain(finding: Finding, guesses: Guesses) -> float | None:
@@ -41,6 +43,19 @@ def word(finding: Finding, guesses: Guesses) -> str:
     if ratio is None:
         return "not scored"
     return "recovered" if ratio <= RECOVERED else "partly" if ratio <= PARTLY else "no better"
+
+
+def _untaught(guesses: Guesses) -> str:
+    """Say so if the network has not learned its task; "" if it has, or if nobody can tell."""
+    if guesses.victim is None or guesses.majority is None:
+        return ""
+    if guesses.victim.interval[0] > guesses.majority.value:
+        return ""
+    return (
+        f"Hardly: it is right for {guesses.victim} of held-out samples, which could be chance: the "
+        f"most frequent class is {guesses.majority} of what was sent. A network that has learned "
+        "nothing keeps other things of its inputs than one in use: give more samples, or weights."
+    )
 
 
 def _inputs(findings: Sequence[Finding], guesses: Guesses) -> str:
