@@ -23,7 +23,7 @@ def table(found: Sequence[Work]) -> str:
     work                    kind, world       needs > gets                 here
     ----------------------  ----------------  ---------------------------  ---------
     iDLG (2020)             attack            weight gradients > labels    explained
-                            federated                                      02 07
+                            federated                                        02 07
     <BLANKLINE>
     1 work
     """
@@ -46,7 +46,7 @@ def table(found: Sequence[Work]) -> str:
 def _row(cells: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield the lines of one row, each cell a list of paragraphs."""
     wrapped = [
-        [line for paragraph in cell for line in textwrap.wrap(paragraph, width)]
+        [line for paragraph in cell for line in _wrap(paragraph, later="  ", width=width)]
         for cell, width in zip(cells, COLUMNS.values(), strict=True)
     ]
     for line in zip_longest(*wrapped, fillvalue=""):
@@ -119,9 +119,9 @@ def _below(label: str, text: str) -> list[str]:
     return _wrap(text or UNKNOWN, label.ljust(LABEL), " " * LABEL)
 
 
-def _wrap(text: str, first: str = "", later: str = "") -> list[str]:
+def _wrap(text: str, first: str = "", later: str = "", width: int = WIDTH) -> list[str]:
     return textwrap.wrap(
-        text, WIDTH, initial_indent=first, subsequent_indent=later, break_long_words=False,
+        text, width, initial_indent=first, subsequent_indent=later, break_long_words=False,
         break_on_hyphens=False,
     )  # fmt: skip
 
