@@ -3,6 +3,7 @@
 import json
 import shlex
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sltools import __version__, storage
+from sltools import __version__, fieldmap, storage
 from sltools.errors import INTERRUPTED, Interrupted, SltoolsError
 
 app = typer.Typer(
@@ -58,6 +59,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 Save = Annotated[Path | None, typer.Option(help="New folder for the figure, arrays and facts.")]
 Timeout = Annotated[float, typer.Option(help="Seconds for each cell, at most 1,000,000.")]
 DataSet = Annotated[str, typer.Option(help="digits, mnist, fashion_mnist or cifar10")]
+
+
+def _one_of(what: str, values: Iterable[str]) -> Any:
+    """An option whose help names the values; what it is given to checks them."""
+    return typer.Option(help=f"{what}, one of: {', '.join(values)}.")
 
 
 def _print_version(asked: bool) -> None:
@@ -213,6 +219,24 @@ def arena(
     if found.interrupted:
         print("interrupted: the same command goes on with the trials that are missing")
         raise typer.Exit(INTERRUPTED)
+
+
+@app.command(name="map")
+def field_map(
+    needs: Annotated[str | None, _one_of("What the attacker needs", fieldmap.NEEDS)] = None,
+    gets: Annotated[str | None, _one_of("What the attacker gets", fieldmap.GETS)] = None,
+    world: Annotated[str | None, _one_of("Where", fieldmap.WORLDS)] = None,
+    kind: Annotated[str | None, _one_of("Kind of work", fieldmap.KINDS)] = None,
+    status: Annotated[str | None, _one_of("In this course", fieldmap.STATUSES)] = None,
+    text: Annotated[str | None, typer.Option(help="Words that occur in what is said.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find works on attacks and defences: a table, or the whole card if there is but one."""
+    found = fieldmap.find(needs, gets, world, kind, status, text)
+    if as_json:
+        print(json.dumps({"works": [fieldmap.facts(work) for work in found]}, indent=1))
+    else:
+        print(fieldmap.card(found[0]) if len(found) == 1 else fieldmap.table(found))
 
 
 @app.command()
