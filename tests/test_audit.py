@@ -13,7 +13,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sltools import audit, data, experiments, protocol
+from sltools import audit, protocol
 from sltools.audit import attackers, findings, sources, verdicts
 from sltools.audit.form import Form, as_features, undo_features
 from sltools.audit.system import Parts, build
@@ -28,6 +28,12 @@ SYSTEMS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], tuple
     "bottleneck": (foreign.ResNet50Front, lambda: foreign.Pooled(256), (3, 64, 64)),
     "rows": (foreign.mlp_front, foreign.mlp_rest, (12,)),
 }
+
+
+@pytest.fixture(autouse=True)
+def _once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No attack is repeated for as long as there is time."""
+    monkeypatch.setattr("sltools.audit.running.SEEDS", 1)
 
 
 def _samples(shape: tuple[int, ...], count: int = 64) -> tuple[Tensor, Tensor]:
@@ -75,52 +81,11 @@ def test_the_report_of_recorded_activations_says_what_cannot_be_known() -> None:
     images, _ = foreign.blobs(30, (1, 16, 16))
     smashed = foreign.PatchTransformer().eval()(images).detach()
     public, _ = foreign.blobs(40, (1, 16, 16), seed=1)
-    report = audit.run(foreign.PatchTransformer, smashed=smashed, public=public, minutes=0.1)
+    report = audit.run(foreign.PatchTransformer, smashed=smashed, public=public, minutes=0.5)
     assert report.verdicts[0].answer.startswith("Cannot be said: the true inputs were not given")
     assert "<img" in report.page  # what the attackers made is shown all the same
-    assert all(found["runs"] == [] or found["runs"][0]["raw_mse"] is None
-               for found in report.facts["findings"])  # fmt: skip
-
-
-def test_a_recording_with_its_images_is_scored_and_other_weights_are_noticed() -> None:
-    images, _ = foreign.blobs(30, (3, 32, 32))
-    network = foreign.SmallResNet().eval()
-    smashed, weights = network(images).detach(), network.state_dict()
-    parts = Parts(foreign.SmallResNet, samples=audit.Samples(images), weights=weights,
-                  smashed=smashed)  # fmt: skip
-    assert build(parts).notes == ()
-    noisy = Parts(foreign.SmallResNet, samples=audit.Samples(images), weights=weights,
-                  smashed=smashed + 0.5 * torch.randn(smashed.shape))  # fmt: skip
-    assert "differs from the recording" in build(noisy).notes[0]
-
-
-def test_a_saved_view_is_audited_without_anything_else(tmp_path: Path) -> None:
-    digits = data.load("digits")
-    session = experiments.train_victim(digits, "pool1", budget="tiny")
-    folder = session.observe(digits.test.images[:12]).save(tmp_path / "seen")
-    system = build(Parts(view=View.open(folder)))
-    found = next(a for a in audit.ATTACKERS if a.name == "UnSplit").run(system, 2, 0)
-    assert tuple(found.images.shape) == (10, 1, 28, 28)  # type: ignore[union-attr]
-
-
-def test_targets_training_and_public_samples_are_apart() -> None:
-    system = _system("rows", 80)
-    parts = [system.truth, system.training.images, system.public.images,  # type: ignore[union-attr]
-             system.held_out.images]  # type: ignore[union-attr]  # fmt: skip
-    rows = [row.numpy().tobytes() for part in parts for row in part]  # type: ignore[union-attr]
-    assert len(rows) == len(set(rows)) == 80
-
-
-def test_private_samples_are_taken_out_of_the_public_ones() -> None:
-    images, labels = foreign.blobs(40, (3, 32, 32))
-    public, _ = foreign.blobs(20, (3, 32, 32), seed=1)
-    both = audit.Samples(torch.cat([images[:5], public]))
-    weights = foreign.SmallResNet().state_dict()
-    parts = Parts(foreign.SmallResNet, samples=audit.Samples(images, labels), weights=weights)
-    system = build(Parts(**{**vars(parts), "public": both}))
-    assert len(system.public) == 20  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="all public samples are among the private ones"):
-        build(Parts(**{**vars(parts), "public": audit.Samples(images[:5])}))
+    runs = [run for found in report.facts["findings"] for run in found["runs"]]
+    assert runs and all(run["raw_mse"] is None for run in runs)
 
 
 def test_the_audit_of_the_papers_network_agrees_with_the_recorded_table() -> None:
