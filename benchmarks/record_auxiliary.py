@@ -429,7 +429,11 @@ def facts_of(name: str) -> dict[str, Any]:
             key: asdict(attack(steps=STEPS[name], batch=BATCH)) for key, attack in ATTACKS.items()
         },
         "after_convolutions": [f"from {MANY} images", NETWORK_DECODER],
-        "known_weights": {"cross-validated": FEATURES, "ridges": [min(RIDGES), max(RIDGES)]},
+        "known_weights": {
+            "features": FEATURES,
+            "ridges": [min(RIDGES), max(RIDGES)],
+            "chosen by": "the median error of images left out one by one",
+        },
         "own_network_steps": RIVAL_STEPS[name],
         "versions": devices.versions("scikit-learn"),
         "device": "cpu, 1 thread",

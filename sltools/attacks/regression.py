@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
@@ -39,9 +40,9 @@ class Fit(NamedTuple):
 def cross_validated(smashed: Tensor, images: Tensor, *, seed: int) -> Fit:
     """Choose how to fit a decoder, by nothing but the pairs that it is fitted to.
 
-    Of linear and random features and of the RIDGES, the two with the least squared error of images
+    Of linear and random features and of the RIDGES, the two with the least error of images
     (N, C, H, W) that are left out one by one, each decoded by a fit to the smashed data (N, ...)
-    and images of all others. N is 2 at least.
+    and images of all others: the median of their mean squared errors. N is 2 at least.
 
     >>> import torch
     >>> from sltools.attacks.regression import cross_validated, fitted_decoder
@@ -62,11 +63,17 @@ def cross_validated(smashed: Tensor, images: Tensor, *, seed: int) -> Fit:
         features = _hidden(name, flat, seed).of(standard).double().cpu()
         # The ridge counts as in `_least_squares`. With the mean of all images taken out before, and
         # no intercept, the image that is left out would follow from the others: they sum to zero.
-        search = RidgeCV([ridge * features.numel() for ridge in RIDGES])
+        alphas = [ridge * features.numel() for ridge in RIDGES]
+        search = RidgeCV(alphas, scoring=_score)
         search.fit(features, pixels.double().cpu())
         ridge = float(search.alpha_) / features.numel()
         errors[Fit(name, ridge)] = -search.best_score_
     return min(errors, key=errors.__getitem__)
+
+
+def _score(_: object, decoded: np.ndarray, images: np.ndarray) -> float:
+    """The negative median error over the images (N, P), as scikit-learn calls it."""
+    return -float(np.median(np.square(decoded.clip(0, 1) - images).mean(1)))
 
 
 def fitted_decoder(
