@@ -28,7 +28,7 @@ from sltools.attacks.surrogate import SurrogateAttack
 from sltools.audit.system import System
 from sltools.interrupts import finished
 
-FEW_PUBLIC = 10  # samples, with fewer of which an attacker with data is not tried
+FEW_PUBLIC = 5  # samples, with fewer of which an attacker with data is not tried
 RIDGE = 3e-6  # of the decoder for known weights
 MOST_FEATURES = 20_000  # numbers for each sample, which a fitted decoder has the memory for
 COLOUR_TARGETS = 50  # from fewer, colours cannot be told
@@ -194,7 +194,7 @@ _NO_PUBLIC = (
 )
 _FEW_PUBLIC = (
     lambda s: len(s.public) < FEW_PUBLIC,
-    f"there are fewer than {FEW_PUBLIC} samples for the attacker",
+    f"there are fewer than {FEW_PUBLIC} samples for the attacker: give public ones, or more",
 )
 _NO_PUBLIC_LABELS = (
     lambda s: not s.public_is_labelled,

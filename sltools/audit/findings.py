@@ -242,14 +242,14 @@ def _classifier_guesses(system: System, seconds: float, seed: int) -> dict[str, 
     truth = _classes(whole, system.held_out.images)
     found["victim"] = _accuracy(truth, system.held_out).get("accuracy")
     usual = truth.mode().values.expand_as(truth)
-    rivals = {"the victim's most frequent class": usual}
+    rivals = {"always the victim's most frequent class": usual}
     if system.architecture is not None:
         fresh = system.architecture.build(seed, "random clone").eval()
         classes = _classes(nn.Sequential(fresh, system.rest), system.held_out.images)
         found["untrained"] = _accuracy(classes, system.held_out).get("accuracy")
         found["untrained_agreement"] = Share.where(classes == truth)
     if system.public_is_labelled and system.public is not None:
-        rivals["support vectors"] = experiments.support_vectors(
+        rivals["a support vector machine of the attacker's samples"] = experiments.support_vectors(
             system.public[:2000], system.held_out.images
         )
         if system.architecture is not None and system.rest_architecture is not None:
@@ -258,7 +258,7 @@ def _classifier_guesses(system: System, seconds: float, seed: int) -> dict[str, 
                 system.rest_architecture.build(seed, "own network's rest"),
             )
             fit(own, system.public.images, system.public.labels, seconds=seconds, seed=seed)
-            rivals["a network of its own"] = _classes(own, system.held_out.images)
+            rivals["a network of the attacker's samples"] = _classes(own, system.held_out.images)
     found["rivals"] = {
         name: (_accuracy(made, system.held_out).get("accuracy"), Share.where(made == truth))
         for name, made in rivals.items()

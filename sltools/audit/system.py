@@ -33,8 +33,9 @@ from sltools.view import View
 TARGETS = 10
 MOST_SENT, SENT_BYTES = 2000, 256e6  # of what crossed the wire, this much is looked at
 MOST_PUBLIC = 5000
+FEWEST = 8
 ROUNDING = 1e-3  # of the variance of activations
-HELD_OUT, PUBLIC = 0.2, 0.2  # of the samples that are no targets, if the client is trained here
+HELD_OUT, PUBLIC = 0.2, 0.3  # of the samples that are no targets, if the client is trained here
 UNKNOWN = -1  # the label of a sample that has none
 TRAINING_SHARE = 0.25  # of the time, that training may take
 
@@ -248,8 +249,8 @@ def _of_samples(
 ) -> System:
     """A network and its inputs: it is run here, and trained here if it has no weights."""
     split = _split(samples, form)
-    if len(split) < 2:
-        raise DataError("one sample is too few to audit: give 20 or more")
+    if len(split) < FEWEST:
+        raise DataError(f"{len(split)} samples are too few to audit: give 20 or more")
     known = _networks(parts, form, samples, seed)
     if "client" in known.untrained and (known.rest is None or samples.labels is None):
         raise ModelError(
@@ -392,11 +393,11 @@ def _divide(
 ) -> tuple[Split, Split, Split, Split]:
     """Deal the samples out, in an order from (`seed`, "audit").
 
-    Targets, at most half of all, what the client trains on, what the attacker has, and what copies
+    Targets, at most a quarter of all; what the client trains on, the attacker has, and copies
     are scored on.
     """
     order = torch.randperm(len(split), generator=seeds.generator(seed, "audit"))
-    aims, others = order.tensor_split([min(targets, len(split) // 2)])
+    aims, others = order.tensor_split([min(targets, max(1, len(split) // 4))])
     public = 0.0 if has_public else (PUBLIC if training else 0.5)
     held_out = HELD_OUT if training else 1 - public
     ends = torch.tensor([public, public + held_out]) * len(others)

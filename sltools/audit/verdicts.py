@@ -10,6 +10,7 @@ from sltools.audit.attackers import LEVELS
 from sltools.audit.findings import Finding, Guesses, Share, spread, typical
 
 RECOVERED, PARTLY = 0.5, 0.9  # of the error of the best guess
+ABOVE_CHANCE = 2  # times the chance, that originals must be told apart at least
 NEARLY = 0.05  # of accuracy, that a working copy may lack
 
 
@@ -38,11 +39,18 @@ def gain(finding: Finding, guesses: Guesses) -> float | None:
 
 
 def word(finding: Finding, guesses: Guesses) -> str:
-    """One word for what an attacker gets of the inputs: "recovered", "partly", or "no better"."""
-    ratio = gain(finding, guesses)
-    if ratio is None:
+    """What an attacker gets of the inputs: "recovered", "in part", or "no better" than a guess.
+
+    In part is also what is far from the originals and yet tells them apart.
+    """
+    ratio, middle = gain(finding, guesses), finding.middle
+    if ratio is None or middle is None:
         return "not scored"
-    return "recovered" if ratio <= RECOVERED else "partly" if ratio <= PARTLY else "no better"
+    if ratio <= RECOVERED:
+        return "recovered"
+    told = middle.identified
+    apart = told is not None and told.interval[0] > ABOVE_CHANCE / told.of
+    return "in part" if ratio <= PARTLY or apart else "no better"
 
 
 def _untaught(guesses: Guesses) -> str:
@@ -71,7 +79,7 @@ def _inputs(findings: Sequence[Finding], guesses: Guesses) -> str:
     best = min(scored, key=lambda finding: gain(finding, guesses) or 0.0)
     first = next((f for f in scored if word(f, guesses) == "recovered"), None)
     if first is None:
-        verb = "in part" if word(best, guesses) == "partly" else "not"
+        verb = "in part" if any(word(f, guesses) == "in part" for f in scored) else "not"
         return (
             f"With this effort, {verb}: closest came {_who(best)}, {_error(best, guesses)}. "
             "Stronger attacks than these may get further."
