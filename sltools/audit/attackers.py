@@ -10,13 +10,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import avg_pool2d
 
 from sltools import protocol, seeds
 from sltools.attacks import (
     FORA,
     PCAT,
     SDAR,
-    DecoderInversion,
     Hijacking,
     HijackingServer,
     KnownWeightsInversion,
@@ -30,10 +30,9 @@ from sltools.interrupts import finished
 
 FEW_PUBLIC = 5  # samples, with fewer of which an attacker with data is not tried
 RIDGE = 3e-6  # of the decoder for known weights
-MOST_FEATURES = 20_000  # numbers for each sample, which a fitted decoder has the memory for
+MOST_FEATURES = 70_000  # numbers for each sample, which a fitted decoder has the memory for
 COLOUR_TARGETS = 50  # from fewer, colours cannot be told
 BATCH = 64
-DECODER_STEPS = 500
 LEVELS = (
     "listens only",
     "knows the architecture",
@@ -110,19 +109,22 @@ def _known_weights_search(system: System, steps: int, seed: int) -> Found:
 
 def _known_weights_decoder(system: System, steps: int, seed: int) -> Found:
     assert system.client is not None and system.public is not None
-    if system.smashed[0].numel() > MOST_FEATURES:
-        network = DecoderInversion(steps=DECODER_STEPS, seed=seed)
-        found = network(system.granted(system.targets), system.public.images)
-        return _found(system, finished(found))
-    made = networks.in_chunks(system.client, system.public.images)
+    made = coarse(networks.in_chunks(system.client, system.public.images))
     decoder = fitted_decoder(made, system.public.images, ridge=RIDGE, seed=seed)
     return Found(
-        networks.in_chunks(decoder, system.smashed[: system.targets]),
+        networks.in_chunks(decoder, coarse(system.smashed[: system.targets])),
         settings={"ridge": RIDGE},
         knowledge=(
             "client model (granted)", "smashed", f"auxiliary images ({len(system.public)})"
         ),
     )  # fmt: skip
+
+
+def coarse(smashed: Tensor) -> Tensor:
+    """Smashed data (N, ...), or the means of windows of maps that are too large to be decoded."""
+    while smashed.ndim == 4 and smashed[0].numel() > MOST_FEATURES and min(smashed.shape[2:]) > 1:
+        smashed = avg_pool2d(smashed, 2)
+    return smashed
 
 
 def _with_data(attack: SurrogateAttack) -> Callable[[System, int, int], Found]:

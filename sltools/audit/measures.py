@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sltools import metrics, models
 from sltools.attacks import networks
 from sltools.attacks.regression import fitted_decoder
-from sltools.audit.attackers import FEW_PUBLIC, MOST_FEATURES, RIDGE
+from sltools.audit.attackers import FEW_PUBLIC, RIDGE, coarse
 from sltools.audit.findings import Share
 from sltools.audit.form import Shape, as_features, bare
 from sltools.audit.system import System
@@ -174,11 +174,10 @@ def _decoder_error(system: System, front: nn.Module, defense: Outgoing | None) -
         return None
     images = system.public.images[:PUBLIC]
     own = _made(system, front, system.form.samples(images))
-    if own[0].numel() > MOST_FEATURES:
-        return None
     aims = _made(system, front, system.form.samples(system.truth))
     if defense is not None:
         own, aims = defense("smashed", own), defense("smashed", aims)
+    own, aims = coarse(own), coarse(aims)
     decoder = fitted_decoder(own, images, ridge=RIDGE if defense is None else NOISY_RIDGE, seed=0)
     return metrics.mse(networks.in_chunks(decoder, aims), system.truth).median().item()
 
