@@ -17,13 +17,13 @@ from sltools.audit.findings import Share
 from sltools.audit.form import Shape, as_features, bare
 from sltools.audit.system import System
 from sltools.defenses import (
-    Clipping,
     GaussianNoise,
     Outgoing,
     Quantisation,
     TopK,
     distance_correlation,
 )
+from sltools.defenses.smashed import Clipping
 
 PAIRS = 200  # of inputs and activations, whose distance correlation is measured
 PUBLIC = 1000  # samples that decoders are fitted to here

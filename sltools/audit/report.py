@@ -20,7 +20,7 @@ from sltools.data import Split
 from sltools.defenses import __all__ as ALL_DEFENSES
 
 PAGE, FACTS = "report.html", "report.json"
-TRIED_DEFENSES = ("GaussianNoise", "Clipping", "Quantisation", "TopK")
+TRIED_DEFENSES = ("GaussianNoise", "Quantisation", "TopK")
 NO_DEFENSES = ("Compose", "Outgoing", "distance_correlation")
 
 

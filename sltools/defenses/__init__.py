@@ -14,7 +14,6 @@ from sltools.defenses.gradients import Marvell, MaxNorm
 from sltools.defenses.labels import RandomisedResponse
 from sltools.defenses.outgoing import Compose, Outgoing
 from sltools.defenses.smashed import (
-    Clipping,
     GaussianNoise,
     LaplaceNoise,
     LocalPrivacy,
@@ -24,7 +23,6 @@ from sltools.defenses.smashed import (
 from sltools.defenses.weights import PrivateOptimizer
 
 __all__ = [
-    "Clipping",
     "GaussianNoise",
     "LaplaceNoise",
     "LocalPrivacy",

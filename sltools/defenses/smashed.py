@@ -78,7 +78,7 @@ class Clipping(Outgoing):
     Raises DefenseError unless `clip` is a finite number above 0.
 
     >>> import torch
-    >>> from sltools.defenses import Clipping
+    >>> from sltools.defenses.smashed import Clipping
     >>> Clipping(clip=1.0)("smashed", torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
     tensor([[0.6000, 0.8000],
             [0.3000, 0.4000]])
