@@ -218,7 +218,7 @@ def arena(
 def grade(
     submissions: Annotated[
         Path,
-        typer.Argument(help="Folder with one notebook, or one folder of notebooks, per learner."),
+        typer.Argument(help="Folder with one notebook, folder of them, or zip file per learner."),
     ],
     salt: Salt,
     out: Annotated[

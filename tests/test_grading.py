@@ -1,5 +1,6 @@
 """The parts of the grader: the wire, the sandbox, reading, comparing, homework, reports."""
 
+import ast
 import inspect
 import json
 import os
@@ -10,11 +11,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -494,11 +496,66 @@ def test_folders_files_and_strange_things_are_all_found(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.ipynb")
     (tmp_path / "link").symlink_to(tmp_path / "ann")
     found = {sub.name: sub for sub in submissions.discover(tmp_path)}
-    assert list(found) == ["ann/1.ipynb", "ann/dir.ipynb", "bob.ipynb", "link", "pipe.ipynb"]
+    assert list(found) == ["ann/1.ipynb", "bob.ipynb", "link", "pipe.ipynb"]
     assert found["bob.ipynb"].cells == found["ann/1.ipynb"].cells == ("x = 1",)
-    assert {name for name, sub in found.items() if sub.problem} == {
-        *("ann/dir.ipynb", "link", "pipe.ipynb")
+    assert {name for name, sub in found.items() if sub.problem} == {"link", "pipe.ipynb"}
+
+
+def _zipped(path: Path, files: Mapping[str, str | bytes]) -> None:
+    with ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def test_work_is_found_in_whatever_form_it_is_handed_in(tmp_path: Path) -> None:
+    one = notebook(["x = 1"])
+    old = {"worksheets": [{"cells": [{"cell_type": "code", "input": ["x ", "= 1"]}]}]}
+    (deep := tmp_path / "deep" / "a" / "b").mkdir(parents=True)
+    for path, content in {
+        deep / "work.ipynb": one.encode(),
+        tmp_path / "loud.IPYNB": one.encode(),
+        tmp_path / "old.ipynb": json.dumps(old).encode(),
+        tmp_path / "wide.ipynb": one.encode("utf-16"),
+        tmp_path / "marked.ipynb": one.encode("utf-8-sig"),
+        tmp_path / "many.ipynb": notebook(["y = 1"] * 1500 + ["x = 1"]).encode(),
+    }.items():
+        path.write_bytes(content)
+    files = {"hw/1.ipynb": one, "hw/.ipynb_checkpoints/1.ipynb": one, "__MACOSX/hw/1.ipynb": "x"}
+    _zipped(tmp_path / "packed.ZIP", files)
+    (tmp_path / "moodle").mkdir()
+    _zipped(tmp_path / "moodle" / "hw.zip", {"1.ipynb": one, "2.ipynb": "{", "notes.txt": "x"})
+    found = {sub.name: sub for sub in submissions.discover(tmp_path)}
+    assert set(found) == {
+        *("deep/a/b/work.ipynb", "loud.IPYNB", "old.ipynb", "wide.ipynb", "marked.ipynb"),
+        *("many.ipynb", "packed.ZIP/hw/1.ipynb", "moodle/hw.zip/1.ipynb", "moodle/hw.zip/2.ipynb"),
     }
+    assert "a damaged one" in found.pop("moodle/hw.zip/2.ipynb").problem
+    assert {sub.cells[-1] for sub in found.values()} == {"x = 1"}
+    assert not any(sub.problem or sub.doubt for sub in found.values())
+
+
+def test_what_may_be_right_and_is_not_read_needs_review(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (subs := tmp_path / "subs").mkdir()
+    monkeypatch.setattr(submissions, "MAX_ARCHIVE", 2**20)
+    _zipped(subs / "bomb.zip", {"a.ipynb": bytes(2**21)})
+    _zipped(subs / "empty.zip", {"solution.py": "x = 1"})
+    (subs / "broken.zip").write_bytes((subs / "empty.zip").read_bytes()[:60])
+    locked = bytearray((subs / "bomb.zip").read_bytes())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        locked[locked.index(header) + flags] |= 1  # says that a password is needed
+    (subs / "locked.zip").write_bytes(locked)
+    (subs / "work.rar").write_bytes(b"Rar!")
+    (subs / "endless.ipynb").write_text(notebook(["x = 1"] * (submissions.MAX_CELLS + 1)))
+    monkeypatch.setattr(grading, "refusal", lambda _: "")
+    results = grading.grade(subs, tmp_path / "out", grading.HomeTasks(SALT, "04"), Sandbox())
+    told = {result.submission: result.flags[0] for result in results}
+    assert {(r.status, r.points) for r in results} == {(grading.REVIEW, None)}, "never a zero"
+    assert "more than 1 MiB" in told["bomb.zip"] and "no notebook" in told["empty.zip"]
+    assert "cannot be opened" in told["broken.zip"] and "encrypted" in told["locked.zip"]
+    assert ".rar" in told["work.rar"] and "10,001 code cells" in told["endless.ipynb"]
+    assert all(told[r.submission] in r.remarks[0] for r in results), "the learner is told why"
 
 
 OWN = "\n".join(
@@ -573,6 +630,7 @@ def test_reading_a_hostile_notebook_takes_no_minutes() -> None:
     assert not code.should_define("\n" * 20_000 + "1/0", "f")
     assert similarity.forms([loops, "x=x\n" * 20_000], {"key": "x"}) == {}
     similarity.similar([Submission("one", ("x=x;" * 20_000,) * 9)])
+    code.statements(["%time x = 1\n" * 8000] * 3)
     assert time.process_time() - start < 60  # done naively it takes minutes, on any machine
 
 
@@ -776,6 +834,56 @@ def test_the_name_handed_to_check_is_read_from_the_cells() -> None:
     assert code.answer_names(made) == {"04.tv": "last", "04.step": "mine"}
     assert code.should_define("<<<\ndef f(x)", "f") and code.should_define("f = 1 +", "f")
     assert not code.should_define("def f2(): f(1) == 2\nf == 3", "f")
+
+
+RAW = """
+x = !ls \\
+    -l
+?len
+%matplotlib inline
+total = [5
+%2]
+if total:
+    %time y = len(x)
+!echo a \\
+  b
+result = %timeit -n 10 -o sum(range(3))
+%env A=1
+await asyncio.sleep(0)
+z = result.best >= 0
+1 / 0
+"""
+
+
+def test_cells_are_read_as_ipython_reads_them(run: Callable, isolated: Sandbox) -> None:
+    made = [
+        "import asyncio\nasync def late(): return 7\nvalue = await late()",
+        "%%time\n\ndef f(): return 1\n%timeit f()",
+        "\n \n%%capture out --no-stderr\n%%time -q\n!pip install x\ng = 2",
+        "%%writefile f.py\ndef f(: broken\nh = 3",
+        "%%bash\nrm -rf /\nh=3",
+        "%%timeit\nh = 3",
+        "    a = 1\n    b = a",
+        ">>> c = 4",
+        RAW,
+        "get_ipython().run_line_magic('matplotlib', 'inline')\nd = 5",
+    ]
+    source = "def answer(): return [value, f(), g, b, c, y, z, d, 'h' in globals()]"
+    remote = RemoteNotebook([*made, source], isolated)
+    try:
+        assert _ask(remote, "answer") == [7, 1, 2, 1, 4, 0, True, 5, False]
+        assert remote.errors == {9: "ZeroDivisionError: division by zero"}
+    finally:
+        remote.close()
+    names = {name for one in code.statements(made) for name in code.defined(one)}
+    assert {"f", "g", "b", "z", "value"} <= names and "h" not in names
+
+
+def test_lines_keep_their_numbers_whatever_ipython_makes_of_them() -> None:
+    for source, line in ((RAW, 16), ("\n\n%%time\n!a \\\n  b\n1 / 0", 6)):
+        last = code.parse(source).body[-1]
+        assert isinstance(last, ast.Expr) and isinstance(last.value, ast.BinOp)
+        assert (last.lineno, source.splitlines()[last.lineno - 1]) == (line, "1 / 0")
 
 
 TV = "    return sum(x.diff(dim=d).square().mean() for d in (2, 3))"

@@ -214,7 +214,7 @@ def _without_running(plan: Plan, submission: Submission) -> Result | None:
     if other := plan.other(submission):
         text = f"This notebook belongs to {other}; here {plan.title} is graded."
         return Result(submission.name, OTHER, learner, remarks=(text,))
-    if doubt := plan.doubt(submission):
+    if doubt := submission.doubt or plan.doubt(submission):
         text = f"Your teacher has to look at this: {doubt}."
         tasks = tuple(_unjudged(t, REVIEW, "", None) for t in plan.tasks(submission))
         return Result(submission.name, REVIEW, learner, tasks, (text,), (doubt,))
