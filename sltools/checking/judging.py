@@ -31,6 +31,11 @@ COLOURS = dict.fromkeys(OUTCOMES, "#a34700") | {"not attempted": "#595959", "rig
 HOME_SEEDS = range(1, 1000)
 LIBRARY = Path(seeds.__file__).parent
 PLAIN_TYPES = (str, bool, int, float, type(None))
+DTYPES = {
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.bfloat16, torch.float16, torch.float32, torch.float64),
+}
+INTEGERS = 2**63  # whole numbers are smaller
 
 
 class NotAttempted(Exception):
@@ -121,7 +126,7 @@ class LocalAnswer:
             raise NotAttempted
         if callable(self._answer):
             raise Wrong("a value is asked for, not a function: call it.")
-        return plain(self._answer)
+        return call(lambda: self._answer, ())
 
 
 def call(function: Any, arguments: Iterable[Any]) -> Any:
@@ -132,14 +137,15 @@ def call(function: Any, arguments: Iterable[Any]) -> Any:
     """
     with seeds.scope(0, "answer"):
         try:
-            returned = function(*copy.deepcopy(tuple(arguments)))
+            return plain(function(*copy.deepcopy(tuple(arguments))))
+        except Wrong:
+            raise
         except NotImplementedError as error:
             if _is_stub(function, error):
                 raise NotAttempted from None
             raise AnswerFailed(_explain(error)) from None
         except Exception as error:
             raise AnswerFailed(_explain(error)) from None
-    return plain(returned)
 
 
 def _gradient(function: Any, *arguments: Any) -> Any:
@@ -161,20 +167,37 @@ def plain(value: Any) -> Any:
 
     Raises Wrong for anything else: an object of a class of one's own could equal everything.
     """
+    try:
+        return _plain(value)
+    except RecursionError:
+        raise Wrong("the answer is nested too deeply.") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
+        value = torch.as_tensor(np.array(value))
     if isinstance(value, Tensor):
-        return torch.Tensor.detach(value).cpu().clone()
-    if isinstance(value, np.ndarray | np.generic):
-        return torch.as_tensor(np.array(value))
+        return _plain_tensor(torch.Tensor.detach(value))
+    if type(value) is int and abs(value) >= INTEGERS:
+        raise Wrong("the answer holds a whole number of more than 64 bits.")
     if type(value) in PLAIN_TYPES:
         return value
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [_plain(part) for part in value]
     if isinstance(value, Mapping):
-        return {str(name): plain(part) for name, part in value.items()}
+        return {str(name): _plain(part) for name, part in value.items()}
+    kind = type(value).__name__ + (f" of {value.dtype}" if isinstance(value, np.ndarray) else "")
     raise Wrong(
-        f"the answer holds an object of type {type(value).__name__}; give tensors, numbers, texts, "
+        f"the answer holds an object of type {kind}; give tensors, numbers, texts, "
         "and lists or dictionaries of them."
     )
+
+
+def _plain_tensor(value: Tensor) -> Tensor:
+    if value.layout is not torch.strided or value.is_meta or value.dtype not in DTYPES:
+        kind = "without data" if value.is_meta else f"{value.dtype}, {value.layout}"
+        raise Wrong(f"the answer holds a tensor ({kind}); give an ordinary one, as of float32.")
+    return value.cpu().clone()
 
 
 def _is_stub(function: Any, error: NotImplementedError) -> bool:

@@ -641,6 +641,11 @@ def _as_number(value: Any) -> float:
     """Return a prediction, True or False in any form, as 1 or 0."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
+    if isinstance(value, Tensor):
+        raise Wrong(
+            f"The prediction must be one truth value; yours are {value.numel()}: is `.all()` "
+            "missing?"
+        )
     if value not in (True, False):
         raise Wrong("The prediction must be True or False.")
     return float(value)
