@@ -424,6 +424,70 @@ def test_without_isolation_limits_hold_all_the_same(run: Callable) -> None:
     }
 
 
+CARRIERS = """
+import torch
+class Own(Exception): pass
+def text(x): raise ValueError(f"here it is: {x.tolist()}")
+def own(x):
+    y = 1
+    raise Own(x.tolist())
+def made(x): raise type("T" + str(x.tolist())[3:9], (Exception,), {})()
+def item(x): return type("T" + str(x.tolist())[3:9], (), {})()
+def key(x): return {}[str(x.tolist())]
+def library(x): return torch.zeros(2)[str(x.tolist())]
+def forged(x):
+    import socket
+    from sltools.grading import wire
+    channel = socket.socket(fileno=3)
+    for n in range(3, 60):
+        try: socket.socket(fileno=n).sendall(wire.pack({FORGED}))
+        except OSError: pass
+"""
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        '{"failed": str(x.tolist())}',
+        '{"failed": [str(x.tolist()), 1, 1]}',
+        '{"failed": ["ValueError", int(x * 1e6), int(x * 1e6)]}',
+        '{"wrong": ["object", str(x.tolist())]}',
+        '{"wrong": str(x.tolist())}',
+        "{str(x.tolist()): 1}",
+        "[x]",
+    ],
+)
+def test_feedback_on_an_error_brings_no_hidden_data_home(
+    forged: str, run: Callable, isolated: Sandbox
+) -> None:
+    secret = torch.tensor(0.123456)
+    remote = run(isolated, CARRIERS.replace("{FORGED}", forged))
+    tv = exercises.find("04.tv")
+    task = replace(tv, judge=lambda answer, _: str(answer(secret)))
+    names = ("text", "own", "made", "item", "key", "library", "forged")
+    told = {
+        name: judge(task, RemoteAnswer(remote, replace(tv, answer=name), LIMITS.call)).message
+        for name in names
+    }
+    assert not [text for text in told.values() if "1234" in text], told
+    assert told["text"] == (
+        "ValueError was raised.\n"
+        'In line 4 of code cell 1: def text(x): raise ValueError(f"here it is: {x.tolist()}")'
+    )
+    assert told["own"].endswith("In line 7 of code cell 1: raise Own(x.tolist())")
+    assert "an unknown type was raised" in told["made"] and "an unknown type;" in told["item"]
+    assert told["key"].startswith("KeyError was raised.\nIn line 10")
+
+
+def test_a_second_round_under_one_salt_meets_other_data() -> None:
+    first, second = (submissions._notebook(notebook([text]).encode(), "a") for text in "xy")
+    again = json.loads(notebook(["x"])) | {"metadata": {"kernelspec": "other"}}
+    saved = submissions._notebook(json.dumps(again).encode(), "b")
+    drawn = [next(secrets.seeds_of(SALT, "04.tv", s.digest)) for s in (first, second, saved)]
+    assert drawn[0] != drawn[1], "what was learnt of the first round's data is worth nothing"
+    assert drawn[0] == drawn[2], "the same work gets the same points"
+
+
 def test_grading_is_refused_where_the_sandbox_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -651,8 +715,8 @@ def test_a_salt_is_its_owners_and_is_not_kept_in_the_course(tmp_path: Path) -> N
     path.write_bytes(b"short")
     with pytest.raises(ExerciseError, match="5 bytes"):
         secrets.read(path)
-    first = [next(secrets.seeds_of(salt, key)) for key in ("04.tv", "04.step")]
-    assert first[0] != first[1] and next(secrets.seeds_of(SALT, "04.tv")) != first[0]
+    first = [next(secrets.seeds_of(salt, key, "")) for key in ("04.tv", "04.step")]
+    assert first[0] != first[1] and next(secrets.seeds_of(SALT, "04.tv", "")) != first[0]
 
 
 def _solutions(plan: homework.Assignment, learner: str) -> str:
@@ -689,7 +753,7 @@ def test_homework_is_judged_by_its_constants_and_data() -> None:
     known, images = plan.constants(""), plan.data("").images
 
     def verdict(task: Any, answer: Any) -> Any:
-        return judge(task, LocalAnswer(answer), secrets.seeds_of(SALT, task.key))
+        return judge(task, LocalAnswer(answer), secrets.seeds_of(SALT, task.key, ""))
 
     def sensor_client(weight: Any, bias: Any) -> Any:
         return weight / known.gain, bias - known.offset / known.gain * weight.sum((1, 2, 3))

@@ -151,8 +151,9 @@ def recorded(task: Task, seed: int) -> list[Any]:
     returned = []
 
     def answer(*arguments: Any) -> Any:
-        returned.append(judging.plain(right(*arguments)))
-        return returned[-1]
+        value = right(*arguments)
+        returned.append(judging.plain(value))
+        return value
 
     assert judging.judge(task, LocalAnswer(answer), [seed])
     return returned

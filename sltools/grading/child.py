@@ -17,8 +17,7 @@ import traceback
 from types import CodeType, ModuleType
 from typing import Any
 
-from sltools.checking.judging import AnswerFailed, LocalAnswer, NotAttempted
-from sltools.checking.task import Wrong
+from sltools.checking.judging import AnswerFailed, LocalAnswer, NotAttempted, NotPlain
 from sltools.grading import wire
 from sltools.grading.cells import defined, parse
 
@@ -69,6 +68,7 @@ class Notebook:
     def __init__(self) -> None:
         self.module = ModuleType("__main__")
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._numbers: dict[str, int] = {}
         shell = Shell(self.module.__dict__)
         self.module.__dict__.update(display=lambda *_, **__: None, get_ipython=lambda: shell)
         sys.modules["__main__"] = self.module
@@ -77,6 +77,7 @@ class Notebook:
     def run(self, number: int, source: str) -> dict[str, Any]:
         """Run a cell; return what it defines, and its `error` or None."""
         name = f"<cell {number}>"
+        self._numbers[name] = number
         defines: list[str] = []
         try:
             linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
@@ -110,12 +111,17 @@ class Notebook:
             return {"returned": called(*arguments)}
         except NotAttempted:
             return {"not attempted": True}
-        except Wrong as wrong:
-            return {"wrong": wrong.reason}
+        except NotPlain as wrong:
+            return {"wrong": [wrong.cause, wrong.kind]}
         except AnswerFailed as failed:
-            return {"failed": str(failed)}
+            return {"failed": [failed.kind, *self._place(failed)]}
         except BaseException as error:  # SystemExit, for example
-            return {"failed": f"{type(error).__name__}: {error}"}
+            return {"failed": [type(error).__name__, 0, 0]}
+
+    def _place(self, failed: AnswerFailed) -> tuple[int, int]:
+        """The number of the cell, and of the line in it, where an answer failed; or zeros."""
+        name, line = failed.place or ("", 0)
+        return (self._numbers[name], line) if name in self._numbers else (0, 0)
 
 
 def serve(channel: socket.socket) -> None:
@@ -139,8 +145,8 @@ def serve(channel: socket.socket) -> None:
             reply = notebook.answer(request["answer"], request["arguments"], request["gradient"])
         try:
             message = wire.pack(reply)
-        except wire.WireError as error:
-            message = wire.pack({"failed": f"The answer cannot be sent: {error}"})
+        except wire.WireError:
+            message = wire.pack({"unsent": True})
         channel.sendall(message)
 
 

@@ -263,7 +263,8 @@ def _examine(plan: Plan, submission: Submission, sandbox: Sandbox) -> Result:
             seconds = limits.challenge if task.kind == "challenge" else limits.call
             answer = RemoteAnswer(notebook, task, seconds, names.get(task.key, ""))
             try:
-                tasks.append(_judge(plan, task, answer))
+                seeds = secrets.seeds_of(plan.salt, task.key, submission.digest)
+                tasks.append(_judge(task, answer, seeds))
             except Exception:
                 flags.append(f"{task.key}: {shortened(traceback.format_exc(limit=-5))}")
                 tasks.append(_unjudged(task, FAULT, "The grader failed here, not you.", None))
@@ -283,8 +284,8 @@ def _examine(plan: Plan, submission: Submission, sandbox: Sandbox) -> Result:
     )
 
 
-def _judge(plan: Plan, task: Task, answer: RemoteAnswer) -> TaskResult:
-    verdict = judging.judge(task, answer, secrets.seeds_of(plan.salt, task.key))
+def _judge(task: Task, answer: RemoteAnswer, seeds: Iterator[int]) -> TaskResult:
+    verdict = judging.judge(task, answer, seeds)
     message = shortened(verdict.message)
     return TaskResult(task.key, task.title, verdict.outcome, message, verdict.points, task.points)
 

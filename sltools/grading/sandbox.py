@@ -218,8 +218,8 @@ class Process:
             answer = wire.receive(read)
         except OSError:
             raise self._gone() from None
-        except wire.WireError as error:
-            raise Ended(f"What came back cannot be understood: {error}.") from None
+        except wire.WireError:
+            raise Ended("What came back cannot be understood.") from None
         if not isinstance(answer, dict):
             raise Ended("What came back cannot be understood.")
         return answer

@@ -22,16 +22,21 @@ ARCHIVES = (".7z", ".bz2", ".gz", ".rar", ".tar", ".tgz", ".xz")  # that are not
 class Submission:
     """A file or folder that was handed in.
 
-    `name` is its path in the folder of submissions. `cells` are the sources of its code cells,
-    `digest` tells its content. `problem` says why it is no work that can be read, `doubt` why a
-    person must look at it: it may be right, and it cannot be run as it is.
+    `name` is its path in the folder of submissions. `cells` are the sources of its code cells.
+    `problem` says why it is no work that can be read, `doubt` why a person must look at it: it may
+    be right, and it cannot be run as it is.
     """
 
     name: str
     cells: tuple[str, ...] = ()
-    digest: str = ""
     problem: str = ""
     doubt: str = ""
+
+    @property
+    def digest(self) -> str:
+        """A hash of the cells, whatever else the notebook holds."""
+        text = json.dumps(self.cells)
+        return hashlib.sha256(text.encode()).hexdigest()
 
 
 def discover(folder: Path) -> list[Submission]:
@@ -126,13 +131,12 @@ def _is_notebook(member: ZipInfo) -> bool:
 
 
 def _notebook(content: bytes, name: str) -> Submission:
-    digest = hashlib.sha256(content).hexdigest()
     try:
         cells = parse(content)
     except ValueError as error:
-        return Submission(name, digest=digest, problem=str(error))
+        return Submission(name, problem=str(error))
     many = f"it has {len(cells):,} code cells, and {MAX_CELLS:,} at most are run"
-    return Submission(name, cells, digest, doubt=many if len(cells) > MAX_CELLS else "")
+    return Submission(name, cells, doubt=many if len(cells) > MAX_CELLS else "")
 
 
 def _content(path: Path) -> bytes:

@@ -163,27 +163,29 @@ def _label_baselines(answer: Answer, seed: int) -> None:
     "and without any the server still knows who belongs together.",
 )
 def _leaking(answer: Answer, seed: int) -> None:
-    messages, labels = _messages(seed)
+    messages, kinds, labels = _messages(seed)
     got = answer(messages, labels)
-    if not isinstance(got, list) or not set(map(str, got)) <= set(messages):
+    if not isinstance(got, list) or not all(isinstance(name, str) for name in got):
         raise Wrong("Return a list of names of messages.")
+    if not set(got) <= set(messages):
+        raise Wrong("You name a message that is not among these: take the names of `messages`.")
     missed = {
-        "plain": "its third column holds the labels as they are",
+        "plain": "a column holds the labels as they are",
         "scaled": "a column holds the labels times a factor, plus a constant",
         "coded": "a column holds another number for each class, in no order",
     }
-    for name, reason in missed.items():
-        if name not in got:
-            raise Wrong(f"You have missed {name!r}: {reason}.")
+    for kind, reason in missed.items():
+        if kinds[kind] not in got:
+            raise Wrong(f"You have missed {kinds[kind]!r}: {reason}.")
     spared = {
         "noise": "no value occurs twice in it, so none can tell two images of one class together",
         "constant": "every label has the same value there, so none can be told from another",
         "merged": "two classes share a value in each column, so the labels cannot be told",
         "shuffled": "it holds labels, but those of other images",
     }
-    for name, reason in spared.items():
-        if name in got:
-            raise Wrong(f"You accuse {name!r} wrongly: {reason}.")
+    for kind, reason in spared.items():
+        if kinds[kind] in got:
+            raise Wrong(f"You accuse {kinds[kind]!r} wrongly: {reason}.")
     if len(got) != 3:
         raise Wrong("Name each message once.")
 
@@ -435,34 +437,39 @@ def _bare(text: str) -> str:
     return text.removesuffix(" (granted)")
 
 
-def _messages(seed: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Draw messages of 24 rows, three of which give the labels away."""
+def _messages(seed: int) -> tuple[dict[str, Tensor], dict[str, str], Tensor]:
+    """Draw messages, three of which give the labels away, their names by kind, and the labels.
+
+    Neither its name, nor its place or its size says of which kind a message is.
+    """
     generator = seeds.generator(seed, "messages")
-    labels = torch.arange(24)[torch.randperm(24, generator=generator)] % 4
+    count = 4 * int(torch.randint(6, 10, (), generator=generator))
+    labels = torch.arange(count)[torch.randperm(count, generator=generator)] % 4
     turn = int(torch.randint(4, (), generator=generator))
     book = torch.tensor([2.5, -1.0, 7.25, 0.5]).roll(turn)  # in no order, however it is turned
-    shift = int(torch.randint(1, 23, (), generator=generator))
+    shift = int(torch.randint(1, count - 1, (), generator=generator))
+    columns = {
+        "noise": [],
+        "plain": [labels],
+        "constant": [torch.ones(count)],
+        "scaled": [0.125 * labels - 3.0],
+        "merged": [labels > 1, labels > 2],
+        "coded": [book[labels]],
+        "shuffled": [labels.roll(shift)],
+    }
 
-    def noise(columns: int) -> Tensor:
-        return torch.rand(24, columns, generator=generator)
-
-    def beside(column: Tensor, columns: int = 4, place: int = 2) -> Tensor:
-        payload = noise(columns)
-        payload[:, place] = column
+    def among_noise(told: list[Tensor]) -> Tensor:
+        width = int(torch.randint(3, 7, (), generator=generator))
+        payload = torch.rand(count, width, generator=generator)
+        places = torch.randperm(width, generator=generator)[: len(told)]
+        for place, column in zip(places.tolist(), told, strict=True):
+            payload[:, place] = column.float()
         return payload
 
-    messages = {
-        "noise": noise(3),
-        "plain": beside(labels.float()),
-        "constant": beside(torch.ones(24)),
-        "scaled": beside(0.125 * labels - 3.0, 5, 4),
-        "merged": torch.stack([(labels > 1).float(), (labels > 2).float()], 1),
-        "coded": beside(book[labels], 6, 1),
-        "shuffled": beside(labels.roll(shift).float(), 3, 0),
-    }
-    order = torch.randperm(len(messages), generator=generator).tolist()
-    names = list(messages)
-    return {names[i]: messages[names[i]] for i in order}, labels
+    order = torch.randperm(len(columns), generator=generator).tolist()
+    kinds = [list(columns)[place] for place in order]
+    names = {kind: f"message {number}" for number, kind in enumerate(kinds, 1)}
+    return {names[kind]: among_noise(columns[kind]) for kind in kinds}, names, labels
 
 
 def _papers(seed: int) -> tuple[list[dict[str, list[str]]], list[list[str]]]:
