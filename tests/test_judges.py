@@ -198,3 +198,47 @@ def test_no_judge_fails_whatever_it_is_given(task: Task) -> None:
 @every_challenge
 def test_no_judge_of_a_challenge_fails_whatever_it_is_given(task: Task) -> None:
     _judge_forms(task)
+
+
+# ---- answers that know nothing of the data -------------------------------------------------------
+
+HIDDEN = range(7000, 7003)
+OTHERS = range(7100, 7110)
+
+
+def _filled(value: Any, number: float) -> Any:
+    """Return `value` with `number` in the place of all numbers."""
+    if isinstance(value, Tensor):
+        return torch.full_like(value, number) if value.dtype != torch.bool else value < number
+    if isinstance(value, list):
+        return [_filled(part, number) for part in value]
+    if isinstance(value, dict):
+        return {key: _filled(part, number) for key, part in value.items()}
+    if isinstance(value, bool):
+        return number > 0
+    return type(value)(number) if isinstance(value, int | float) else value
+
+
+def _earned(task: Task, answer: Any) -> float:
+    return judging.judge(task, LocalAnswer(answer), HIDDEN).share
+
+
+def _points_for_nothing(task: Task) -> list[str]:
+    """Which answers earn points without a look at the data: recorded, constant, or echoed."""
+    earned = []
+    for seed in OTHERS:
+        if _earned(task, replayed(task, recorded(task, seed))):
+            earned.append(f"the answers to seed {seed}")
+    form = recorded(task, OTHERS[0])
+    for number in (0.0, 1.0, 0.5, -1.0, 2.0, 0.1):
+        if _earned(task, replayed(task, form, lambda value, n=number: _filled(value, n))):
+            earned.append(f"{number} in all places")
+    for place in range(5):
+        if _earned(task, lambda *given, place=place: given[place]):
+            earned.append(f"argument {place} itself")
+    return earned
+
+
+@every_task
+def test_nothing_is_earned_without_a_look_at_the_data(task: Task) -> None:
+    assert not _points_for_nothing(task)
