@@ -1,6 +1,7 @@
 """The parts of the grader: the wire, the sandbox, reading, comparing, homework, reports."""
 
 import ast
+import errno
 import inspect
 import json
 import os
@@ -30,7 +31,7 @@ from sltools.errors import ExerciseError
 from sltools.grading import assignment as homework
 from sltools.grading import cells as code
 from sltools.grading import grade as grading
-from sltools.grading import report, sandbox, secrets, similarity, submissions, wire
+from sltools.grading import jail, report, sandbox, secrets, similarity, submissions, wire
 from sltools.grading.remote import RemoteAnswer, RemoteNotebook
 from sltools.grading.sandbox import Limits, Sandbox
 from sltools.grading.submissions import Submission
@@ -229,6 +230,57 @@ def test_a_jail_holds(isolated: Sandbox, tmp_path: Path, run: Callable) -> None:
     assert seen["user"] != 0, "limits on processes do not hold for root"
     assert _ask(remote, "fill") == 28  # no space left on device
     assert 0 < _ask(remote, "fork") < LIMITS.processes
+
+
+KEEPERS = """
+import ctypes, multiprocessing, os, platform, subprocess, threading
+LIBC = ctypes.CDLL(None, use_errno=True)
+ADD, REQUEST, KEYCTL = (248, 249, 250) if platform.machine() == "x86_64" else (217, 218, 219)
+
+def call(*arguments):
+    ctypes.set_errno(0)
+    return [LIBC.syscall(*arguments) >= 0, os.strerror(ctypes.get_errno())]
+
+def keep():
+    user, session = ctypes.c_long(-4), ctypes.c_long(-3)  # keyrings
+    return {
+        "a key for other users": call(ADD, b"user", b"note", b"secret", 6, user),
+        "a key for the session": call(ADD, b"user", b"note", b"secret", 6, session),
+        "a search": call(REQUEST, b"user", b"note", None, 0),
+        "a keyring": call(KEYCTL, 1, None),
+        "a user namespace": [LIBC.unshare(0x10000000) == 0, os.strerror(ctypes.get_errno())],
+        "by clone": call(56 if platform.machine() == "x86_64" else 220, 0x10000011, 0, 0, 0, 0),
+        "the other ABI": call(0x40000000 + 39),
+    }
+
+def work():
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(1))
+    thread.start()
+    thread.join()
+    child = os.fork()
+    if child == 0:
+        os._exit(3)
+    seen.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return [*seen, subprocess.run(["/bin/sh", "-c", "exit 4"]).returncode]
+"""
+
+
+@pytest.mark.skipif(not jail.can_filter(), reason="no filter of system calls on this machine")
+def test_nothing_is_kept_in_the_kernel_for_another_process(
+    isolated: Sandbox, run: Callable
+) -> None:
+    remote = run(isolated, KEEPERS)
+    assert {name: told for name, told in _ask(remote, "keep").items() if told[0]} == {}
+    assert _ask(remote, "keep")["a key for other users"][1] == os.strerror(errno.EPERM)
+    assert _ask(remote, "work") == [1, 3, 4], "threads and processes of its own go on"
+
+
+def test_what_is_not_enforced_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "not for a submission" in sandbox.not_enforced(Sandbox())[0]
+    assert "without isolation" in sandbox.not_enforced(Sandbox(isolate=False))[0]
+    monkeypatch.setattr(sandbox, "can_filter", lambda: False)
+    assert "keys" in sandbox.not_enforced(Sandbox())[1]
 
 
 def test_all_that_judges_is_hidden() -> None:

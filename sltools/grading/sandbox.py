@@ -25,7 +25,7 @@ from typing import Any
 
 from sltools.errors import ExerciseError
 from sltools.grading import wire
-from sltools.grading.jail import REFUSED, WORK
+from sltools.grading.jail import REFUSED, WORK, can_filter
 
 LIBRARY = Path(__file__).resolve().parents[1]
 JAIL = Path(__file__).with_name("jail.py")
@@ -111,6 +111,14 @@ def refusal(sandbox: Sandbox) -> str:
     except ExerciseError as error:
         return str(error)
     return ""
+
+
+def not_enforced(sandbox: Sandbox) -> list[str]:
+    """List what submissions are not held to here."""
+    missing = ["limits on memory and processor time hold for each process, not for a submission"]
+    if not can_filter():
+        missing.append("system calls are not filtered: one submission may leave keys for another")
+    return missing if sandbox.isolate else [UNSAFE, *missing]
 
 
 def clean() -> None:
