@@ -255,9 +255,11 @@ def grade(
         plan = grading.HomeTasks(_read_or_make(salt), topic.zfill(2), challenges)
     private = [path.expanduser().resolve() for path in (salt, roster) if path]
     box = sandbox.Sandbox(isolation, hidden=tuple(map(str, private)))
-    for missing in sandbox.not_enforced(box):
-        print(f"NOTE: not enforced here: {missing}", file=sys.stderr)
+    if not isolation:
+        print(f"warning: {sandbox.UNSAFE}", file=sys.stderr)
     results = grading.grade(submissions, out, plan, box, jobs)
+    for missing in sandbox.not_enforced():
+        print(f"NOTE: not enforced: {missing}", file=sys.stderr)
     print(f"{out / 'scores.csv'}: {grading.summary(results)}")
 
 
