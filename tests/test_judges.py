@@ -7,11 +7,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sltools.checking import judging
 from sltools.checking.judging import LocalAnswer
-from sltools.checking.task import Task
+from sltools.checking.task import Task, find
+from sltools.data import Split
+from sltools.exercises.topics import theft
 from tests.test_exercises import _solution, every_challenge, every_task
 
 SEED = 7000
@@ -242,3 +244,43 @@ def _points_for_nothing(task: Task) -> list[str]:
 @every_task
 def test_nothing_is_earned_without_a_look_at_the_data(task: Task) -> None:
     assert not _points_for_nothing(task)
+
+
+# ---- calls that tell more than they should -------------------------------------------------------
+
+
+def test_no_call_of_a_detector_can_be_compared_with_another() -> None:
+    """With the same message under true and under shuffled labels the truer would be known."""
+    seen = []
+
+    def suspicion(payload: Tensor, labels: Tensor) -> float:
+        seen.append(payload.numpy().tobytes())
+        return float(labels[0] + 1)
+
+    judging.judge(find("02.challenge"), LocalAnswer(suspicion), [SEED])
+    assert len(set(seen[:90])) == 90
+
+
+def test_a_control_of_stolen_clones_looks_like_any_other_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    images, labels = torch.rand(theft.IMAGES, 1, 4, 4), torch.zeros(theft.IMAGES).long()
+    stolen, strangers = (
+        [nn.Sequential(nn.Flatten(), nn.Linear(16, 3)) for _ in range(theft.CLONES)]
+        for _ in range(2)
+    )
+    made = stolen[0], nn.Sequential(), stolen, strangers, Split(images, labels)
+    monkeypatch.setattr(theft, "_stolen_victim", lambda seed, place: made)
+    calls = []
+
+    def craft(clones: Any, g: Any, images: Tensor, labels: Tensor, epsilon: float) -> Tensor:
+        own = torch.equal(clones[0][1].weight, stolen[0].get_parameter("1.weight"))
+        calls.append((own, images.shape, labels.shape, epsilon))
+        return images
+
+    for seed in range(5):
+        judging.judge(find("06.challenge"), LocalAnswer(craft), [seed])
+    assert len({call[1:] for call in calls}) == 1
+    first = [own for own, *_ in calls[::2]]
+    assert 0 < sum(first) < len(first), "its place says nothing either"
+    assert sum(own for own, *_ in calls) == len(calls) / 2
