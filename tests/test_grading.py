@@ -1,6 +1,7 @@
 """The parts of the grader: the wire, the sandbox, reading, comparing, homework, reports."""
 
 import ast
+import csv
 import errno
 import inspect
 import json
@@ -890,6 +891,47 @@ def sensor_client(weight, bias):
     again = grading.grade(subs, tmp_path / "scores", plan, isolated, 2)
     assert examined == ["zoe.ipynb"], "what is known is not graded anew"
     assert [r.points for r in again if r.submission != "zoe.ipynb"] == [10, 0, 5, 5, None]
+
+
+def test_everybody_on_the_roster_has_a_row_and_one_submission_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = homework.Assignment(SALT, ("ann", "bob", "cat"))
+    ann, bob, _ = homework.write(plan, tmp_path / "made")
+    (subs := tmp_path / "subs").mkdir()
+    for time_, (name, path) in enumerate({"z": ann, "b": ann, "a": ann, "bob": bob}.items()):
+        shutil.copy(path, subs / f"{name}.ipynb")
+        os.utime(subs / f"{name}.ipynb", (min(time_, 1), min(time_, 1)))  # "b" and "a" at one time
+    task = grading.TaskResult("hw04.prior", "A prior", "right", "", 2, 2)
+
+    def examined(plan: Any, todo: Any, *rest: Any) -> Any:
+        return [
+            (sub, grading.Result(sub.name, grading.GRADED, plan.learner(sub), (task,)))
+            for sub in todo
+        ]
+
+    monkeypatch.setattr(grading, "_examine_all", examined)
+    monkeypatch.setattr(grading, "refusal", lambda _: "")
+    for _ in range(2):  # the second time from what is kept
+        results = grading.grade(subs, tmp_path / "out", plan, Sandbox())
+    assert {r.submission[:-6]: r.counts for r in results if r.submission} == {
+        "a": False,
+        "b": True,
+        "z": False,
+        "bob": True,
+    }
+    assert "ann handed in a.ipynb, b.ipynb, z.ipynb; b.ipynb counts" in results[0].flags
+    (missing,) = [r for r in results if not r.submission]
+    assert (missing.learner, missing.status) == ("cat", grading.MISSING)
+    assert missing.points is None and missing.out_of == 10, "which is not a zero"
+    assert grading.summary(results).startswith("4 submissions, 4 graded, 1 nothing handed in")
+    with (tmp_path / "out" / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["learner"], row["points"], row["counts"]) for row in rows] == [
+        *(("ann", "2", "no"), ("ann", "2", "yes"), ("bob", "2", "yes"), ("ann", "2", "no")),
+        ("cat", "", "yes"),
+    ]
+    assert len(list((tmp_path / "out" / "feedback").iterdir())) == 4 and not rows[-1]["feedback"]
 
 
 def test_homework_is_each_learners_own_and_always_the_same(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import json
 import stat
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 from pathlib import Path
 from zipfile import BadZipFile, ZipFile, ZipInfo
@@ -24,13 +24,14 @@ class Submission:
 
     `name` is its path in the folder of submissions. `cells` are the sources of its code cells.
     `problem` says why it is no work that can be read, `doubt` why a person must look at it: it may
-    be right, and it cannot be run as it is.
+    be right, and it cannot be run as it is. `changed` is when its file was, in seconds.
     """
 
     name: str
     cells: tuple[str, ...] = ()
     problem: str = ""
     doubt: str = ""
+    changed: float = 0.0
 
     @property
     def digest(self) -> str:
@@ -99,10 +100,11 @@ def _read(path: Path, name: str) -> list[Submission]:
         problem = "This is not a notebook: its name does not end in .ipynb."
         return [Submission(name, problem=problem)]
     try:
-        content = _content(path)
+        content, changed = _content(path), path.lstat().st_mtime
     except ValueError as error:
         return [Submission(name, problem=str(error))]
-    return _unpacked(content, name) if suffix == ".zip" else [_notebook(content, name)]
+    read = _unpacked(content, name) if suffix == ".zip" else [_notebook(content, name)]
+    return [replace(one, changed=changed) for one in read]
 
 
 def _unpacked(content: bytes, name: str) -> list[Submission]:
