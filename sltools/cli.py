@@ -300,7 +300,7 @@ def audit(
 def grade(
     submissions: Annotated[
         Path,
-        typer.Argument(help="Folder with one notebook, or one folder of notebooks, per learner."),
+        typer.Argument(help="Folder with one notebook, folder of them, or zip file per learner."),
     ],
     salt: Salt,
     out: Annotated[
@@ -340,6 +340,8 @@ def grade(
     if not isolation:
         print(f"warning: {sandbox.UNSAFE}", file=sys.stderr)
     results = grading.grade(submissions, out, plan, box, jobs)
+    for missing in sandbox.not_enforced():
+        print(f"NOTE: not enforced: {missing}", file=sys.stderr)
     print(f"{out / 'scores.csv'}: {grading.summary(results)}")
 
 
