@@ -13,6 +13,8 @@
 
 # %%
 import copy
+from collections.abc import Callable
+from functools import wraps
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +76,9 @@ check("10.mmd", squared_mmd)
 #
 # * **Predict** the images $d(f(x_0)), d(f(x_1)), \ldots$ that come back, in this order, from
 #   `images` and `order` alone.
-# * **Measure** them: let the surrogate send, and as the decoder look up, for each of the client's
-#   smashed data, the image whose own come nearest.
+# * **Measure** them: `made` is what the surrogate really sends, $(N, 12)$. As the decoder look up,
+#   for each of the client's smashed data, the image whose own come nearest. (`order` was written
+#   down by somebody, and nobody has checked it: the two need not agree everywhere.)
 #
 # `front` is the client, `images` are $(N, 1, 4, 4)$, `order` is a permutation of $0, \ldots, N-1$.
 # Return both, each of the shape of `images`.
@@ -83,13 +86,13 @@ check("10.mmd", squared_mmd)
 
 # %%
 def predict_and_decode(
-    front: nn.Sequential, images: Tensor, order: Tensor
+    front: nn.Sequential, images: Tensor, order: Tensor, made: Tensor
 ) -> tuple[Tensor, Tensor]:
     ### BEGIN SOLUTION
     predicted = images[order.argsort()]
     with torch.no_grad():
-        received, sent = front(images), front(images[order])
-    return predicted, images[torch.cdist(received, sent).argmin(1)]
+        received = front(images)
+    return predicted, images[torch.cdist(received, made).argmin(1)]
     ### END SOLUTION
 
 
@@ -140,31 +143,38 @@ check("10.aligned", aligned)
 # The server must be left as it was found: it goes on with its own training afterwards. That is more
 # than its weights. It contains BatchNorm.
 #
-# `surrogate` and `server` are `nn.Sequential`, both in training mode, `images` $(B, 1, 4, 4)$,
-# `labels` $(B,)$. Take the step **in place**, then return `left_behind(surrogate, server)`, which
-# is given.
+# `surrogate` and `server` are `nn.Sequential`, both in training mode, and to be left in it;
+# `images` are $(B, 1, 4, 4)$, `labels` $(B,)$. Take the step **in place**, and return nothing:
+# `watched`, which is given, looks at the two that were passed.
 
 
 # %%
-def left_behind(surrogate: nn.Sequential, server: nn.Sequential) -> dict:
-    """What can be seen of the two after the step."""
+def watched(step: Callable) -> Callable:
+    """Take `step`, and return what can be seen afterwards of the two networks that were passed."""
 
     def flat(tensors):
         return torch.cat([values.detach().flatten().float() for values in tensors])
 
-    weights = list(server.parameters())
-    return {
-        "surrogate": flat(surrogate.parameters()),
-        "server": flat(server.state_dict().values()),
-        "gradients": sum(w.grad is not None and bool(w.grad.any()) for w in weights),
-        "frozen": sum(not w.requires_grad for w in weights),
-        "training": sum(layer.training for layer in server.modules()),
-    }
+    @wraps(step)
+    def watched_step(surrogate, server, images, labels, lr):
+        step(surrogate, server, images, labels, lr)
+        weights = list(server.parameters())
+        return {
+            "surrogate": flat(surrogate.parameters()),
+            "server": flat(server.state_dict().values()),
+            "gradients": sum(w.grad is not None and bool(w.grad.any()) for w in weights),
+            "frozen": sum(not w.requires_grad for w in weights),
+            "training": sum(layer.training for layer in server.modules()),
+            "surrogate_training": sum(layer.training for layer in surrogate.modules()),
+        }
+
+    return watched_step
 
 
+@watched
 def frozen_step(
     surrogate: nn.Sequential, server: nn.Sequential, images: Tensor, labels: Tensor, lr: float
-) -> dict:
+) -> None:
     ### BEGIN SOLUTION
     still = copy.deepcopy(server).eval()
     loss = cross_entropy(still(surrogate(images)), labels)
@@ -172,7 +182,6 @@ def frozen_step(
     with torch.no_grad():
         for weight, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True):
             weight -= lr * slope
-    return left_behind(surrogate, server)
     ### END SOLUTION
 
 
@@ -235,7 +244,8 @@ check("10.ahead", ahead)
 # ```
 #
 # * `own` and `own_labels`: the attacker's images and their labels;
-# * `private` and `labels`: the client's images that were attacked, and their true labels;
+# * `private` and `labels`: the client's images that were attacked, and their true labels. An image
+#   is the same as one of `own` if the two are equal pixel by pixel;
 # * `inputs`: the reconstructions, $(R, M, 1, 4, 4)$, of an odd number of runs that differ in their
 #   seed only.
 #
