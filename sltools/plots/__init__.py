@@ -16,10 +16,10 @@ from sltools.plots.charts import (
     scatter,
 )
 from sltools.plots.diagram import exchange
-from sltools.plots.images import over_time, reconstructions, smashed
+from sltools.plots.images import gallery, over_time, reconstructions, smashed
 from sltools.plots.picture import Picture
 
 __all__ = [
-    "Picture", "Point", "bars", "depth_curve", "exchange", "factors", "frontier", "lines", "losses",
-    "over_time", "reconstructions", "rows", "scatter", "smashed",
+    "Picture", "Point", "bars", "depth_curve", "exchange", "factors", "frontier", "gallery",
+    "lines", "losses", "over_time", "reconstructions", "rows", "scatter", "smashed",
 ]  # fmt: skip
