@@ -9,7 +9,8 @@
 #
 # `check` tells at once whether an answer is right, and if not, why. `hint` gives one hint after
 # another. Both can be called as often as you like: nothing is deducted, and nothing leaves your
-# machine.
+# machine. (The first optimiser of a session makes torch load its compiler, `torch._dynamo`, which
+# takes seconds, once, and says nothing: such a check hangs a moment.)
 
 # %%
 import copy
@@ -281,48 +282,24 @@ check("10.fair_study", fair_study)
 # server sees of an inference: `view.smashed`, $(360, 120)$, `view.model`, your own layers, which
 # you may change as you like, and `view.architecture`, from which `.build(seed, "surrogate")` makes
 # a network like the client's, with fresh weights. `images` $(500, 1, 28, 28)$ and `labels` $(500,)$
-# are yours. The attacks of the library may be used, or their pieces: `SDAR`, `PCAT`, `FORA`,
-# `mk_mmd`.
+# are yours. All of `sltools` may be used, also its attacks, `SDAR`, `PCAT` and `FORA`, which take
+# your images and labels together, as `data.Split(images, labels)`.
 #
 # Return the 360 reconstructions, $(360, 1, 28, 28)$, in the order of the smashed data. You meet two
 # clients, each in a call of its own and with weights and images of its own. Scored is the mean
 # squared error over all images, beside that of the **mean image of the right class**, made of your
-# 500. Down to 0.9 of it earns half of the points, down to 0.8 all of them. All images are turned
-# and moved a little, so there is nothing to look up. A call may take 150 seconds of CPU time when
-# it is graded.
+# 500. Down to 0.6 of it earns half of the points, down to 0.42 all of them: a short run of an
+# attack as it stands in the library does not get there. All images are turned and moved a little,
+# so there is nothing to look up. A call may take 150 seconds of CPU time when it is graded.
 
 
 # %%
 def after_fc1(view: View, images: Tensor, labels: Tensor) -> Tensor:
     ### BEGIN SOLUTION
-    z, server = view.smashed, view.model.eval().requires_grad_(False)
-    surrogate = view.architecture.build(0, "surrogate")
-    with torch.no_grad():
-        guessed = server(z).argmax(1)  # the client's labels are not sent; the server can tell
-    mean, spread = z.mean(0), z.std(0) + 0.1 * z.std()
-    steps = 400
-    optimizer = torch.optim.Adam(surrogate.parameters(), lr=3e-3)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        rows, mine = torch.randint(len(z), (64,)), torch.randint(len(images), (64,))
-        made = surrogate(images[mine])
-        alike = Samples(
-            (made - mean) / spread, (z[rows] - mean) / spread, labels[mine], guessed[rows]
-        )
-        loss = mk_mmd(alike) + cross_entropy(server(made), labels[mine])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        falling.step()
-
-    # The decoder: kernel ridge regression from the surrogate's smashed data to the own images.
-    with torch.no_grad():
-        known, asked = (surrogate(images) - mean) / spread, (z - mean) / spread
-    scale = torch.cdist(known, known).square().mean()
-    kernel, across = (torch.exp(-torch.cdist(a, known).square() / scale) for a in (known, asked))
-    mean_image = images.mean(0)
-    weights = torch.linalg.solve(kernel + torch.eye(len(known)), (images - mean_image).flatten(1))
-    return ((across @ weights).view(-1, *images.shape[1:]) + mean_image).clamp(0, 1)
+    own = data.Split(images, labels)
+    # Surrogates of other seeds err in other places: the mean of their images errs less.
+    runs = [SDAR(steps=1000, seed=seed)(view, own).inputs for seed in range(2)]
+    return torch.stack(runs).mean(0)
     ### END SOLUTION
 
 

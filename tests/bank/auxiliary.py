@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sltools import data
+from sltools.attacks import PCAT, SDAR
 from sltools.attacks.alignment import Discriminator, Samples, mk_mmd
 from sltools.experiments import class_means
 from tests.bank import Proof
@@ -486,11 +487,20 @@ def read_with_a_critic(view, images, labels):
     return read.view(-1, *images.shape[1:])
 
 
-def read_by_neighbours(view, images, labels):
-    known, asked = _surrogate(view, images, labels, steps=500)
-    near = torch.cdist(asked, known).topk(12, largest=False)
-    weights = (-near.values.square() / near.values[:, :1].square()).softmax(1)
-    return (weights[:, :, None, None, None] * images[near.indices]).sum(1)
+def _read_by(*attacks):
+    """The mean of what some attacks of the library read."""
+
+    def after_fc1(view, images, labels):
+        own = data.Split(images, labels)
+        return torch.stack([attack(view, own).inputs for attack in attacks]).mean(0)
+
+    return after_fc1
+
+
+def read_with_moved_images(view, images, labels):
+    moves = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)]
+    moved = torch.cat([images.roll(move, (-2, -1)) for move in moves])
+    return SDAR(steps=1000)(view, data.Split(moved, labels.repeat(len(moves)))).inputs
 
 
 def mean_of_the_guessed_class(view, images, labels):
@@ -674,8 +684,15 @@ PROOFS = {
             "returns an own image of the class": an_own_image_of_the_class,
             "decodes by an untrained surrogate": read_without_training,
             "returns the own images": lambda view, images, labels: images,
+            "takes a short PCAT as it is": _read_by(PCAT(steps=300, batch=32)),
+            "decodes by ridge regression after 300 steps": read_by_ridge,
+            "the same, with kernels and a critic": read_with_a_critic,
         },
-        right=[read_by_ridge, read_with_a_critic, read_by_neighbours],
+        right=[
+            _read_by(SDAR(steps=1000)),
+            _read_by(*(SDAR(steps=600, batch=32, seed=seed) for seed in range(3))),
+            read_with_moved_images,
+        ],
         seeds=range(7000, 7001),  # as the wrong answers
     ),
 }

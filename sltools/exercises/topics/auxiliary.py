@@ -29,7 +29,10 @@ from sltools.protocol import Session
 
 CLASSES = 4
 OWN, CLIENTS = 500, 2  # of the challenge: the attacker's images, and those who are attacked
-HALF, FULL = 0.9, 0.8  # of the error of the mean image of the class, for half the points and all
+# Of the error of the mean image of the class, for half the points and all. PCAT with 300 steps, as
+# it is in the library, has 0.67; a surrogate and a decoder of one's own, as short, 0.53 to 0.57;
+# SDAR with 1,000 steps 0.39, the mean of three with 600 steps 0.40.
+HALF, FULL = 0.6, 0.42
 RIGHT = "right"
 
 
@@ -787,14 +790,14 @@ def _study(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     points=5,
     purpose="read images where UnSplit finds nothing, with 500 images of your own",
     hints=(
-        "`SDAR(steps=600, batch=32)(view, data.Split(images, labels))` of sltools.attacks is a "
-        "start: its `.inputs` are reconstructions, its `.clone` is the surrogate.",
+        "`PCAT(steps=300, batch=32)(view, data.Split(images, labels))` of sltools.attacks is a "
+        "start, and not enough: its `.inputs` are reconstructions, its `.clone` is the surrogate. "
+        "You may use what PCAT does without: the architecture.",
         "The decoder need not learn along. Once there is a surrogate it makes smashed data of your "
         "500 images, and to pairs you can fit any decoder, in closed form too.",
-        "The client's data are not quite the surrogate's, so the decoder must not trust details: "
-        "kernel ridge regression from standardised smashed data, with a penalty as large as the "
-        "kernel's own diagonal, does well after 300 steps of a surrogate that learns by MK-MMD, "
-        "class by class, and through the server's layers.",
+        "Surrogates from several seeds err in different places, and all are aligned with the same "
+        "client: the mean of their images errs less. A thousand steps are better than a few "
+        "hundred, and there is time for both.",
     ),
     meaning="After a dense layer, without the client's weights: the attacker's own images said "
     "what smashed data of such images look like, and the rest came over the wire.",
