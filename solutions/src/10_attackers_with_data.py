@@ -288,7 +288,7 @@ check("10.fair_study", fair_study)
 # Return the 360 reconstructions, $(360, 1, 28, 28)$, in the order of the smashed data. You meet two
 # clients, each in a call of its own and with weights and images of its own. Scored is the mean
 # squared error over all images, beside that of the **mean image of the right class**, made of your
-# 500. Down to 0.6 of it earns half of the points, down to 0.42 all of them: a short run of an
+# 500. Down to 0.6 of it earns half of the points, down to 0.46 all of them: a short run of an
 # attack as it stands in the library does not get there. All images are turned and moved a little,
 # so there is nothing to look up. A call may take 150 seconds of CPU time when it is graded.
 
