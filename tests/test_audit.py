@@ -140,7 +140,7 @@ def test_perfect_images_and_blind_guesses_are_scored_as_such() -> None:
 def test_a_client_that_sends_its_inputs_is_read_and_noise_hinders() -> None:
     system = _trivial()
     none, *others = list(audit_measures.defended(system))
-    assert none.name == "none" and none.decoder_mse < 1e-4  # type: ignore[operator]
+    assert none.name == "none" and none.decoder_mse < 1e-3  # type: ignore[operator]
     noise = {defense.name: defense.decoder_mse for defense in others}
     assert noise["Gaussian noise, 2 of the spread"] > 10 * none.decoder_mse  # type: ignore[operator]
     assert noise["clipped to 0.5 of the median norm"] < noise["quantised to 1 bit"]  # type: ignore[operator]
@@ -156,7 +156,15 @@ def test_operations_are_those_of_the_layers() -> None:
 
 
 def test_copies_are_scored_beside_the_victim_on_held_out_samples() -> None:
-    system = _system("rows", 120, seconds=20)
+    images, labels = foreign.blobs(120, (1, 16, 16))
+    system = build(
+        Parts(
+            lambda: nn.Sequential(nn.Conv2d(1, 4, 3, 2), nn.ReLU()),
+            lambda: nn.Sequential(nn.Flatten(), nn.Linear(196, 4)),
+            audit.Samples(images, labels),
+        ),
+        seconds=20,
+    )
     assert system.client is not None and system.held_out is not None
     same = findings.score(system, attackers.Found(copy=system.client), None)
     assert same.agreement == findings.Share(len(system.held_out), len(system.held_out))
@@ -510,7 +518,7 @@ def test_a_constant_network_is_no_victim_and_no_theft() -> None:
     found = [findings.Finding("FORA", audit.LEVELS[2], "", runs=[copy])]
     first, _, second, _ = verdicts.verdicts(found, guesses)
     assert first.answer.startswith("Hardly")
-    assert second.answer.startswith("None that is worth an attack")
+    assert second.answer.startswith("None that is clearly better than without an attack")
 
 
 def test_a_full_disk_is_told_in_one_sentence(
