@@ -512,7 +512,7 @@ def test_a_constant_network_is_no_victim_and_no_theft() -> None:
     share = findings.Share
     guesses = findings.Guesses(
         victim=share(6, 22), majority=share(25, 98), shuffled=0.3,
-        rivals={"always the victim's most frequent class": (share(6, 22), share(22, 22))},
+        rivals={"the victim's most frequent class": (share(6, 22), share(22, 22))},
     )  # fmt: skip
     copy = findings.Scores(agreement=share(22, 22), accuracy=share(6, 22))
     found = [findings.Finding("FORA", audit.LEVELS[2], "", runs=[copy])]

@@ -30,7 +30,7 @@ from sltools.interrupts import finished
 
 FEW_PUBLIC = 5  # samples, with fewer of which an attacker with data is not tried
 RIDGES = (3e-6, 3e-4, 3e-2)  # of a decoder with too many inputs to try more
-MOST_CROSS_VALIDATED = 4096  # inputs
+MOST_CROSS_VALIDATED = 2000  # inputs
 PAIRS = 1000  # by which it is chosen how to fit a decoder
 MOST_FEATURES = 70_000  # numbers for each sample, which a fitted decoder has the memory for
 COLOUR_TARGETS = 50  # from fewer, colours cannot be told

@@ -243,7 +243,7 @@ def _classifier_guesses(system: System, seconds: float, seed: int) -> dict[str, 
     truth = _classes(whole, system.held_out.images)
     found["victim"] = _accuracy(truth, system.held_out).get("accuracy")
     usual = truth.mode().values.expand_as(truth)
-    rivals = {"always the victim's most frequent class": usual}
+    rivals = {"the victim's most frequent class": usual}
     if system.architecture is not None:
         fresh = system.architecture.build(seed, "random clone").eval()
         classes = _classes(nn.Sequential(fresh, system.rest), system.held_out.images)
