@@ -399,9 +399,10 @@ def _check_withheld(
     if free:
         raise Wrong(f"An attacker who got through is not stopped: {free[0]}.")
     if len(said) > least:
-        in_vain = [name for name in needs if words[name] != "recovered" and said & {*needs[name]}]
-        reason = "it stops somebody who did not get through" if in_vain else "some of it is in vain"
-        raise Wrong(f"That stops them, and {len(said)} things are more than needed: {reason}.", 0.5)
+        through = sum(words[name] == "recovered" for name in needs)
+        stopped = sum(bool(said & {*needs[name]}) for name in needs)
+        aside = ", and others that got nothing" if stopped > through else ""
+        raise Wrong(f"That stops all who got through{aside}; fewer than {len(said)} will do.", 0.5)
 
 
 NEEDS = ("architecture", "own images", "labels", "server's part", "weights", "training")
@@ -439,7 +440,7 @@ def _clinic(seed: int, case: int) -> tuple[dict[str, list[str]], dict[str, str],
             return needs, words, possible
         everyone = dict.fromkeys(words, "recovered")
         harder = _least(needs, everyone, possible)
-        if case < 2 and least and len(least) == 2 and (harder is None or len(harder) > 2):
+        if case < 2 and least and harder and len(least) == 2 < len(harder) < len(possible):
             return needs, words, possible
     raise AssertionError("no clinic was found that shows every mistake")
 
@@ -551,8 +552,8 @@ def _options(seed: int) -> tuple[list[dict[str, Any]], dict[str, float]]:
 
 
 OPTIONS = (
-    "as it is", "cut after conv2", "cut after fc1", "noise 0.5", "noise 1", "2 bits", "1 bit",
-    "top 25%", "top 5%", "clipped to 0.5",
+    "cut after conv1", "cut after conv2", "cut after fc1", "noise 0.5", "noise 1", "2 bits",
+    "1 bit", "top 25%", "top 5%", "clipped to 0.5",
 )  # fmt: skip
 # For each mistake the option that it leads to: right of 200, bytes, operations, error.
 ROLES = {
