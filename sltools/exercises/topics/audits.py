@@ -1,6 +1,6 @@
 """Topic 15: audit clients that nobody has looked at yet, and say what was found, and what not."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import lru_cache
 from itertools import combinations
@@ -227,9 +227,11 @@ def _words(
     bar = max(each) if "blank" in flaws else min(each)
     if "unbeatable" in flaws:
         bar = torch.stack(list(guesses.values())).amin(0).median()
-    over_runs = torch.median
-    if "unlucky" in flaws or "luckiest" in flaws:
-        over_runs = torch.amax if "unlucky" in flaws else torch.amin
+    over_runs: Callable[[Tensor], Tensor] = torch.median
+    if "unlucky" in flaws:
+        over_runs = torch.amax
+    elif "luckiest" in flaws:
+        over_runs = torch.amin
     words = {}
     for name, runs in errors.items():
         if runs is None:
