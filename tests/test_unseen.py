@@ -4,8 +4,8 @@ import torch
 
 from sltools.audit import verdicts
 from sltools.audit.measures import Cut, Defended
-from sltools.exercises import unseen
 from sltools.exercises.topics import audits
+from sltools.experiments import unseen
 from tests.bank.audits import defence_by_counts, hijacked_by_gap
 
 SEEDS = range(300, 306)

@@ -361,7 +361,7 @@ for row in report.facts["defences"]:
 # gradients that it was sent. Begin with what costs nothing: look at the numbers.
 
 # %%
-from sltools.exercises import unseen
+from sltools.experiments import unseen
 
 stranger = unseen.make(seed + 19)
 first, second = stranger.view.payloads("smashed")

@@ -45,19 +45,6 @@ def collages(digits: Tensor, seed: int, count: int) -> Tensor:
     return interpolate(whole, size=digits.shape[-2:], mode="bilinear").clamp(0, 1)
 
 
-def redrawn(split: data.Split, seed: int, purpose: str) -> data.Split:
-    """The images of `split` in another order, each turned by up to 15° and moved by two pixels."""
-    draws = seeds.generator(seed, purpose)
-    split = split[torch.randperm(len(split), generator=draws)]
-    angle = (torch.rand(len(split), generator=draws) - 0.5) * math.pi / 6
-    move = (torch.rand(len(split), 2, generator=draws) - 0.5) * 0.3
-    rows = [(angle.cos(), -angle.sin(), move[:, 0]), (angle.sin(), angle.cos(), move[:, 1])]
-    turn = torch.stack([torch.stack(row, 1) for row in rows], 1)
-    grid = affine_grid(turn, list(split.images.shape), align_corners=False)
-    turned = grid_sample(split.images, grid, align_corners=False)
-    return data.Split(turned.clamp(0, 1), split.labels)
-
-
 def nearest(view: View, public: Tensor) -> Tensor:
     """Look up for each smashed datum the image of `public` whose own comes nearest to it."""
     with torch.no_grad():

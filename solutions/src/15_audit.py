@@ -19,7 +19,8 @@ from torch import Tensor
 
 from sltools.attacks.regression import fitted_decoder
 from sltools.detectors.scrutinizer import gap, similarities
-from sltools.exercises import check, hint, progress, quiz, unseen
+from sltools.exercises import check, hint, progress, quiz
+from sltools.experiments import unseen
 from sltools.view import View
 
 # %% [markdown]

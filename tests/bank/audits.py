@@ -431,7 +431,7 @@ def _labels_by_groups(card, view, images, labels):
 
 def _better_labels(card, view, images, labels):
     """Of the decoded images, or the server's where it is the surer one."""
-    said = support_vectors(data.Split(images, labels), card["images"])
+    said = support_vectors(data.Split(images, labels), card["images"].detach())
     with torch.no_grad():
         sure = view.model.eval()(torch.stack(view.payloads("smashed")).mean(0)).softmax(1)
     return torch.where(sure.amax(1) > 0.5, card["labels"], said)

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from sltools import data, experiments, metrics, seeds
 from sltools.checking.task import Answer, Wrong, compare, dictionary, draw, number, task, tensor
-from sltools.exercises import unseen
 from sltools.exercises.challenges import are_public, check_control, median_mse
-from sltools.exercises.unseen import DEFENCES, Unseen
+from sltools.experiments import unseen
+from sltools.experiments.unseen import DEFENCES, Unseen
 from sltools.messages import Message
 from sltools.view import View
 

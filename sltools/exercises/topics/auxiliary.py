@@ -23,7 +23,7 @@ from sltools.checking.task import (
     task,
     tensor,
 )
-from sltools.exercises.challenges import are_public, check_control, median_mse, redrawn
+from sltools.exercises.challenges import are_public, check_control, median_mse
 from sltools.protocol import Session
 
 CLASSES = 4
@@ -755,11 +755,11 @@ def _attacked(seed: int) -> tuple[data.Split, list[tuple[Session, data.Split]]]:
     """
     digits = data.load("digits")
     order = torch.randperm(len(digits.train), generator=seeds.generator(seed, "attacker's own"))
-    own = redrawn(digits.train[order[:OWN]], seed, "own")
+    own = experiments.redrawn(digits.train[order[:OWN]], seed, "own")
     clients = []
     for place in range(CLIENTS):
-        train = redrawn(digits.train[order[OWN:]], seed, f"training {place}")
-        secret = redrawn(digits.test, seed, f"private {place}")
+        train = experiments.redrawn(digits.train[order[OWN:]], seed, f"training {place}")
+        secret = experiments.redrawn(digits.test, seed, f"private {place}")
         session = experiments.train_victim(
             data.Dataset("digits", train, secret, digits.classes),
             "fc1",

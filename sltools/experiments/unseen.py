@@ -17,7 +17,7 @@ from sltools.attacks import Hijacking, HijackingServer, networks
 from sltools.data import Split
 from sltools.defenses import Clipping, GaussianNoise, Outgoing, Quantisation, TopK
 from sltools.detectors import Detector
-from sltools.exercises.challenges import redrawn
+from sltools.experiments.targets import redrawn
 from sltools.messages import Message
 from sltools.models import Architecture
 from sltools.view import View
@@ -52,7 +52,7 @@ def make(seed: int, defence: str | None = None, hijacked: bool | None = None) ->
 
     Equal arguments make the same client, on one machine to the last bit.
 
-    >>> from sltools.exercises import unseen
+    >>> from sltools.experiments import unseen
     >>> client = unseen.make(3, defence="quantised", hijacked=False)
     >>> first, again = client.view.payloads("smashed")
     >>> len(first), bool((first == again).all()), len(first.unique()) <= 8
