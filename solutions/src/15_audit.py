@@ -242,10 +242,10 @@ check("15.recommend", recommend)
 # * `"defence"` and `"hijacked"`: as above;
 # * `"labels"`, $(60,)$: the classes of the private images. No more than five in a hundred worse
 #   than the server's own part is well enough;
-# * `"images"`, $(60, 1, 14, 14)$: their reconstructions. Their median error shall be at most 0.8 of
+# * `"images"`, $(60, 1, 14, 14)$: their reconstructions. Their median error shall be at most 0.9 of
 #   that of the mean image of the right class, made of your own images;
 # * `"error"`: the median error of your reconstructions as you **estimate** it, without having seen
-#   an original; off by a factor of at most 1.25.
+#   an original; off by a factor of at most 1.5.
 #
 # Each of the five earns its fifth if it holds for all three clients. A call may take 150 seconds of
 # CPU time when it is graded.

@@ -620,8 +620,8 @@ def _challenge(answer: Answer, seed: int) -> str:
     )
 
 
-LEAST_GAIN = 0.8  # of the error of the mean image of the right class
-LABELS_LOST, ESTIMATE = 0.05, 1.25  # of labels, and the factor that an estimate may be off
+LEAST_GAIN = 0.9  # of the error of the mean image of the right class
+LABELS_LOST, ESTIMATE = 0.05, 1.5  # of labels, and the factor that an estimate may be off
 
 
 def _card(answer: Answer, client: Unseen, view: View) -> dict[str, Any]:
