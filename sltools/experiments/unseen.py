@@ -171,7 +171,7 @@ def _defense(kind: str, sent: Tensor, seed: int) -> Outgoing | None:
     norm = sent.flatten(1).norm(dim=1).median().item()
     defenses: dict[str, Callable[[], Outgoing]] = {
         "noise": lambda: GaussianNoise((0.2 + 0.3 * strength) * sent.std().item(), seed),
-        "quantised": lambda: Quantisation(2 + int(2 * strength)),
+        "quantised": lambda: Quantisation(3),  # with 2 bits, long tails leave nothing to read
         "top-k": lambda: TopK(0.2 + 0.1 * strength),
         "clipped": lambda: Clipping((0.4 + 0.3 * strength) * norm),
     }

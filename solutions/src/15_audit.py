@@ -121,7 +121,7 @@ check("15.fair_report", fair_report)
 # {{task 15.defended}}
 #
 # `first` and `second`, $(N, \ldots)$, are recordings of the same images, sent twice by one client.
-# Say what was done to the activations: `"none"`, `"noise"`, `"quantised"` (to at most 3 bits),
+# Say what was done to the activations: `"none"`, `"noise"`, `"quantised"` (to 3 bits),
 # `"top-k"` or `"clipped"` (most samples are longer than the client allows). You meet five clients,
 # each of a network and a cut of its own, one of each kind. One right answer is luck; each further
 # one earns a quarter.
