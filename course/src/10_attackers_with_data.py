@@ -1013,4 +1013,4 @@ collected = {
 #   Learning* (FORA), CVPR 2024. [arXiv 2405.04115](https://arxiv.org/abs/2405.04115).
 # * A. Gretton et al.: *A Kernel Two-Sample Test*, JMLR 13, 2012. The maximum mean discrepancy.
 #
-# This is the last lesson for now. Back to the overview: [lesson 00](00_start_here.ipynb).
+# **Next:** [lesson 15](15_audit.ipynb), where you audit a split that nobody has attacked yet.

@@ -1,14 +1,13 @@
 """Topic 10: what an attacker's own images are worth, and what is only the worth of the images."""
 
 import copy
-import math
 import statistics
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import affine_grid, cross_entropy, grid_sample, mse_loss
+from torch.nn.functional import cross_entropy, mse_loss
 
 from sltools import data, experiments, metrics, seeds
 from sltools.attacks.alignment import Samples, mk_mmd
@@ -838,11 +837,11 @@ def _attacked(seed: int) -> tuple[data.Split, list[tuple[Session, data.Split]]]:
     """
     digits = data.load("digits")
     order = torch.randperm(len(digits.train), generator=seeds.generator(seed, "attacker's own"))
-    own = _redrawn(digits.train[order[:OWN]], seed, "own")
+    own = experiments.redrawn(digits.train[order[:OWN]], seed, "own")
     clients = []
     for place in range(CLIENTS):
-        train = _redrawn(digits.train[order[OWN:]], seed, f"training {place}")
-        secret = _redrawn(digits.test, seed, f"private {place}")
+        train = experiments.redrawn(digits.train[order[OWN:]], seed, f"training {place}")
+        secret = experiments.redrawn(digits.test, seed, f"private {place}")
         session = experiments.train_victim(
             data.Dataset("digits", train, secret, digits.classes),
             "fc1",
@@ -850,19 +849,6 @@ def _attacked(seed: int) -> tuple[data.Split, list[tuple[Session, data.Split]]]:
         )
         clients.append((session, secret))
     return own, clients
-
-
-def _redrawn(split: data.Split, seed: int, purpose: str) -> data.Split:
-    """The images of `split` in another order, each turned by up to 15° and moved by two pixels."""
-    draws = seeds.generator(seed, purpose)
-    split = split[torch.randperm(len(split), generator=draws)]
-    angle = (torch.rand(len(split), generator=draws) - 0.5) * math.pi / 6
-    move = (torch.rand(len(split), 2, generator=draws) - 0.5) * 0.3
-    rows = [(angle.cos(), -angle.sin(), move[:, 0]), (angle.sin(), angle.cos(), move[:, 1])]
-    turn = torch.stack([torch.stack(row, 1) for row in rows], 1)
-    grid = affine_grid(turn, list(split.images.shape), align_corners=False)
-    turned = grid_sample(split.images, grid, align_corners=False)
-    return data.Split(turned.clamp(0, 1), split.labels)
 
 
 def _mean_error(images: Tensor, truth: Tensor) -> float:
