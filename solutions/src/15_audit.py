@@ -154,8 +154,8 @@ check("15.defended", defence)
 #
 # `labels`, $(768,)$, and `gradients`, $(768, \ldots)$, are what a client asked about and was sent
 # in the last twelve batches of its training, 64 samples each, one batch after another. Say True if
-# its server steered the training by feature-space hijacking, else False. You meet four clients, two
-# of each sort; two right answers are luck, and each further one earns half.
+# its server steered the training by feature-space hijacking, else False. You meet eight clients,
+# four of each sort, and all have to be right: half of them are by luck.
 
 
 # %%
@@ -178,8 +178,7 @@ check("15.hijacked", hijacked)
 # Each attacker needs something: `needs` holds a list for each. `words` says what became of them, as
 # in `fair_report`. `possible` lists what the clinic can withhold, by contract or by another role.
 # Return the smallest list of things to withhold, such that every attacker with the word "recovered"
-# lacks one of its needs, or None if that cannot be. If there are several, any will do; a list that
-# works and is too long earns half.
+# lacks one of its needs, or None if that cannot be. If there are several, any will do.
 
 
 # %%

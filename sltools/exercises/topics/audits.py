@@ -300,8 +300,7 @@ def _defended(answer: Answer, seed: int) -> str:
             confused.append(f"{kind!r} was taken for {said!r}")
     right = len(DEFENCES) - len(confused)
     if confused:
-        share = max(0, right - 1) / (len(DEFENCES) - 1)
-        raise Wrong(f"{right} of {len(DEFENCES)} clients are right: {'; '.join(confused)}.", share)
+        raise Wrong(f"{right} of {len(DEFENCES)} clients are right: {'; '.join(confused)}.")
     return f"All {right} clients are right, each of a network and a cut of its own."
 
 
@@ -334,7 +333,7 @@ def _kinds(seed: int) -> list[tuple[int, str]]:
 )
 def _hijacked(answer: Answer, seed: int) -> str:
     wrong = []
-    steered = torch.randperm(4, generator=seeds.generator(seed, "servers")) < 2
+    steered = torch.randperm(8, generator=seeds.generator(seed, "servers")) < 4
     for place, truth in enumerate(steered.tolist()):
         client = unseen.make(seeds.derive(seed, f"server {place}") % 2**31, hijacked=truth)
         answer.forget()
@@ -346,9 +345,7 @@ def _hijacked(answer: Answer, seed: int) -> str:
     right = len(steered) - len(wrong)
     if wrong:
         counts = ", ".join(f"{wrong.count(what)} times {what}" for what in sorted(set(wrong)))
-        raise Wrong(
-            f"{right} of {len(steered)} clients are right: {counts}.", max(0, right - 2) / 2
-        )
+        raise Wrong(f"{right} of {len(steered)} clients are right: {counts}.")
     return f"All {right} clients are right."
 
 
@@ -404,7 +401,7 @@ def _check_withheld(
         through = sum(words[name] == "recovered" for name in needs)
         stopped = sum(bool(said & {*needs[name]}) for name in needs)
         aside = ", and others that got nothing" if stopped > through else ""
-        raise Wrong(f"That stops all who got through{aside}; fewer than {len(said)} will do.", 0.5)
+        raise Wrong(f"That stops all who got through{aside}; fewer than {len(said)} will do.")
 
 
 NEEDS = ("architecture", "own images", "labels", "server's part", "weights", "training")
@@ -479,7 +476,7 @@ def _recommend(answer: Answer, seed: int) -> str:
         return f"{said!r} is the best known choice within the budget."
     for name, reason in CHOICE_MISTAKES.items():
         if said == chosen[name]:
-            raise Wrong(reason, 0.5 if name in ("point", "second") else 0.0)
+            raise Wrong(reason)
     raise Wrong(f"{said!r} is not the best within the budget.")
 
 
