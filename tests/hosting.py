@@ -1,13 +1,17 @@
 """Parties in processes of their own, for the tests of hosts: forked from one that has all loaded."""
 
 import multiprocessing
+import os
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
 import torch
 
-from sltools import data, hosts, models, protocol, storage
+from sltools import data, hosts, models, protocol, relay, storage
 from sltools.errors import SltoolsError
+from sltools.hosts import link
 
 PROCESSES = multiprocessing.get_context("forkserver")
 PROCESSES.set_forkserver_preload(["tests.hosting"])
@@ -22,6 +26,35 @@ def parties(setting, seed=0):
     return protocol.Client(front, *head), protocol.Server(middle, label_private=bool(head))
 
 
+parties("vanilla")  # what an optimiser loads when the first is made takes seconds
+
+
+class ForkedRelay:
+    """A relay forked from the party: torch is loaded there already, which takes seconds."""
+
+    def __init__(self, end, rank, host, port, log):
+        arguments = (end.fileno(), rank, host, port)
+        fork = multiprocessing.get_context("fork")
+        self._process = fork.Process(target=self._run, args=(arguments, log.fileno()))
+        self._process.start()
+
+    @staticmethod
+    def _run(arguments, log):
+        os.environ |= link._interface(arguments[2])
+        os.dup2(log, 2)
+        sys.argv = ["relay", *map(str, arguments)]
+        relay.main()
+
+    def wait(self, seconds=None):
+        self._process.join(seconds)
+        if self._process.exitcode is None:
+            raise subprocess.TimeoutExpired("relay", seconds)
+        return self._process.exitcode
+
+    def kill(self):
+        self._process.kill()
+
+
 def start(target, *arguments, **options):
     """Run a function in a process of its own."""
     process = PROCESSES.Process(target=target, args=arguments, kwargs=options)
@@ -29,9 +62,9 @@ def start(target, *arguments, **options):
     return process
 
 
-def serve(folder, addresses, setting, **options):
+def serve(folder, addresses, setting, fork=True, **options):
     """Serve, and keep what the server knows in the end, or its error, in `folder`."""
-    torch.set_num_threads(1)
+    _prepare(fork)
     server = parties(setting)[1]
     options = {"port": 0, "timeout": PATIENCE, "wait": PATIENCE, "announce": addresses.put} | options
     journals = Path(folder) / "journals"
@@ -40,9 +73,9 @@ def serve(folder, addresses, setting, **options):
     storage.write(Path(folder) / "server", server.model.state_dict(), facts)
 
 
-def join(folder, address, setting, number=0, split=SPLIT, **options):
+def join(folder, address, setting, number=0, split=SPLIT, fork=True, **options):
     """Join, and keep what the client knows in the end, or its error, in `folder`."""
-    torch.set_num_threads(1)
+    _prepare(fork)
     client = parties(setting, seed=number)[0]
     name = f"client-{number + 1}"
     tested = []
@@ -64,6 +97,12 @@ def join(folder, address, setting, number=0, split=SPLIT, **options):
 def client_layers(client):
     """All weights of a client, by name."""
     return client.front.state_dict() | (client.head.state_dict() if client.head else {})
+
+
+def _prepare(fork):
+    torch.set_num_threads(1)
+    if fork:
+        link._start_relay = ForkedRelay
 
 
 def _try(work):

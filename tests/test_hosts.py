@@ -16,12 +16,15 @@ def ended(*processes):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("setting", ["vanilla", "private"])
-def test_one_client_over_loopback_is_trained_as_in_process(setting, tmp_path):
+@pytest.mark.parametrize(
+    ("setting", "fork"),
+    [("private", True), pytest.param("vanilla", False, marks=pytest.mark.proofs)],
+)
+def test_one_client_over_loopback_is_trained_as_in_process(setting, fork, tmp_path):
     addresses = PROCESSES.Queue()
-    server = hosting.start(hosting.serve, tmp_path, addresses, setting, epochs=2)
+    server = hosting.start(hosting.serve, tmp_path, addresses, setting, fork, epochs=2)
     (address,) = addresses.get(timeout=PATIENCE)
-    client = hosting.start(hosting.join, tmp_path, address, setting)
+    client = hosting.start(hosting.join, tmp_path, address, setting, fork=fork)
     assert ended(client, server)
 
     torch.set_num_threads(1)

@@ -69,6 +69,7 @@ class Link:
         self._in, self._out = own, own.dup()  # each with a time limit of its own
         self._sending = threading.Lock()
         self._closed = threading.Event()
+        self._over = False  # the peer has said its last
         self._process = process
         self._log = log
 
@@ -82,16 +83,7 @@ class Link:
             raise HostError("links between hosts work on Linux and macOS, not on Windows")
         here, there = socket.socketpair()
         log = tempfile.TemporaryFile()  # noqa: SIM115, closed with the link
-        arguments = map(str, (there.fileno(), rank, host, port))
-        process = subprocess.Popen(
-            [sys.executable, "-P", relay.__file__, *arguments],
-            pass_fds=[there.fileno()],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=log,
-            env={**os.environ, **_interface(host), "OMP_NUM_THREADS": "1"},
-            start_new_session=True,  # Ctrl-C is for the party, which tells the other why it leaves
-        )
+        process = _start_relay(there, rank, host, port, log)
         there.close()
         return cls(here, peer, timeout, process, log)
 
@@ -186,6 +178,7 @@ class Link:
             raise self._gone(f"{announced} was cut off after {count:,} of {announced.size:,} bytes")
         item = announced.item(payload)
         if isinstance(item, Note):
+            self._over = item.kind in ("stop", "end")
             if item.kind == "stop":
                 raise HostError(f"{self.peer} ended the run: {_told(item.body)}")
             return item
@@ -262,6 +255,8 @@ class Link:
 
     def leave(self, note: Note) -> None:
         """Send a last note, give the peer a moment to read it, and close the link."""
+        if self._over:
+            return self.close()
         with suppress(HostError, OSError):
             self._out.settimeout(GRACE)
             with self._sending:
@@ -314,6 +309,22 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, KeyboardInterrupt):
         return "interrupted there with Ctrl-C"
     return str(error)[:REASON] if isinstance(error, SltoolsError) else "an error on its side"
+
+
+def _start_relay(
+    end: socket.socket, rank: int, host: str, port: int, log: IO[bytes]
+) -> subprocess.Popen[bytes]:
+    """Start the process of `sltools.relay`, which takes over `end` and knows nothing of us."""
+    arguments = map(str, (end.fileno(), rank, host, port))
+    return subprocess.Popen(
+        [sys.executable, "-P", relay.__file__, *arguments],
+        pass_fds=[end.fileno()],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=log,
+        env={**os.environ, **_interface(host), "OMP_NUM_THREADS": "1"},
+        start_new_session=True,  # Ctrl-C is for the party, which tells the other why it leaves
+    )
 
 
 def address_towards(host: str) -> str:
