@@ -1,4 +1,4 @@
-"""Parties in processes of their own, for the tests of hosts: forked from one that has all loaded."""
+"""Parties in processes of their own, for the tests of hosts, forked from one with all loaded."""
 
 import multiprocessing
 import os
@@ -66,7 +66,12 @@ def serve(folder, addresses, setting, fork=True, **options):
     """Serve, and keep what the server knows in the end, or its error, in `folder`."""
     _prepare(fork)
     server = parties(setting)[1]
-    options = {"port": 0, "timeout": PATIENCE, "wait": PATIENCE, "announce": addresses.put} | options
+    options = {
+        "port": 0,
+        "timeout": PATIENCE,
+        "wait": PATIENCE,
+        "announce": addresses.put,
+    } | options
     journals = Path(folder) / "journals"
     found, error = _try(partial(hosts.serve, server, journals=journals, **options))
     facts = {"losses": found and found.losses, "error": error}

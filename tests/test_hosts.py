@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sltools import hosts, protocol, storage
+from sltools import data, hosts, protocol, storage
 from tests import hosting
 from tests.hosting import PATIENCE, PROCESSES, SPLIT
 
@@ -45,6 +45,47 @@ def test_one_client_over_loopback_is_trained_as_in_process(setting, fork, tmp_pa
         kept = hosts.read_journal(tmp_path / journal)
         assert hosting.digests(kept.messages) == whole
         assert (kept.client, kept.head) == (session.transcript.client, session.transcript.head)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("schedule", "by", "setting", "clients"),
+    [
+        ("splitfed v1", "class", "private", 2),
+        pytest.param("in turn", "even", "vanilla", 3, marks=pytest.mark.proofs),
+        pytest.param("splitfed v2", "class", "vanilla", 3, marks=pytest.mark.proofs),
+    ],
+)
+def test_several_clients_are_trained_as_in_process(schedule, by, setting, clients, tmp_path):
+    addresses = PROCESSES.Queue()
+    served_as = {"clients": clients, "schedule": schedule, "epochs": 2}
+    server = hosting.start(hosting.serve, tmp_path, addresses, setting, **served_as)
+    splits = data.parts(SPLIT, clients, by)
+    joined = [
+        hosting.start(hosting.join, tmp_path, address, setting, number, split, share_layers=True)
+        for number, (address, split) in enumerate(
+            zip(addresses.get(timeout=PATIENCE), splits, strict=True)
+        )
+    ]
+    assert ended(*joined, server)
+
+    torch.set_num_threads(1)
+    ours = [hosting.parties(setting, seed)[0] for seed in range(clients)]
+    sessions = protocol.train_clients(
+        ours, hosting.parties(setting)[1], splits,
+        schedule=schedule, epochs=2, batch_size=32, record=True,
+    )  # fmt: skip
+    layers, served = storage.read(tmp_path / "server")
+    assert served["error"] is None
+    assert equal(layers, sessions[0].server.model.state_dict())
+    for number, session in enumerate(sessions):
+        layers, joined = storage.read(tmp_path / f"client-{number + 1}")
+        assert joined["error"] is None
+        assert equal(layers, hosting.client_layers(session.client))
+        knows = served["losses"][number] if setting == "vanilla" else joined["losses"]
+        assert knows == session.losses and len(knows) == 2
+        assert joined["digests"] == hosting.digests(session.transcript.messages)
+        assert joined["accuracy"] == [session.accuracy(SPLIT)]
 
 
 def equal(layers, others):

@@ -59,7 +59,7 @@ def join(
     it sends what is not due. Ctrl-C ends the run for all, and returns the session as it stands.
     """
     client = client if isinstance(client, Client) else Client(client)
-    host, port = _parse(address)
+    host, port = parse(address)
     place = devices.find(device)
     with (
         keep_partial() as work,
@@ -184,7 +184,7 @@ def _meet(link: Link, address: str) -> None:
         ) from None
 
 
-def _parse(address: str) -> tuple[str, int]:
+def parse(address: str) -> tuple[str, int]:
     """Return host and port of "HOST:PORT", or raise HostError."""
     host, colon, port = address.rpartition(":")
     if not (host and colon and port.isascii() and port.isdigit() and 0 < int(port) < 2**16):
