@@ -56,8 +56,8 @@ def train_clients(
       Raskar (2018, section 3.2). In the end all have the last one's.
     - "splitfed v1", "splitfed v2": all start from the first client's layers, train for an epoch,
       and get the average of their layers, weighted by samples (Thapa et al. 2022, SFLV1 and
-      SFLV2). In V1 each is answered by a copy of the server's model, and these are averaged as well; in
-      V2 all are answered by the same model, one client after another in random order.
+      SFLV2). In V1 each is answered by a copy of the server's model, and these are averaged as
+      well; in V2 all are answered by the same model, one client after another in random order.
 
     Optimisers are not handed on: each party keeps its own. The other arguments are those of
     `train`; one client in turn is trained exactly as there. The order of the clients comes from the
