@@ -72,9 +72,9 @@ class Middle:
                 target.sendall(b"".join(item))
             if go_on == "stall":
                 self.stalled.wait(PATIENCE)
-        for end in (source, target):
+        for end, side in ((source, socket.SHUT_RD), (target, socket.SHUT_WR)):
             with suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
+                end.shutdown(side)
 
 
 def meet(monkeypatch, tmp_path, setting, middle, timeout=PATIENCE):
@@ -283,6 +283,8 @@ def test_a_fault_ends_in_one_sentence(
     assert isinstance(noticed, (HostError, ProtocolError)), noticed
     assert str(noticed).startswith(sender), noticed
     assert re.search(told, str(noticed)), noticed
+    if direction == "server" and point >= len(ITEMS[direction, setting].split()) - 2:
+        ends = {"client": noticed}  # the server has had all that it waits for
     for end in ends.values():
         assert isinstance(end, SltoolsError), end
         sentence = str(end)
@@ -290,7 +292,7 @@ def test_a_fault_ends_in_one_sentence(
         assert len(sentence) < 700
     for journal in ("client-1.journal", "server.journal"):
         kept = digests(tmp_path, journal)
-        whole = kept[:-1] if name == "no numbers" else kept
+        whole = kept[:-2] if name == "no numbers" else kept  # labels show with what follows them
         assert whole == honest[setting][: len(whole)], "the record of what came before is kept"
 
 
