@@ -4,6 +4,7 @@ import multiprocessing
 import os
 import subprocess
 import sys
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -42,6 +43,10 @@ class ForkedRelay:
     def _run(arguments, log):
         os.environ |= link._interface(arguments[2])
         os.dup2(log, 2)
+        for descriptor in map(int, os.listdir("/proc/self/fd")):
+            if descriptor > 2 and descriptor != arguments[0]:  # as it is where a program is started
+                with suppress(OSError):
+                    os.close(descriptor)
         sys.argv = ["relay", *map(str, arguments)]
         relay.main()
 
@@ -62,10 +67,14 @@ def start(target, *arguments, **options):
     return process
 
 
-def serve(folder, addresses, setting, fork=True, **options):
-    """Serve, and keep what the server knows in the end, or its error, in `folder`."""
+def serve(folder, addresses, setting, fork=True, hit=None, **options):
+    """Serve, and keep what the server knows in the end, or its error, in `folder`.
+
+    `hit` is a signal for this process, and before which of its replies that comes.
+    """
     _prepare(fork)
     server = parties(setting)[1]
+    server.reply = struck(server.reply, hit)
     options = {
         "port": 0,
         "timeout": PATIENCE,
@@ -78,10 +87,11 @@ def serve(folder, addresses, setting, fork=True, **options):
     storage.write(Path(folder) / "server", server.model.state_dict(), facts)
 
 
-def join(folder, address, setting, number=0, split=SPLIT, fork=True, **options):
-    """Join, and keep what the client knows in the end, or its error, in `folder`."""
+def join(folder, address, setting, number=0, split=SPLIT, fork=True, hit=None, **options):
+    """Join, and keep what the client knows in the end, or its error; `hit` as in `serve`."""
     _prepare(fork)
     client = parties(setting, seed=number)[0]
+    client.outgoing = struck(client.outgoing, hit)
     name = f"client-{number + 1}"
     tested = []
     options = {
@@ -104,7 +114,21 @@ def client_layers(client):
     return client.front.state_dict() | (client.head.state_dict() if client.head else {})
 
 
+def struck(function, hit):
+    """`function`, which sends a signal to its own process when it is called for the n-th time."""
+    calls = []
+
+    def called(*arguments):
+        calls.append(arguments)
+        if hit is not None and len(calls) == hit[1]:
+            os.kill(os.getpid(), hit[0])
+        return function(*arguments)
+
+    return called
+
+
 def _prepare(fork):
+    os.setpgid(0, 0)  # all that this process starts is of its group
     torch.set_num_threads(1)
     if fork:
         link._start_relay = ForkedRelay

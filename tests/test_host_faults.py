@@ -7,6 +7,7 @@ parties in threads; deaths and stalls of whole processes are at the end.
 import json
 import os
 import re
+import signal
 import socket
 import struct
 import threading
@@ -17,7 +18,7 @@ from functools import partial
 import pytest
 import torch
 
-from sltools import hosts, relay
+from sltools import hosts, relay, storage
 from sltools.errors import HostError, ProtocolError, SltoolsError
 from sltools.hosts import frames
 from sltools.hosts.link import GRACE, Link
@@ -301,3 +302,124 @@ def test_there_are_more_than_a_hundred_and_each_at_eight_points():
     assert len(found) > 100
     for name in MESSAGES:
         assert sum(case[3] == name for case in found) >= 8, name
+
+
+# Whole processes: a death leaves no time for a word, and a stall is a process that is stopped.
+
+POINTS = (1, 2, 5, 8)  # of what the party sends, before which it is hit
+
+
+def group_is_empty(process):
+    """Say whether nothing is left of what a process has started, within a few seconds."""
+    for _ in range(100):
+        try:
+            os.killpg(process.pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
+@pytest.mark.proofs
+@pytest.mark.parametrize("number", POINTS)
+@pytest.mark.parametrize("kind", [signal.SIGKILL, signal.SIGSTOP])
+@pytest.mark.parametrize("victim", ["client", "server"])
+def test_a_party_that_is_killed_or_stopped_is_noticed(victim, kind, number, tmp_path):
+    addresses = hosting.PROCESSES.Queue()
+    hits = {victim: (kind, number)}
+    timeout = 5 if kind == signal.SIGSTOP else PATIENCE
+    common = {"timeout": timeout, "fork": True}
+    server = hosting.start(
+        hosting.serve, tmp_path, addresses, "vanilla", hit=hits.get("server"), epochs=2, **common
+    )
+    (address,) = addresses.get(timeout=PATIENCE)
+    client = hosting.start(
+        hosting.join, tmp_path, address, "vanilla", hit=hits.get("client"), **common
+    )
+    hit, other = (client, server) if victim == "client" else (server, client)
+    other.join(PATIENCE + timeout)
+    assert other.exitcode == 0 and group_is_empty(other)
+    folder = tmp_path / ("server" if victim == "client" else "client-1")
+    error = storage.read(folder)[1]["error"]
+    told = "is gone" if kind == signal.SIGKILL else "was silent for 5 s"
+    assert error.startswith("client 1 " if victim == "client" else "the server "), error
+    assert told in error, error
+    if kind == signal.SIGSTOP:
+        hit.kill()
+    hit.join(PATIENCE)
+    assert group_is_empty(hit)
+    records = [
+        hosting.digests(hosts.read_journal(tmp_path / path).messages)
+        for path in ("journals/client-1.journal", "client-1.journal")
+    ]
+    shorter, longer = sorted(records, key=len)
+    assert longer[: len(shorter)] == shorter and len(longer) >= number - 1
+
+
+@pytest.mark.proofs
+def test_the_other_clients_are_told_who_failed(tmp_path):
+    addresses = hosting.PROCESSES.Queue()
+    options = {"clients": 2, "epochs": 2, "schedule": "in turn"}
+    server = hosting.start(hosting.serve, tmp_path, addresses, "vanilla", **options)
+    clients = [
+        hosting.start(
+            hosting.join, tmp_path, address, "vanilla", number, share_layers=True,
+            hit=(signal.SIGKILL, 3) if number == 0 else None,
+        )
+        for number, address in enumerate(addresses.get(timeout=PATIENCE))
+    ]  # fmt: skip
+    clients[1].join(PATIENCE)
+    server.join(PATIENCE)
+    assert all(map(group_is_empty, [server, *clients]))
+    assert "client 1 is gone" in storage.read(tmp_path / "server")[1]["error"]
+    told = storage.read(tmp_path / "client-2")[1]["error"]
+    assert told.startswith("the server ended the run: client 1 is gone"), told
+
+
+@pytest.mark.proofs
+def test_a_client_that_comes_late_and_one_that_finds_no_server_are_told(tmp_path):
+    addresses = hosting.PROCESSES.Queue()
+    server = hosting.start(hosting.serve, tmp_path, addresses, "vanilla", wait=1)
+    (address,) = addresses.get(timeout=PATIENCE)
+    server.join(PATIENCE)
+    assert storage.read(tmp_path / "server")[1]["error"] == "client 1 did not come within 1 s"
+    client = hosting.start(hosting.join, tmp_path, address, "vanilla", timeout=2)
+    client.join(PATIENCE)
+    error = storage.read(tmp_path / "client-1")[1]["error"]
+    assert error.startswith(f"no server at {address}: "), error
+    assert "sltools serve" in error and "\n" not in error
+    assert group_is_empty(server) and group_is_empty(client)
+
+
+@pytest.mark.proofs
+def test_a_port_that_is_taken_is_named(tmp_path):
+    with socket.create_server(("", 0)) as taken:
+        port = taken.getsockname()[1]
+        server = hosting.start(hosting.serve, tmp_path, None, "vanilla", port=port, announce=len)
+        server.join(PATIENCE)
+    error = storage.read(tmp_path / "server")[1]["error"]
+    assert str(port) in error and "client 1" in error and "\n" not in error
+
+
+def _send_a_longer_frame(address):
+    """Be a client whose frames are longer than the server waits for, which ends gloo there."""
+    torch.set_num_threads(1)
+    os.setpgid(0, 0)
+    host, port = address.split(":")
+    store = relay.TCPStore(host, int(port), 2, False, relay.FOREVER, wait_for_workers=False)
+    relay.dist.init_process_group("gloo", store=store, rank=1, world_size=2)
+    relay.dist.send(torch.zeros(2 * relay.FRAME, dtype=torch.uint8), 0)
+    time.sleep(PATIENCE)
+
+
+@pytest.mark.proofs
+def test_a_client_that_ends_the_engine_ends_the_run_and_no_more(tmp_path):
+    addresses = hosting.PROCESSES.Queue()
+    server = hosting.start(hosting.serve, tmp_path, addresses, "vanilla")
+    (address,) = addresses.get(timeout=PATIENCE)
+    client = hosting.start(_send_a_longer_frame, address)
+    server.join(PATIENCE)
+    client.kill()
+    error = storage.read(tmp_path / "server")[1]["error"]
+    assert error == "client 1 sent frames of other sizes than it announced: the engine gave up"
+    assert group_is_empty(server)

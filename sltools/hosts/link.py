@@ -26,6 +26,7 @@ from sltools.messages import Message
 
 GRACE = 2.0  # seconds in which the other host may read why we leave
 BEATS = 4  # signs of life in the time after which a host is given up
+MOST = 1_000_000  # seconds that one can wait
 REASON = 500  # characters that are told of another host's words
 SIOCGIFADDR = 0x8915  # Linux: the address of an interface
 
@@ -77,8 +78,10 @@ class Link:
     def open(cls, rank: int, host: str, port: int, peer: str, timeout: float) -> "Link":
         """Start the process that carries frames: rank 0 is the server's, which waits at `port`.
 
-        `host` is the server's address. Raises HostError where there are no such processes.
+        `host` is the server's address. Raises HostError where there are no such processes,
+        and for a timeout that is none.
         """
+        check_seconds("timeout", timeout)
         if sys.platform == "win32":
             raise HostError("links between hosts work on Linux and macOS, not on Windows")
         here, there = socket.socketpair()
@@ -325,6 +328,12 @@ def _start_relay(
         env={**os.environ, **_interface(host), "OMP_NUM_THREADS": "1"},
         start_new_session=True,  # Ctrl-C is for the party, which tells the other why it leaves
     )
+
+
+def check_seconds(name: str, value: float) -> None:
+    """Raise HostError unless somebody can wait so long."""
+    if not 0 < value <= MOST:
+        raise HostError(f"{name} is above 0 and at most {MOST:,} seconds, not {value}")
 
 
 def address_towards(host: str) -> str:

@@ -22,7 +22,7 @@ from sltools.hosts.greeting import (
     weights_rule,
 )  # fmt: skip
 from sltools.hosts.journal import Journal
-from sltools.hosts.link import Link, linked
+from sltools.hosts.link import Link, check_seconds, linked
 from sltools.interrupts import keep_partial
 from sltools.messages import Message
 from sltools.progress import bar
@@ -75,6 +75,7 @@ def serve(
     was learned is kept.
     """
     check_schedule(schedule, clients)
+    check_seconds("wait", wait)
     paths = _journal_paths(journals, clients)
     served = Served(server, [[] for _ in range(clients)], [path for path in paths if path])
     names = [f"client {number + 1}" for number in range(clients)]
