@@ -248,12 +248,12 @@ def test_a_timeout_has_one_limit_however_it_is_passed(
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("join", "--server", "here"), "a server is HOST:PORT, as `sltools serve` prints it"),
+        (("join", "--server", "here"), "a server is named HOST:PORT, as `sltools serve` prints it"),
         (("join", "--server", "127.0.0.1:1", "--part", "3/2"), "a part is NUMBER/COUNT"),
-        (("join", "--server", "127.0.0.1:1", "--timeout", "nan"), "timeout is above 0"),
+        (("join", "--server", "127.0.0.1:1", "--timeout", "1e9"), "timeout is above 0"),
         (("join", "--server", "127.0.0.1:1", "--cut", "nope"), "no stage is called 'nope'"),
         (("serve", "--schedule", "splitfed-v1"), "needs at least 2 clients, not 1"),
-        (("serve", "--wait", "nan"), "wait is above 0"),
+        (("serve", "--wait", "1e9"), "wait is above 0"),
         (("serve", "--out", "."), "is not empty; name a new folder"),
     ],
 )

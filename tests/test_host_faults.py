@@ -14,6 +14,7 @@ import threading
 import time
 from contextlib import suppress
 from functools import partial
+from pathlib import Path
 
 import pytest
 import torch
@@ -310,14 +311,23 @@ POINTS = (1, 2, 5, 8)  # of what the party sends, before which it is hit
 
 
 def group_is_empty(process):
-    """Say whether nothing is left of what a process has started, within a few seconds."""
+    """Say whether nothing that a process has started still runs, within a few seconds."""
     for _ in range(100):
-        try:
-            os.killpg(process.pid, 0)
-        except ProcessLookupError:
+        if not any(map(_runs_in(process.pid), Path("/proc").glob("[0-9]*/stat"))):
             return True
         time.sleep(0.1)
     return False
+
+
+def _runs_in(group):
+    def runs(stat):
+        try:
+            state, _, own = stat.read_text().rpartition(")")[2].split()[:3]
+        except OSError:  # it has just ended
+            return False
+        return int(own) == group and state != "Z"
+
+    return runs
 
 
 @pytest.mark.proofs
