@@ -1,13 +1,21 @@
 """Measurements that take long: what they find is kept in `course/results/`."""
 
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sltools import storage
+from sltools import data, experiments, protocol, storage
 from sltools.errors import SltoolsError
+from sltools.interrupts import finished
+
+
+@cache
+def quick_victim(dataset: data.Dataset, cut: str | tuple[str, str], seed: int) -> protocol.Session:
+    """Train the victim of a recorder as a lesson does at "quick"; it is kept."""
+    return finished(experiments.train_victim(dataset, cut, budget="quick", seed=seed))
 
 
 def check_writable(path: Path) -> None:

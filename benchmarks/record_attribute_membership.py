@@ -11,14 +11,13 @@ have met one more attacker.
 import statistics
 import time
 from collections.abc import Iterable
-from functools import cache
 from typing import Annotated, Any
 
 import torch
 import typer
 from torch import Tensor
 
-from benchmarks import write_facts
+from benchmarks import quick_victim, write_facts
 from sltools import data, devices, experiments, lessons, metrics, models, protocol, seeds
 from sltools.attacks import FORA, PCAT, AttributeInference, MembershipInference, networks
 from sltools.attacks.membership import log_confidence
@@ -90,11 +89,6 @@ def ink(images: Tensor) -> Tensor:
     return images.mean((1, 2, 3))
 
 
-@cache
-def _victim(dataset: data.Dataset, seed: int) -> protocol.Session:
-    return finished(experiments.train_victim(dataset, "pool1", budget="quick", seed=seed))
-
-
 def attribute_rows(dataset: data.Dataset, victim: int, attacker: int) -> Iterable[Row]:
     """Attack the attribute of the client's images at each stage, beside what needs no z."""
     seed = victim * ATTACKERS + attacker
@@ -109,7 +103,7 @@ def attribute_rows(dataset: data.Dataset, victim: int, attacker: int) -> Iterabl
     yield row("", CHANCE, torch.full((ASKED,), 0.5 if truth.double().mean() > 0.5 else -0.5))
     yield row("", CLASS, share_of_class(own, inky)[private.labels] - 0.5)
     for stage in STAGES:
-        session = protocol.recut(_victim(dataset, victim), stage)
+        session = protocol.recut(quick_victim(dataset, "pool1", victim), stage)
         view = session.observe(private.images)
         granted = session.observe(private.images, grants=["client_model"])
         found = {

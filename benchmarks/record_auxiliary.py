@@ -9,7 +9,9 @@ of depth (`benchmarks.reproduce`), with the same targets. The attacker has test 
 targets, or images of another kind; the surrogate is scored on the other test images. Four studies:
 how deep, how many images, how alike they are, and the labels of a label-private client. A row that
 is in the file already is not measured again, so the command can be interrupted and goes on where it
-was.
+was. `--attacks` measures some only: to measure rows anew, take them out of the file first.
+
+`python -m tools.results` puts the tables into docs/results.md.
 """
 
 import csv
@@ -28,10 +30,10 @@ from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from benchmarks import reproduce, write_facts
+from benchmarks import quick_victim, reproduce, write_facts
 from sltools import data, devices, experiments, lessons, metrics, protocol, storage
 from sltools.attacks import FORA, PCAT, SDAR, DecoderInversion, networks
-from sltools.attacks.regression import fitted_decoder
+from sltools.attacks.regression import FEATURES, RIDGES, cross_validated, fitted_decoder
 from sltools.attacks.surrogate import SurrogateAttack
 from sltools.errors import SltoolsError
 from sltools.interrupts import finished
@@ -56,7 +58,7 @@ KINDS = {"digits": (HALF, "mnist", "cifar10"), "mnist": (HALF, "digits", "cifar1
 LABEL_PRIVATE, PER_CLASS = ("pool1", "relu4"), 25
 ATTACKS: dict[str, type[SurrogateAttack]] = {"SDAR": SDAR, "PCAT": PCAT, "FORA": FORA}
 ORACLE, MACHINE, NETWORK = "known weights", "support vectors", "own network"
-ORACLE_RIDGE = 3e-6
+ORDER = (*ATTACKS, ORACLE, NETWORK, MACHINE)  # of the rows of a table
 
 
 class Case(NamedTuple):
@@ -108,6 +110,8 @@ class Row:
 
 
 Scores = dict[str, Any]
+# Images (N, C, H, W) of a client's messages, by own images, images that are sent, and a seed.
+Bound = Callable[[protocol.Session, Tensor, Tensor, int], Tensor]
 
 
 def main(
@@ -117,13 +121,14 @@ def main(
     ),
     stages: Annotated[str, typer.Option(help="Of the study of depth.")] = ",".join(STAGES),
     attackers: Annotated[int, typer.Option(help="How many attackers for each victim.")] = ATTACKERS,
+    attacks: Annotated[str, typer.Option(help="Attacks and rivals.")] = ",".join(ORDER),
     summary: Annotated[bool, typer.Option(help="Print the tables and measure nothing.")] = False,
 ) -> None:
     """Measure what is missing, on one thread, and print the tables."""
     torch.set_num_threads(1)
     for name in datasets.split(","):
-        path = lessons.course() / "results" / f"auxiliary_{name}.csv"
         if not summary:
+            path = lessons.course() / "results" / f"auxiliary_{name}.csv"
             dataset = data.load(name)
             cases = [
                 case
@@ -131,9 +136,10 @@ def main(
                 for victim in range(VICTIMS)
                 for study in studies.split(",")
                 for case in STUDIES[study](name, stages.split(","), victim, attacker)
+                if case.attack in attacks.split(",")
             ]
             _measure_missing(dataset, cases, path)
-        print("\n\n".join(table(read(path)) for table in TABLES))
+        print("\n\n".join(tables(name)))
 
 
 def _measure_missing(dataset: data.Dataset, cases: Sequence[Case], path: Path) -> None:
@@ -186,17 +192,12 @@ def _kind(name: str, stages: Sequence[str], victim: int, attacker: int) -> Itera
 
 def _labels(name: str, stages: Sequence[str], victim: int, attacker: int) -> Iterator[Case]:
     """The labels of a label-private client."""
-    for attack in ("PCAT", "SDAR", MACHINE):
+    for attack in ("PCAT", "SDAR", NETWORK, MACHINE):
         count = PER_CLASS * 10
         yield Case("-".join(LABEL_PRIVATE), attack, victim, attacker, count)
 
 
 STUDIES = {"depth": _depth, "number": _number, "kind": _kind, "labels": _labels}
-
-
-@cache
-def _victim(dataset: data.Dataset, cut: str | tuple[str, str], seed: int) -> protocol.Session:
-    return finished(experiments.train_victim(dataset, cut, budget="quick", seed=seed))
 
 
 @cache
@@ -208,10 +209,26 @@ def _sent(dataset: data.Dataset) -> data.Split:
     )
 
 
+class Setting(NamedTuple):
+    """A victim, the attacker's images, those to score on, and what the client sends."""
+
+    session: protocol.Session
+    own: data.Split
+    held_out: data.Split
+    sent: data.Split
+
+
+def _setting(dataset: data.Dataset, case: Case) -> Setting:
+    private = "-" in case.stage
+    session = quick_victim(dataset, LABEL_PRIVATE if private else "pool1", case.victim)
+    if case.stage and not private:
+        session = protocol.recut(session, case.stage)
+    return Setting(session, *_auxiliary(dataset, case), _sent(dataset))
+
+
 def _attacked(dataset: data.Dataset, case: Case) -> Scores:
     """One attack on a record of the targets' and other images' inference."""
-    session = protocol.recut(_victim(dataset, "pool1", case.victim), case.stage)
-    (own, held_out), sent = _auxiliary(dataset, case), _sent(dataset)
+    session, own, held_out, sent = _setting(dataset, case)
     found = finished(_attack(dataset, case)(session.observe(sent.images), own))
     guess = networks.in_chunks(nn.Sequential(found.clone, session.server.model), held_out.images)
     return {
@@ -222,23 +239,39 @@ def _attacked(dataset: data.Dataset, case: Case) -> Scores:
 
 
 def _known_weights(dataset: data.Dataset, case: Case) -> Scores:
-    """A bound, as far as one method goes: a decoder of what the client itself makes of images."""
-    session = protocol.recut(_victim(dataset, "pool1", case.victim), case.stage)
-    (own, _), sent = _auxiliary(dataset, case), _sent(dataset)
-    view = session.observe(sent.images, grants=["client_model"])
+    """A bound, as far as one method goes: a decoder of what the client itself makes of images.
+
+    Where there are two kinds, the better one at a fifth of the attacker's images decodes.
+    """
+    session, own, _, sent = _setting(dataset, case)
+    kinds: list[Bound] = [_in_closed_form]
     if case.images >= MANY and case.stage in MAPS:
-        network = DecoderInversion(steps=STEPS[dataset.name], seed=_seed(case))
-        return _image_scores(finished(network(view, own.images)).inputs, own, sent)
-    made = networks.in_chunks(session.client.front, own.images)
-    decoder = fitted_decoder(made, own.images, ridge=ORACLE_RIDGE, seed=_seed(case))
-    return _image_scores(networks.in_chunks(decoder, view.smashed), own, sent)
+        kinds.append(partial(_by_a_network, steps=STEPS[dataset.name]))
+        shown, asked = own.images[: -len(own) // 5], own.images[-len(own) // 5 :]
+        kinds.sort(
+            key=lambda kind: metrics.mse(kind(session, shown, asked, _seed(case)), asked).mean()
+        )
+    return _image_scores(kinds[0](session, own.images, sent.images, _seed(case)), own, sent)
+
+
+def _in_closed_form(session: protocol.Session, own: Tensor, sent: Tensor, seed: int) -> Tensor:
+    """Decode what the client makes of `sent`; `own` images alone choose features and ridge."""
+    made, view = (networks.in_chunks(session.client.front, images) for images in (own, sent))
+    fit = cross_validated(made, own, seed=seed)
+    return networks.in_chunks(fitted_decoder(made, own, **fit._asdict(), seed=seed), view)
+
+
+def _by_a_network(
+    session: protocol.Session, own: Tensor, sent: Tensor, seed: int, steps: int
+) -> Tensor:
+    view = session.observe(sent, grants=["client_model"])
+    return finished(DecoderInversion(steps=steps, seed=seed)(view, own)).inputs
 
 
 def _without_attack(dataset: data.Dataset, case: Case) -> Scores:
     """What the attacker's data are worth without any attack: a classifier of its own."""
-    own, held_out = _auxiliary(dataset, case)
+    session, own, held_out, _ = _setting(dataset, case)
     guess = _own_guess(case, own, held_out.images, RIVAL_STEPS[dataset.name])
-    session = _victim(dataset, "pool1", case.victim)
     return _classified(guess, session, held_out)
 
 
@@ -251,8 +284,7 @@ def _own_guess(case: Case, own: data.Split, images: Tensor, steps: int) -> Tenso
 
 def _labels_inferred(dataset: data.Dataset, case: Case) -> Scores:
     """The labels that a simulated head, or a rival with the images, gives all that was sent."""
-    session = _victim(dataset, LABEL_PRIVATE, case.victim)
-    (own, _), sent = _auxiliary(dataset, case), _sent(dataset)
+    session, own, _, sent = _setting(dataset, case)
     if case.attack in ATTACKS:
         labels = finished(_attack(dataset, case)(session.observe(sent.images), own)).labels
         assert labels is not None
@@ -338,11 +370,17 @@ def _classified(guess: Tensor, session: protocol.Session, split: data.Split) -> 
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a file; none if it is not there."""
+    """The rows of a file in the order of the tables; none if it is not there."""
     if not path.exists():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [_row(cells) for cells in csv.DictReader(file)]
+        return sorted((_row(cells) for cells in csv.DictReader(file)), key=_place)
+
+
+def _place(row: Row) -> tuple[Any, ...]:
+    stages = (*STAGES, "", "-".join(LABEL_PRIVATE))
+    draw = row.kind != SAME, row.kind, row.images
+    return stages.index(row.stage), ORDER.index(row.attack), draw, row.attacker, row.victim
 
 
 def _row(cells: dict[str, str]) -> Row:
@@ -391,7 +429,11 @@ def facts_of(name: str) -> dict[str, Any]:
             key: asdict(attack(steps=STEPS[name], batch=BATCH)) for key, attack in ATTACKS.items()
         },
         "after_convolutions": [f"from {MANY} images", NETWORK_DECODER],
-        "known_weights_ridge": ORACLE_RIDGE,
+        "known_weights": {
+            "features": FEATURES,
+            "ridges": [min(RIDGES), max(RIDGES)],
+            "chosen by": "the median error of images left out one by one",
+        },
         "own_network_steps": RIVAL_STEPS[name],
         "versions": devices.versions("scikit-learn"),
         "device": "cpu, 1 thread",
@@ -454,17 +496,14 @@ def _unsplit_line(dataset: str, stage: str) -> str:
 def varied_table(rows: list[Row]) -> str:
     """Median errors over all that was sent, by kind and number of the attacker's images.
 
-    In brackets above: of how many victims, at most. For a rival without a client, and after the
+    In brackets above: of how many victims. For a rival without a client, and after the
     comma: accuracy.
     """
     rows = [row for row in rows if row.stage in (*VARIED, "")]
     draws = sorted({(row.kind != SAME, row.kind, row.images) for row in rows})
-    victims = [
-        len({row.victim for row in rows if (row.kind, row.images) == (kind, count)})
-        for _, kind, count in draws
-    ]
     heads = [
-        f"{kind}, {count} [{runs}]" for (_, kind, count), runs in zip(draws, victims, strict=True)
+        f"{kind}, {count} [{_victims([r for r in rows if (r.kind, r.images) == (kind, count)])}]"
+        for _, kind, count in draws
     ]
     lines = [f"| cut | attacker | {' | '.join(heads)} |", "|---|---|" + "---|" * len(draws)]
     for stage, attack in dict.fromkeys((row.stage, row.attack) for row in rows):
@@ -478,6 +517,15 @@ def varied_table(rows: list[Row]) -> str:
             cells.append(", ".join(cell for cell in (errors, right) if cell != "–") or "–")
         lines.append(f"| {stage or 'no cut'} | {attack} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def _victims(rows: Sequence[Row]) -> str:
+    """How many victims each attack was measured on, from the fewest to the most."""
+    by_attack: dict[tuple[Any, ...], set[int]] = {}
+    for row in rows:
+        by_attack.setdefault(row.case[:2], set()).add(row.victim)
+    counts = sorted({len(victims) for victims in by_attack.values()})
+    return " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
 
 
 def label_table(rows: list[Row]) -> str:
@@ -544,6 +592,13 @@ def reported_table(rows: list[Row]) -> str:
 
 
 TABLES = (depth_table, varied_table, label_table)
+
+
+def tables(name: str) -> list[str]:
+    """The tables of a data set, of the committed rows."""
+    rows = read(lessons.course() / "results" / f"auxiliary_{name}.csv")
+    reported = [reported_table(rows)] if name == "mnist" else []
+    return [*(table(rows) for table in TABLES), *reported]
 
 
 def _spread(

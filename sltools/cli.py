@@ -1,7 +1,9 @@
 """The command line, `sltools lab`, `check`, `doctor`, `run`, `attack`: it only calls the rest."""
 
 import json
+import shlex
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from enum import StrEnum
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from sltools import __version__, storage
+from sltools import __version__, fieldmap, storage
 from sltools.errors import INTERRUPTED, Interrupted, SltoolsError
 
 app = typer.Typer(
@@ -57,6 +59,11 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 Save = Annotated[Path | None, typer.Option(help="New folder for the figure, arrays and facts.")]
 Timeout = Annotated[float, typer.Option(help="Seconds for each cell, at most 1,000,000.")]
 DataSet = Annotated[str, typer.Option(help="digits, mnist, fashion_mnist or cifar10")]
+
+
+def _one_of(what: str, values: Iterable[str]) -> Any:
+    """An option whose help names the values; what it is given to checks them."""
+    return typer.Option(help=f"{what}, one of: {', '.join(values)}.")
 
 
 def _print_version(asked: bool) -> None:
@@ -305,11 +312,86 @@ def join(
         raise typer.Exit(INTERRUPTED)
 
 
+@app.command(name="map")
+def field_map(
+    needs: Annotated[str | None, _one_of("What the attacker needs", fieldmap.NEEDS)] = None,
+    gets: Annotated[str | None, _one_of("What the attacker gets", fieldmap.GETS)] = None,
+    world: Annotated[str | None, _one_of("Where", fieldmap.WORLDS)] = None,
+    kind: Annotated[str | None, _one_of("Kind of work", fieldmap.KINDS)] = None,
+    status: Annotated[str | None, _one_of("In this course", fieldmap.STATUSES)] = None,
+    text: Annotated[str | None, typer.Option(help="Words that occur in what is said.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Find works on attacks and defences: a table, or the whole card if there is but one."""
+    found = fieldmap.find(needs, gets, world, kind, status, text)
+    if as_json:
+        print(json.dumps({"works": [fieldmap.facts(work) for work in found]}, indent=1))
+    else:
+        print(fieldmap.card(found[0]) if len(found) == 1 else fieldmap.table(found))
+
+
+@app.command()
+def audit(
+    out: Annotated[
+        Path, typer.Option(help="New folder for the report, or that of the same audit.")
+    ],
+    client: Annotated[str | None, typer.Option(help="FILE.py:FUNCTION builds it.")] = None,
+    images: Annotated[Path | None, typer.Option(help="Images or rows: arrays or a folder.")] = None,
+    labels: Annotated[Path | None, typer.Option(help="One whole number for each image.")] = None,
+    rest: Annotated[
+        str | None, typer.Option(help="FILE.py:FUNCTION builds the server's part.")
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Of the trained client, safetensors.")
+    ] = None,
+    smashed: Annotated[Path | None, typer.Option(help="Recorded activations.")] = None,
+    public: Annotated[Path | None, typer.Option(help="Samples that the attacker has.")] = None,
+    public_labels: Annotated[Path | None, typer.Option(help="Their labels.")] = None,
+    view: Annotated[Path | None, typer.Option(help="A saved view or transcript instead.")] = None,
+    also: Annotated[
+        list[str] | None, typer.Option(help="FILE.py:FUNCTION builds another cut of the network.")
+    ] = None,
+    dataset: Annotated[
+        str | None, typer.Option(help="Audit the paper's network on this data set instead.")
+    ] = None,
+    cut: Annotated[str, typer.Option(help="Stage after which it is cut.")] = "pool1",
+    minutes: Annotated[float, typer.Option(min=0.0, help="About so long.")] = 5.0,
+    targets: Annotated[int, typer.Option(min=1, help="Samples that attacks are scored on.")] = 10,
+    seed: Seed = 0,
+) -> None:
+    """Audit a split of your own: who gets what of it, as a page; goes on where it was stopped.
+
+    Give --client and --images with --weights, or with --rest and --labels to train both here; or
+    --smashed with what is known beside it. Files of Python that you name are run.
+    """
+    from sltools import audit as auditing
+    from sltools.audit import parts
+
+    files: dict[str, Any] = {
+        "client": client, "rest": rest, "images": images, "labels": labels, "weights": weights,
+        "smashed": smashed, "public": public, "public_labels": public_labels, "view": view,
+    }  # fmt: skip
+    if dataset is None:
+        known = parts.from_files(**files, also=also or ())
+    elif given := [name for name, value in files.items() if value is not None]:
+        raise SltoolsError(f"--dataset brings its own network and images: leave out --{given[0]}")
+    else:
+        known = parts.of_paper(dataset, cut, seed)
+    command = shlex.join(["sltools", *sys.argv[1:]])
+    report = auditing.run_parts(
+        known, minutes=minutes, targets=targets, seed=seed, folder=out, command=command
+    )
+    print(f"{report}\n{out / auditing.PAGE}")
+    if report.interrupted:
+        print("interrupted: the same command goes on with the rest")
+        raise typer.Exit(INTERRUPTED)
+
+
 @app.command()
 def grade(
     submissions: Annotated[
         Path,
-        typer.Argument(help="Folder with one notebook, or one folder of notebooks, per learner."),
+        typer.Argument(help="Folder with one notebook, folder of them, or zip file per learner."),
     ],
     salt: Salt,
     out: Annotated[
@@ -349,6 +431,8 @@ def grade(
     if not isolation:
         print(f"warning: {sandbox.UNSAFE}", file=sys.stderr)
     results = grading.grade(submissions, out, plan, box, jobs)
+    for missing in sandbox.not_enforced():
+        print(f"NOTE: not enforced: {missing}", file=sys.stderr)
     print(f"{out / 'scores.csv'}: {grading.summary(results)}")
 
 

@@ -2,7 +2,8 @@
 
 import inspect
 import json
-from collections.abc import Collection, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -219,10 +220,46 @@ class Architecture:
             )
         return described
 
+    @classmethod
+    def from_callable(
+        cls, builder: Callable[[], nn.Module], input_shape: Sequence[int]
+    ) -> "Architecture":
+        """Describe a network of any layers by what makes it: `builder()`, called for each clone.
+
+        It must return another network each time, with fresh weights of torch's random numbers, and
+        is part of no file: a view that is saved with it cannot be asked for it later. Raises
+        ModelError for a builder that fails, returns no network, or the same weights twice: a clone
+        that began as the victim would be no theft.
+
+        >>> from torch import nn
+        >>> from sltools.models import Architecture
+        >>> class Residual(nn.Module):
+        ...     def __init__(self):
+        ...         super().__init__()
+        ...         self.conv = nn.Conv2d(1, 1, 3, padding=1)
+        ...     def forward(self, images):
+        ...         return images + self.conv(images)
+        >>> Architecture.from_callable(Residual, input_shape=(1, 28, 28))
+        Architecture(Residual; 10 parameters, no weights)
+        """
+        described = _BuiltArchitecture("", tuple(input_shape), builder)
+        one, other = (list(described.build(seed, "fresh").parameters()) for seed in range(2))
+        same = [torch.equal(a, b) for a, b in zip(one, other, strict=False)]
+        if one and all(same):
+            raise ModelError(
+                f"{_name_of(builder)} returns the same weights each time; it must build a fresh "
+                "network, without weights of a file and without a seed of its own"
+            )
+        return described
+
     def build(self, seed: int, purpose: str = "clone") -> nn.Sequential:
         """Make the network with initial weights from the stream (`seed`, `purpose`)."""
         with seeds.scope(seed, purpose):
-            return _construct(json.loads(self.layers))
+            return self._construct()
+
+    def _construct(self) -> nn.Sequential:
+        network: nn.Sequential = _construct(json.loads(self.layers))
+        return network
 
     def restore(
         self, state: dict[str, torch.Tensor], training: Collection[str] = ()
@@ -247,11 +284,59 @@ class Architecture:
     def _empty(self) -> nn.Sequential:
         """Make the network with weights that have a shape but no values."""
         with torch.device("meta"):
-            return _construct(json.loads(self.layers))
+            return self._construct()
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(name for name, *_ in json.loads(self.layers)[1])
 
     def __repr__(self) -> str:
-        names = ", ".join(name for name, *_ in json.loads(self.layers)[1])
-        return f"Architecture({names}; {self.parameter_count:,} parameters, no weights)"
+        return f"Architecture({self._names}; {self.parameter_count:,} parameters, no weights)"
+
+
+@dataclass(frozen=True, repr=False)
+class _BuiltArchitecture(Architecture):
+    """What `Architecture.from_callable` returns."""
+
+    builder: Callable[[], nn.Module] = nn.Identity
+
+    def _construct(self) -> nn.Sequential:
+        try:
+            network = self.builder()
+        except Exception as error:  # the user's own code, of which nothing is known
+            raise ModelError(
+                f"{_name_of(self.builder)} cannot build a network: {type(error).__name__}: {error}"
+            ) from None
+        if not isinstance(network, nn.Module):
+            raise ModelError(
+                f"{_name_of(self.builder)} must return a torch.nn.Module, not a "
+                f"{type(network).__name__}"
+            )
+        return as_sequential(network)
+
+    def _empty(self) -> nn.Sequential:
+        return self.build(seed=0)  # what a foreign layer does on the meta device is its own affair
+
+    @property
+    def _names(self) -> str:
+        return ", ".join(type(layer).__name__ for layer in self._empty())
+
+
+def as_sequential(net: nn.Module) -> nn.Sequential:
+    """Return `net` if calling it is calling its stages in order, else a network of one stage.
+
+    >>> from torch import nn
+    >>> from sltools import models
+    >>> models.stages(models.as_sequential(nn.Bilinear(2, 2, 1)))
+    ['network']
+    """
+    if isinstance(net, nn.Sequential) and is_plain_sequential(net):
+        return net
+    return nn.Sequential(OrderedDict(network=net))
+
+
+def _name_of(builder: Callable[[], nn.Module]) -> str:
+    return getattr(builder, "__qualname__", repr(builder))
 
 
 def _sequential(**layers: nn.Module) -> nn.Sequential:

@@ -57,6 +57,8 @@ def pack_architecture(value: Architecture | Unsaved | None) -> Any:
     """Return JSON-able facts of an architecture, or of why there is none."""
     if isinstance(value, Unsaved):
         return {"unsaved": value.reason}
+    if value and not value.layers:
+        return {"unsaved": "it is known by the callable that builds it, which no file holds"}
     return value and [value.layers, value.input_shape]
 
 

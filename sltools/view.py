@@ -115,6 +115,31 @@ class View:
         messages = [message.copy() for message in transcript.messages]
         return cls(party, messages, transcript.client, transcript.head, own, values)
 
+    @classmethod
+    def of_activations(
+        cls,
+        smashed: Tensor,
+        architecture: Architecture | None = None,
+        model: nn.Sequential | None = None,
+    ) -> "View":
+        """Make the server's view of activations (N, ...) that were recorded elsewhere.
+
+        `architecture` is that of the client, if the server knows it, and `model` the server's own
+        part. Raises AttackError for what are no activations.
+
+        >>> import torch
+        >>> from sltools.view import View
+        >>> View.of_activations(torch.rand(5, 8, 12, 12))
+        View(server: 1 messages of smashed)
+        """
+        if not isinstance(smashed, Tensor) or smashed.ndim < 2 or not smashed.is_floating_point():
+            what = tuple(smashed.shape) if isinstance(smashed, Tensor) else type(smashed).__name__
+            raise AttackError(
+                f"activations are a tensor of floats (N, ...), one row for each sample, not {what}"
+            )
+        message = Message(0, 0, "smashed", smashed, "inference")
+        return cls("server", [message], architecture, own_model=copy.deepcopy(model))
+
     @property
     def smashed(self) -> Tensor:
         """z, the activations at the cut, of all messages joined: (N, ...)."""

@@ -4,7 +4,7 @@ All three show what the same `draw` function returns, and a test compares them.
 """
 
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -21,13 +21,28 @@ PRINTED_VALUES = 5
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
 
+@dataclass(frozen=True)
+class Words:
+    """A control for words that the reader types; `examples` are offered, the first at the start.
+
+    >>> from sltools import plots, widgets
+    >>> def draw(word):
+    ...     return plots.bars({word or "nothing": len(word)}, "letters")
+    >>> print(widgets.show(draw, word=widgets.Words(["", "wire"])).table())
+    word = : Bars of letters. nothing: 0.
+    word = wire: Bars of letters. wire: 4.
+    """
+
+    examples: Sequence[str]
+
+
 def show(draw: Draw, start: Mapping[str, Any] | None = None, **controls: Any) -> "Interactive":
     """Let the reader choose what `draw(**values)` draws, with one control for each argument.
 
     A control is a range (first, last) or (first, last, step), last included, for a slider; a list
-    for a menu; or a bool, its start, for a checkbox. A range or a list starts at its first value
-    unless `start` names another. `draw` returns a Picture, or (Picture, text), and should answer
-    within half a second: compute beforehand what takes longer.
+    for a menu; a bool, its start, for a checkbox; or `Words`. What is no bool starts at its first
+    value unless `start` names another. `draw` returns a Picture, or (Picture, text), and should
+    answer within half a second: compute beforehand what takes longer.
 
     Raises SltoolsError for a control that is none of these or cannot start where it should.
 
@@ -109,7 +124,7 @@ class Interactive:
 
 @dataclass(frozen=True)
 class _Control:
-    """The values that one argument of `draw` can take; every kind of control has finitely many."""
+    """The values that one argument of `draw` can take, or examples of them if it is typed."""
 
     kind: str
     values: list[Any]
@@ -130,6 +145,8 @@ class _Control:
         choice = {"options": self.values, "value": self.start, **look}
         if self.kind == "menu":
             return ipywidgets.Dropdown(**choice)
+        if self.kind == "words":
+            return ipywidgets.Combobox(continuous_update=False, **choice)
         # A float slider would send rounded numbers; this one sends the listed values themselves.
         return ipywidgets.SelectionSlider(continuous_update=False, **choice)
 
@@ -140,6 +157,8 @@ def _control(name: str, control: Any) -> _Control:
             return _Control("checkbox", [False, True], control)
         case [_, *_] if isinstance(control, list):
             return _Control("menu", control, control[0])
+        case Words([first, *_] as examples):
+            return _Control("words", list(examples), first)
         case (int() | float() as first, int() | float() as last, *rest) if (
             last > first and len(rest) < 2 and all(step > 0 for step in rest)
         ):
@@ -150,5 +169,5 @@ def _control(name: str, control: Any) -> _Control:
             return _Control("slider", values, values[0])
     raise SltoolsError(
         f"{name}={control!r} is no control; give a range (first, last) or (first, last, step), "
-        "a list of choices, or True or False."
+        "a list of choices, True or False, or Words."
     )

@@ -12,7 +12,7 @@ import torch
 from typer.testing import CliRunner
 
 from sltools import arena, cli, data, defenses, experiments, metrics, models, plots, protocol
-from sltools.arena import Row, Settings, attacks
+from sltools.arena import Row, Settings, attacks, report
 from sltools.attacks import PCAT, DecoderInversion, HijackingServer
 from sltools.attacks.surrogate import SurrogateAttack
 from sltools.detectors import LabelGap
@@ -191,6 +191,39 @@ def test_a_folder_has_one_setting(
     (tmp_path / "arena.json").unlink()
     with pytest.raises(SltoolsError, match="another folder"):
         arena.run(settings, tmp_path, ["none"])
+
+
+def test_a_folder_has_attackers_with_data_of_one_setting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measures = {attacks.service: ("service",), attacks.with_data: tuple(attacks.WITH_DATA)}
+    monkeypatch.setattr(attacks, "CURIOUS", measures)
+
+    def rows(trial: arena.Trial, kept: Any) -> list[Row]:
+        missing = [measure for measure in measures if measure in attacks.unmeasured(trial, kept)]
+        names = {attacks.service: "service", attacks.with_data: "PCAT"}
+        return [trial.row(names[measure], "accuracy", 0.9, 0.1) for measure in missing]
+
+    monkeypatch.setattr(attacks, "rows", rows)
+    monkeypatch.setattr(data, "load", lambda name: None)
+    monkeypatch.setattr(arena, "frontier", lambda rows: Figure())
+    path, settings = tmp_path / "arena.json", Settings(budget="tiny", victims=1)
+    arena.run(settings, tmp_path, ["none"])
+    facts = json.loads(path.read_text())
+    assert facts["with_data"]["steps"] == attacks.SURROGATE_STEPS["tiny"]
+    more = replace(settings, victims=2)
+    monkeypatch.setitem(attacks.SURROGATE_STEPS, "tiny", 21)
+    with pytest.raises(SltoolsError, match="'steps': 20.*'steps': 21.*another folder"):
+        arena.run(more, tmp_path, ["none"])
+    del facts["with_data"]
+    path.write_text(json.dumps(facts))
+    with pytest.raises(SltoolsError, match="settings it does not tell"):
+        arena.run(more, tmp_path, ["none"])
+    before = [row for row in arena.read(tmp_path / "arena.csv") if row.attack == "service"]
+    (tmp_path / "arena.csv").unlink()  # as before there were such attackers
+    report.append(tmp_path / "arena.csv", before)
+    assert any(row.attack == "PCAT" for row in arena.run(more, tmp_path, ["none"]).rows)
+    assert json.loads(path.read_text())["with_data"]["steps"] == 21
 
 
 def test_a_folder_without_rows_takes_any_settings(

@@ -14,6 +14,7 @@ from sltools import (
     data,
     doctor,
     experiments,
+    fieldmap,
     lessons,
     protocol,
     storage,
@@ -108,6 +109,8 @@ def test_without_json_the_outcome_is_readable(
         (("attack", "inversion", "--device", "abacus"), "abacus", "cpu"),
         (("attack", "labels", "--targets", "0"), "0 samples", "1 to"),
         (("attack", "labels", "--head", "nowhere"), "nowhere", "relu4"),
+        (("map", "--needs", "label"), "label", "weight gradients"),
+        (("map", "--world", "graphs"), "graphs", "vfl"),
     ],
 )
 def test_a_wrong_argument_is_one_sentence(
@@ -144,6 +147,36 @@ def test_lab_copies_the_course_and_passes_options_on(
     assert call(monkeypatch, "lab", str(folder), "--no-browser", "--port=8899") == 0
     assert opened == [(folder, ["--no-browser", "--port=8899"])]
     assert list(folder.rglob("*.ipynb"))
+
+
+def test_the_map_is_asked_as_in_python(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked = {"needs": "labelled data", "gets": "labels", "world": "two-party", "kind": "attack"}
+    asked |= {"status": "runs", "text": "gradients"}
+    found = fieldmap.find(**asked)
+    assert len(found) > 1
+    options = [part for name, value in asked.items() for part in (f"--{name}", value)]
+    assert call(monkeypatch, "map", *options) == 0
+    assert capsys.readouterr().out == fieldmap.table(found) + "\n"
+    assert call(monkeypatch, "map", *options, "--json") == 0
+    cards = json.loads(capsys.readouterr().out)["works"]
+    assert [card["id"] for card in cards] == [work.id for work in found]
+    for name in asked:  # each option arrives by itself too
+        assert call(monkeypatch, "map", f"--{name}", asked[name], "--json") == 0
+        alone = json.loads(capsys.readouterr().out)["works"]
+        assert len(alone) == len(fieldmap.find(**{name: asked[name]})) >= len(found)
+
+
+def test_one_work_alone_is_shown_by_its_card(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert call(monkeypatch, "map", "--text", "splitguard detecting") == 0
+    printed = capsys.readouterr().out
+    assert printed == fieldmap.card(fieldmap.find(text="splitguard detecting")[0]) + "\n"
+    assert "answered by  Scrutinizer" in printed or "answered by  URVFL" in printed
+    assert call(monkeypatch, "map", "--text", "perpetual motion") == 0
+    assert capsys.readouterr().out.endswith("\n0 works\n")
 
 
 def test_doctor_tells_versions_data_and_minutes(

@@ -207,6 +207,20 @@ def test_an_object_that_can_be_called_is_no_stub() -> None:
     assert exercises.check("04.tv", Callable()).outcome == "error"
 
 
+@pytest.mark.parametrize("factor", [0.0, -1.0, 0.5, 100.0])
+@pytest.mark.parametrize("key", ["04.tv", "04.feature_loss", "09.penalty", "10.mmd"])
+def test_a_forged_gradient_earns_nothing(key: str, factor: float) -> None:
+    """With the right number: it is what a process would send that answers for the learner."""
+    task = exercises.find(key)
+
+    class Forged(LocalAnswer):
+        def gradient(self, *arguments: Any) -> Any:
+            return factor * super().gradient(*arguments)
+
+    verdict = judging.judge(task, Forged(_solution(task)), HIDDEN)
+    assert (verdict.outcome, verdict.share) == ("wrong", 0) and "gradient" in verdict.message
+
+
 def test_an_object_equal_to_everything_is_wrong() -> None:
     class Equal:
         def __eq__(self, other: object) -> bool:

@@ -81,6 +81,11 @@ def test_interrupting_the_first_training_leaves_nothing_to_report(
         experiments.run_labels(experiments.LabelSettings(budget="tiny"))
 
 
+def test_an_unknown_budget_of_labels_is_told() -> None:
+    with pytest.raises(SltoolsError, match="no budget is called 'huge'; there are tiny"):
+        experiments.run_labels(experiments.LabelSettings(budget="huge"))
+
+
 def test_attacks_and_oracle_get_the_victims_seed_and_no_other_knowledge(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

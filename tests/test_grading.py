@@ -1,5 +1,8 @@
 """The parts of the grader: the wire, the sandbox, reading, comparing, homework, reports."""
 
+import ast
+import csv
+import errno
 import inspect
 import json
 import os
@@ -10,11 +13,12 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 import torch
@@ -28,7 +32,7 @@ from sltools.errors import ExerciseError
 from sltools.grading import assignment as homework
 from sltools.grading import cells as code
 from sltools.grading import grade as grading
-from sltools.grading import report, sandbox, secrets, similarity, submissions, wire
+from sltools.grading import jail, report, sandbox, secrets, similarity, submissions, wire
 from sltools.grading.remote import RemoteAnswer, RemoteNotebook
 from sltools.grading.sandbox import Limits, Sandbox
 from sltools.grading.submissions import Submission
@@ -229,6 +233,56 @@ def test_a_jail_holds(isolated: Sandbox, tmp_path: Path, run: Callable) -> None:
     assert 0 < _ask(remote, "fork") < LIMITS.processes
 
 
+KEEPERS = """
+import ctypes, multiprocessing, os, platform, subprocess, threading
+LIBC = ctypes.CDLL(None, use_errno=True)
+ADD, REQUEST, KEYCTL = (248, 249, 250) if platform.machine() == "x86_64" else (217, 218, 219)
+
+def call(*arguments):
+    ctypes.set_errno(0)
+    return [LIBC.syscall(*arguments) >= 0, os.strerror(ctypes.get_errno())]
+
+def keep():
+    user, session = ctypes.c_long(-4), ctypes.c_long(-3)  # keyrings
+    return {
+        "a key for other users": call(ADD, b"user", b"note", b"secret", 6, user),
+        "a key for the session": call(ADD, b"user", b"note", b"secret", 6, session),
+        "a search": call(REQUEST, b"user", b"note", None, 0),
+        "a keyring": call(KEYCTL, 1, None),
+        "a user namespace": [LIBC.unshare(0x10000000) == 0, os.strerror(ctypes.get_errno())],
+        "by clone": call(56 if platform.machine() == "x86_64" else 220, 0x10000011, 0, 0, 0, 0),
+        "the other ABI": call(0x40000000 + 39),
+    }
+
+def work():
+    seen = []
+    thread = threading.Thread(target=lambda: seen.append(1))
+    thread.start()
+    thread.join()
+    child = os.fork()
+    if child == 0:
+        os._exit(3)
+    seen.append(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+    return [*seen, subprocess.run(["/bin/sh", "-c", "exit 4"]).returncode]
+"""
+
+
+@pytest.mark.skipif(not jail.can_filter(), reason="no filter of system calls on this machine")
+def test_nothing_is_kept_in_the_kernel_for_another_process(
+    isolated: Sandbox, run: Callable
+) -> None:
+    remote = run(isolated, KEEPERS)
+    assert {name: told for name, told in _ask(remote, "keep").items() if told[0]} == {}
+    assert _ask(remote, "keep")["a key for other users"][1] == os.strerror(errno.EPERM)
+    assert _ask(remote, "work") == [1, 3, 4], "threads and processes of its own go on"
+
+
+def test_what_is_not_enforced_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "not for a submission" in sandbox.not_enforced()[0]
+    monkeypatch.setattr(sandbox, "can_filter", lambda: False)
+    assert "keys" in sandbox.not_enforced()[1]
+
+
 def test_all_that_judges_is_hidden() -> None:
     code = {inspect.unwrap(task.judge).__code__.co_filename for task in exercises.tasks()}
     hidden = [Path(place) for place in sandbox.HIDDEN]
@@ -422,6 +476,70 @@ def test_without_isolation_limits_hold_all_the_same(run: Callable) -> None:
     }
 
 
+CARRIERS = """
+import torch
+class Own(Exception): pass
+def text(x): raise ValueError(f"here it is: {x.tolist()}")
+def own(x):
+    y = 1
+    raise Own(x.tolist())
+def made(x): raise type("T" + str(x.tolist())[3:9], (Exception,), {})()
+def item(x): return type("T" + str(x.tolist())[3:9], (), {})()
+def key(x): return {}[str(x.tolist())]
+def library(x): return torch.zeros(2)[str(x.tolist())]
+def forged(x):
+    import socket
+    from sltools.grading import wire
+    channel = socket.socket(fileno=3)
+    for n in range(3, 60):
+        try: socket.socket(fileno=n).sendall(wire.pack({FORGED}))
+        except OSError: pass
+"""
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        '{"failed": str(x.tolist())}',
+        '{"failed": [str(x.tolist()), 1, 1]}',
+        '{"failed": ["ValueError", int(x * 1e6), int(x * 1e6)]}',
+        '{"wrong": ["object", str(x.tolist())]}',
+        '{"wrong": str(x.tolist())}',
+        "{str(x.tolist()): 1}",
+        "[x]",
+    ],
+)
+def test_feedback_on_an_error_brings_no_hidden_data_home(
+    forged: str, run: Callable, isolated: Sandbox
+) -> None:
+    secret = torch.tensor(0.123456)
+    remote = run(isolated, CARRIERS.replace("{FORGED}", forged))
+    tv = exercises.find("04.tv")
+    task = replace(tv, judge=lambda answer, _: str(answer(secret)))
+    names = ("text", "own", "made", "item", "key", "library", "forged")
+    told = {
+        name: judge(task, RemoteAnswer(remote, replace(tv, answer=name), LIMITS.call)).message
+        for name in names
+    }
+    assert not [text for text in told.values() if "1234" in text], told
+    assert told["text"] == (
+        "ValueError was raised.\n"
+        'In line 4 of code cell 1: def text(x): raise ValueError(f"here it is: {x.tolist()}")'
+    )
+    assert told["own"].endswith("In line 7 of code cell 1: raise Own(x.tolist())")
+    assert "an unknown type was raised" in told["made"] and "an unknown type;" in told["item"]
+    assert told["key"].startswith("KeyError was raised.\nIn line 10")
+
+
+def test_a_second_round_under_one_salt_meets_other_data() -> None:
+    first, second = (submissions._notebook(notebook([text]).encode(), "a") for text in "xy")
+    again = json.loads(notebook(["x"])) | {"metadata": {"kernelspec": "other"}}
+    saved = submissions._notebook(json.dumps(again).encode(), "b")
+    drawn = [next(secrets.seeds_of(SALT, "04.tv", s.digest)) for s in (first, second, saved)]
+    assert drawn[0] != drawn[1], "what was learnt of the first round's data is worth nothing"
+    assert drawn[0] == drawn[2], "the same work gets the same points"
+
+
 def test_grading_is_refused_where_the_sandbox_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -494,11 +612,66 @@ def test_folders_files_and_strange_things_are_all_found(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.ipynb")
     (tmp_path / "link").symlink_to(tmp_path / "ann")
     found = {sub.name: sub for sub in submissions.discover(tmp_path)}
-    assert list(found) == ["ann/1.ipynb", "ann/dir.ipynb", "bob.ipynb", "link", "pipe.ipynb"]
+    assert list(found) == ["ann/1.ipynb", "bob.ipynb", "link", "pipe.ipynb"]
     assert found["bob.ipynb"].cells == found["ann/1.ipynb"].cells == ("x = 1",)
-    assert {name for name, sub in found.items() if sub.problem} == {
-        *("ann/dir.ipynb", "link", "pipe.ipynb")
+    assert {name for name, sub in found.items() if sub.problem} == {"link", "pipe.ipynb"}
+
+
+def _zipped(path: Path, files: Mapping[str, str | bytes]) -> None:
+    with ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name, content)
+
+
+def test_work_is_found_in_whatever_form_it_is_handed_in(tmp_path: Path) -> None:
+    one = notebook(["x = 1"])
+    old = {"worksheets": [{"cells": [{"cell_type": "code", "input": ["x ", "= 1"]}]}]}
+    (deep := tmp_path / "deep" / "a" / "b").mkdir(parents=True)
+    for path, content in {
+        deep / "work.ipynb": one.encode(),
+        tmp_path / "loud.IPYNB": one.encode(),
+        tmp_path / "old.ipynb": json.dumps(old).encode(),
+        tmp_path / "wide.ipynb": one.encode("utf-16"),
+        tmp_path / "marked.ipynb": one.encode("utf-8-sig"),
+        tmp_path / "many.ipynb": notebook(["y = 1"] * 1500 + ["x = 1"]).encode(),
+    }.items():
+        path.write_bytes(content)
+    files = {"hw/1.ipynb": one, "hw/.ipynb_checkpoints/1.ipynb": one, "__MACOSX/hw/1.ipynb": "x"}
+    _zipped(tmp_path / "packed.ZIP", files)
+    (tmp_path / "moodle").mkdir()
+    _zipped(tmp_path / "moodle" / "hw.zip", {"1.ipynb": one, "2.ipynb": "{", "notes.txt": "x"})
+    found = {sub.name: sub for sub in submissions.discover(tmp_path)}
+    assert set(found) == {
+        *("deep/a/b/work.ipynb", "loud.IPYNB", "old.ipynb", "wide.ipynb", "marked.ipynb"),
+        *("many.ipynb", "packed.ZIP/hw/1.ipynb", "moodle/hw.zip/1.ipynb", "moodle/hw.zip/2.ipynb"),
     }
+    assert "a damaged one" in found.pop("moodle/hw.zip/2.ipynb").problem
+    assert {sub.cells[-1] for sub in found.values()} == {"x = 1"}
+    assert not any(sub.problem or sub.doubt for sub in found.values())
+
+
+def test_what_may_be_right_and_is_not_read_needs_review(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (subs := tmp_path / "subs").mkdir()
+    monkeypatch.setattr(submissions, "MAX_ARCHIVE", 2**20)
+    _zipped(subs / "bomb.zip", {"a.ipynb": bytes(2**21)})
+    _zipped(subs / "empty.zip", {"solution.py": "x = 1"})
+    (subs / "broken.zip").write_bytes((subs / "empty.zip").read_bytes()[:60])
+    locked = bytearray((subs / "bomb.zip").read_bytes())
+    for header, flags in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        locked[locked.index(header) + flags] |= 1  # says that a password is needed
+    (subs / "locked.zip").write_bytes(locked)
+    (subs / "work.rar").write_bytes(b"Rar!")
+    (subs / "endless.ipynb").write_text(notebook(["x = 1"] * (submissions.MAX_CELLS + 1)))
+    monkeypatch.setattr(grading, "refusal", lambda _: "")
+    results = grading.grade(subs, tmp_path / "out", grading.HomeTasks(SALT, "04"), Sandbox())
+    told = {result.submission: result.flags[0] for result in results}
+    assert {(r.status, r.points) for r in results} == {(grading.REVIEW, None)}, "never a zero"
+    assert "more than 1 MiB" in told["bomb.zip"] and "no notebook" in told["empty.zip"]
+    assert "cannot be opened" in told["broken.zip"] and "encrypted" in told["locked.zip"]
+    assert ".rar" in told["work.rar"] and "10,001 code cells" in told["endless.ipynb"]
+    assert all(told[r.submission] in r.remarks[0] for r in results), "the learner is told why"
 
 
 OWN = "\n".join(
@@ -573,6 +746,7 @@ def test_reading_a_hostile_notebook_takes_no_minutes() -> None:
     assert not code.should_define("\n" * 20_000 + "1/0", "f")
     assert similarity.forms([loops, "x=x\n" * 20_000], {"key": "x"}) == {}
     similarity.similar([Submission("one", ("x=x;" * 20_000,) * 9)])
+    code.statements(["%time x = 1\n" * 8000] * 3)
     assert time.process_time() - start < 60  # done naively it takes minutes, on any machine
 
 
@@ -593,8 +767,8 @@ def test_a_salt_is_its_owners_and_is_not_kept_in_the_course(tmp_path: Path) -> N
     path.write_bytes(b"short")
     with pytest.raises(ExerciseError, match="5 bytes"):
         secrets.read(path)
-    first = [next(secrets.seeds_of(salt, key)) for key in ("04.tv", "04.step")]
-    assert first[0] != first[1] and next(secrets.seeds_of(SALT, "04.tv")) != first[0]
+    first = [next(secrets.seeds_of(salt, key, "")) for key in ("04.tv", "04.step")]
+    assert first[0] != first[1] and next(secrets.seeds_of(SALT, "04.tv", "")) != first[0]
 
 
 def _solutions(plan: homework.Assignment, learner: str) -> str:
@@ -631,7 +805,7 @@ def test_homework_is_judged_by_its_constants_and_data() -> None:
     known, images = plan.constants(""), plan.data("").images
 
     def verdict(task: Any, answer: Any) -> Any:
-        return judge(task, LocalAnswer(answer), secrets.seeds_of(SALT, task.key))
+        return judge(task, LocalAnswer(answer), secrets.seeds_of(SALT, task.key, ""))
 
     def sensor_client(weight: Any, bias: Any) -> Any:
         return weight / known.gain, bias - known.offset / known.gain * weight.sum((1, 2, 3))
@@ -719,6 +893,47 @@ def sensor_client(weight, bias):
     assert [r.points for r in again if r.submission != "zoe.ipynb"] == [10, 0, 5, 5, None]
 
 
+def test_everybody_on_the_roster_has_a_row_and_one_submission_that_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = homework.Assignment(SALT, ("ann", "bob", "cat"))
+    ann, bob, _ = homework.write(plan, tmp_path / "made")
+    (subs := tmp_path / "subs").mkdir()
+    for time_, (name, path) in enumerate({"z": ann, "b": ann, "a": ann, "bob": bob}.items()):
+        shutil.copy(path, subs / f"{name}.ipynb")
+        os.utime(subs / f"{name}.ipynb", (min(time_, 1), min(time_, 1)))  # "b" and "a" at one time
+    task = grading.TaskResult("hw04.prior", "A prior", "right", "", 2, 2)
+
+    def examined(plan: Any, todo: Any, *rest: Any) -> Any:
+        return [
+            (sub, grading.Result(sub.name, grading.GRADED, plan.learner(sub), (task,)))
+            for sub in todo
+        ]
+
+    monkeypatch.setattr(grading, "_examine_all", examined)
+    monkeypatch.setattr(grading, "refusal", lambda _: "")
+    for _ in range(2):  # the second time from what is kept
+        results = grading.grade(subs, tmp_path / "out", plan, Sandbox())
+    assert {r.submission[:-6]: r.counts for r in results if r.submission} == {
+        "a": False,
+        "b": True,
+        "z": False,
+        "bob": True,
+    }
+    assert "ann handed in a.ipynb, b.ipynb, z.ipynb; b.ipynb counts" in results[0].flags
+    (missing,) = [r for r in results if not r.submission]
+    assert (missing.learner, missing.status) == ("cat", grading.MISSING)
+    assert missing.points is None and missing.out_of == 10, "which is not a zero"
+    assert grading.summary(results).startswith("4 submissions, 4 graded, 1 nothing handed in")
+    with (tmp_path / "out" / "scores.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["learner"], row["points"], row["counts"]) for row in rows] == [
+        *(("ann", "2", "no"), ("ann", "2", "yes"), ("bob", "2", "yes"), ("ann", "2", "no")),
+        ("cat", "", "yes"),
+    ]
+    assert len(list((tmp_path / "out" / "feedback").iterdir())) == 4 and not rows[-1]["feedback"]
+
+
 def test_homework_is_each_learners_own_and_always_the_same(tmp_path: Path) -> None:
     plan = homework.Assignment(SALT, ("ann", "=bob"))
     one, two = (homework.write(plan, tmp_path / name) for name in ("1", "2"))
@@ -776,6 +991,56 @@ def test_the_name_handed_to_check_is_read_from_the_cells() -> None:
     assert code.answer_names(made) == {"04.tv": "last", "04.step": "mine"}
     assert code.should_define("<<<\ndef f(x)", "f") and code.should_define("f = 1 +", "f")
     assert not code.should_define("def f2(): f(1) == 2\nf == 3", "f")
+
+
+RAW = """
+x = !ls \\
+    -l
+?len
+%matplotlib inline
+total = [5
+%2]
+if total:
+    %time y = len(x)
+!echo a \\
+  b
+result = %timeit -n 10 -o sum(range(3))
+%env A=1
+await asyncio.sleep(0)
+z = result.best >= 0
+1 / 0
+"""
+
+
+def test_cells_are_read_as_ipython_reads_them(run: Callable, isolated: Sandbox) -> None:
+    made = [
+        "import asyncio\nasync def late(): return 7\nvalue = await late()",
+        "%%time\n\ndef f(): return 1\n%timeit f()",
+        "\n \n%%capture out --no-stderr\n%%time -q\n!pip install x\ng = 2",
+        "%%writefile f.py\ndef f(: broken\nh = 3",
+        "%%bash\nrm -rf /\nh=3",
+        "%%timeit\nh = 3",
+        "    a = 1\n    b = a",
+        ">>> c = 4",
+        RAW,
+        "get_ipython().run_line_magic('matplotlib', 'inline')\nd = 5",
+    ]
+    source = "def answer(): return [value, f(), g, b, c, y, z, d, 'h' in globals()]"
+    remote = RemoteNotebook([*made, source], isolated)
+    try:
+        assert _ask(remote, "answer") == [7, 1, 2, 1, 4, 0, True, 5, False]
+        assert remote.errors == {9: "ZeroDivisionError: division by zero"}
+    finally:
+        remote.close()
+    names = {name for one in code.statements(made) for name in code.defined(one)}
+    assert {"f", "g", "b", "z", "value"} <= names and "h" not in names
+
+
+def test_lines_keep_their_numbers_whatever_ipython_makes_of_them() -> None:
+    for source, line in ((RAW, 16), ("\n\n%%time\n!a \\\n  b\n1 / 0", 6)):
+        last = code.parse(source).body[-1]
+        assert isinstance(last, ast.Expr) and isinstance(last.value, ast.BinOp)
+        assert (last.lineno, source.splitlines()[last.lineno - 1]) == (line, "1 / 0")
 
 
 TV = "    return sum(x.diff(dim=d).square().mean() for d in (2, 3))"

@@ -49,6 +49,8 @@ PICTURES = {
         ["pool1", "fc1"], {"a": ([2, 3], [1, 2], [4, 4])}, "MSE", baselines={"blank": 1.5}
     ),
     "factors": lambda: plots.factors(["more", "less"], {"a": ([2, 0.5], [1, 0.1], [4, 1])}, "MSE"),
+    "heat_map": lambda: plots.heat_map({"a": {"x": 3, "y": 0}, "b": {"x": 0, "y": 1}}, "x", "y"),
+    "heat_map, empty": lambda: plots.heat_map({}, "what it gets", "what it needs"),
     "rows": lambda: plots.rows(["more", "less"], {"a": ([2, 0], [1, -1], [4, 1])}, "MSE", 0.5),
     "smashed": lambda: plots.smashed(images, noise(4, 10, 5, 5)),
     "smashed, flat": lambda: plots.smashed(images[:1], noise(1, 30)),
@@ -381,3 +383,31 @@ def test_exchange_draws_every_message_in_order(canvas):
 def test_what_cannot_be_drawn(draw, sentence):
     with pytest.raises(DataError, match=sentence):
         draw()
+
+
+def test_a_heat_map_writes_its_numbers(canvas):
+    counts = {"wire": {"inputs": 18, "labels": 0}, "data": {"inputs": 0, "labels": 0}}
+    alt = plots.heat_map(counts, "gets", "needs").alt
+    assert alt == ("Heat map of needs (rows) and gets (columns). wire: inputs 18. data: none.")
+    (axes,) = canvas
+    assert [text.get_text() for text in axes.texts] == ["18", "", "", ""]
+    (cells,) = axes.images
+    least_light = cells.cmap(cells.norm(18.0))
+    assert contrast(least_light, axes.texts[0].get_color()) > 4.5
+
+
+def contrast(one, other):
+    """The contrast of two colours as WCAG 2 has it."""
+    light = []
+    for color in (one, other):
+        channels = np.array(to_rgb(color[:3] if isinstance(color, tuple) else color))
+        linear = np.where(
+            channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4
+        )
+        light.append(linear @ [0.2126, 0.7152, 0.0722] + 0.05)
+    return max(light) / min(light)
+
+
+def test_a_heat_map_of_unequal_rows():
+    with pytest.raises(DataError, match="row 'b' has the columns"):
+        plots.heat_map({"a": {"x": 1}, "b": {"y": 1}}, "gets", "needs")

@@ -62,12 +62,50 @@ def test_the_results_of_attack_1_are_the_recorded_ones() -> None:
 
 def test_the_tables_of_attackers_with_data_are_those_of_the_record() -> None:
     for name in record_auxiliary.STEPS:
-        rows = record_auxiliary.read(lessons.course() / "results" / f"auxiliary_{name}.csv")
-        assert rows and all(table(rows) in PAGE for table in record_auxiliary.TABLES)
-        assert name != "mnist" or record_auxiliary.reported_table(rows) in PAGE
+        assert not [table for table in record_auxiliary.tables(name) if table not in PAGE]
         record_auxiliary.check_settings(
             lessons.course() / "results" / f"auxiliary_{name}.json", record_auxiliary.facts_of(name)
         )
+
+
+def test_the_search_with_known_weights_stands_beside_their_decoder() -> None:
+    rows = record_auxiliary.read(lessons.course() / "results" / "auxiliary_digits.csv")
+    depth = reproduce.read(lessons.course() / "results" / reproduce.FILES["quick"])
+    searched, decoded = {}, {}
+    for stage in record_auxiliary.STAGES:
+        at = ("digits", stage, True)
+        searched[stage] = statistics.median(
+            row.known_weights_mse for row in depth if (row.dataset, row.stage, row.chosen) == at
+        )
+        case = (stage, record_auxiliary.ORACLE, record_auxiliary.COUNTS["digits"])
+        decoded[stage] = statistics.median(
+            row.raw_mse
+            for row in rows
+            if (row.stage, row.attack, row.images) == case and row.raw_mse is not None
+        )
+    less = [stage for stage in searched if searched[stage] < decoded[stage]]
+    assert less == ["pool1", "pool2"] and list(searched)[2:] == ["fc1", "relu4"]
+    told = [f"{errors[stage]:.2g}" for errors in (searched, decoded) for stage in less]
+    assert (
+        f"leaves less after pool1 and pool2 ({told[0]} and {told[1]}, where the decoder leaves "
+        f"{told[2]} and {told[3]}), and more after fc1 and relu4."
+    ) in PROSE
+
+
+def test_what_is_said_of_tuning_is_what_the_record_was_made_with() -> None:
+    for name in record_auxiliary.STEPS:
+        path = lessons.course() / "results" / f"auxiliary_{name}.json"
+        made = json.loads(path.read_text(encoding="utf-8"))["attacks"]
+        sdar, pcat, fora = (made[attack] for attack in ("SDAR", "PCAT", "FORA"))
+        for shared in ("steps", "batch", "ridge", "mmd"):
+            assert sdar[shared] == pcat[shared] == fora[shared]
+        assert not (sdar["flip"] or sdar["realism"] or pcat["fine_tuning"])
+        assert pcat["lr"] == fora["lr"]
+        assert (
+            f"the surrogate's rate is {sdar['lr']:g} for SDAR and {pcat['lr']:g} for the others, "
+            f"the weight of the critic {sdar['adversarial']:g} for SDAR and "
+            f"{fora['adversarial']:g} for FORA,"
+        ) in PROSE
 
 
 def test_few_labels_are_worth_more_with_the_split_than_without() -> None:

@@ -58,6 +58,14 @@ def test_nothing_is_seeded_with_the_number_of_the_user(seed, purpose):
         assert torch.initial_seed() == seeds.derive(seed, purpose) != seed
 
 
+def test_a_keyed_stream_heeds_more_than_32_bits():
+    one, other = (torch.Generator().manual_seed(7 + high) for high in (0, 2**32))
+    assert torch.equal(draw(one), draw(other)), "which is why what is hidden is keyed"
+    numbers = {seeds.keyed(7 + (high << 32), "noise").random() for high in range(100)}
+    assert len(numbers) == 100
+    assert seeds.keyed(7, "noise").random() != seeds.keyed(7, "order").random()
+
+
 def test_streams_stay_what_they_were_when_results_were_recorded():
     assert seeds.derive(0, "victim") == 6825578508826060191
     assert seeds.derive(1, "clone") == 8631312922690714918

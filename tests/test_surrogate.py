@@ -14,7 +14,13 @@ from sltools import data, defenses, experiments, metrics, models, protocol, seed
 from sltools.attacks import FORA, PCAT, SDAR, CuriousServer, SurrogateResult, networks
 from sltools.attacks.alignment import Samples, mk_mmd
 from sltools.attacks.auxiliary import Auxiliary
-from sltools.attacks.regression import _least_squares, fitted_decoder
+from sltools.attacks.regression import (
+    RIDGES,
+    Moments,
+    _least_squares,
+    cross_validated,
+    fitted_decoder,
+)
 from sltools.attacks.surrogate import SurrogateTraining
 from sltools.data import Split
 from sltools.errors import AttackError, DataError, NotObservable
@@ -501,11 +507,51 @@ def test_a_fitted_decoder_decodes_any_number_to_pixels(count: int, seed: int) ->
     assert (one(3 * images) - images).abs().max() < 0.1
 
 
+@pytest.mark.parametrize("linear", [True, False])
+def test_what_is_left_out_tells_how_to_fit_a_decoder(linear: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    smashed = torch.randn(260, 2, generator=draw)
+    bright = smashed[:, 0] if linear else smashed[:, 0].square() - 2
+    noise = 0.02 * torch.randn(260, 1, 2, 2, generator=draw)
+    images = (bright.view(-1, 1, 1, 1) / 10 + 0.5 + noise).clamp(0, 1)
+
+    def error(**fit: Any) -> float:
+        decoder = fitted_decoder(smashed[:60], images[:60], **fit, seed=0)
+        return metrics.mse(decoder(smashed[60:]), images[60:]).mean().item()
+
+    state = torch.get_rng_state()
+    best = cross_validated(smashed[:60], images[:60], seed=0)
+    assert torch.equal(state, torch.get_rng_state())
+    assert best.features == ("linear" if linear else "random")
+    rivals = [("random" if linear else "linear", best.ridge)]
+    rivals += [(best.features, ridge) for ridge in (RIDGES[0], RIDGES[-1]) if ridge != best.ridge]
+    assert error(**best._asdict()) < 1.05 * min(error(features=f, ridge=r) for f, r in rivals)
+
+
+def test_no_ridge_is_chosen_that_learns_noise_by_heart() -> None:
+    """With more features than images nearly any image can be fitted; none follows from others."""
+    draw = torch.Generator().manual_seed(0)
+    smashed, images = torch.randn(30, 60, generator=draw), torch.rand(30, 1, 3, 3, generator=draw)
+    assert cross_validated(smashed, images, seed=0).ridge >= 0.1
+
+
+def test_a_linear_decoder_is_standardised_for_what_it_decodes() -> None:
+    images = noise_split(40).images
+    smashed = images.flatten(1)
+    sent = Moments.of(5 * smashed - 2)
+    decoder = fitted_decoder(smashed, images, ridge=1e-8, seed=0, sent=sent, features="linear")
+    # Spreads that differ by a factor of five make features count less, not wrong.
+    assert (decoder(5 * smashed - 2) - images).abs().max() < 0.05
+    assert not [part for part in decoder if isinstance(part, nn.ReLU)]
+
+
 def test_a_unit_that_is_always_off_does_no_harm() -> None:
     images = noise_split(12).images
     dark = torch.cat([images.flatten(1), torch.zeros(12, 3)], 1)
     assert fitted_decoder(dark, images, ridge=1e-3, seed=0)(dark).isfinite().all()
     assert fitted_decoder(0 * dark, images, ridge=1e-3, seed=0)(dark).isfinite().all()
+    fit = cross_validated(dark, images, seed=0)
+    assert fitted_decoder(dark, images, **fit._asdict(), seed=0)(dark).isfinite().all()
 
 
 def test_what_does_not_fit_is_refused() -> None:

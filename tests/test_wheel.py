@@ -34,6 +34,7 @@ def test_the_wheel_holds_the_library_and_the_lessons_and_nothing_else(tmp_path: 
     material = {n.removeprefix("sltools/_material/") for n in names if "/_material/" in n}
     assert notebooks == {name for name in material if name.endswith(".ipynb")}
     assert {"sltools/lessons/running.py", "sltools/cli.py"} <= names
+    assert "sltools/fieldmap/works.json" in names
     facts = f"attacking_split_learning-{__version__}.dist-info"
     assert {Path(name).parts[0] for name in names} == {"sltools", facts}
     unwanted = {"src", "tests", "tools", "__pycache__", ".ipynb_checkpoints"}

@@ -132,6 +132,25 @@ def test_controls(live, control, kind, values):
     assert seen == list(values), "the very values, so that a dictionary of results finds them"
 
 
+def test_words_are_typed_and_examples_offered_and_printed(live):
+    seen = []
+
+    def record(words):
+        seen.append(words)
+        return plots.Picture(b"", f"found {words}.", 1)
+
+    form = widgets.show(record, words=widgets.Words(["", "noise", "vertical"]))
+    field = form.widget.children[0]
+    assert type(field).__name__ == "Combobox" and not field.ensure_option
+    assert (field.value, field.options, field.continuous_update) == (
+        "", ("", "noise", "vertical"), False,
+    )  # fmt: skip
+    field.value = "anything else"
+    assert seen == ["", "anything else"]
+    assert live_form(form)[1] == "found anything else."
+    assert form.table().splitlines()[1] == "words = noise: found noise."
+
+
 @pytest.mark.parametrize("start", [True, False])
 def test_a_bool_is_a_checkbox_that_starts_there(live, start):
     interactive = widgets.show(lambda prior: plots.bars({str(prior): 1}, "y"), prior=start)
@@ -149,7 +168,20 @@ def test_of_many_settings_five_are_printed():
 
 @pytest.mark.parametrize(
     "control",
-    [(0,), (3, 1), (1, 1), (0, 1, 0), (0, 1, -1), (0, 1, 2, 3), [], "pool1", 5, None, ("a", "b")],
+    [
+        (0,),
+        (3, 1),
+        (1, 1),
+        (0, 1, 0),
+        (0, 1, -1),
+        (0, 1, 2, 3),
+        [],
+        "pool1",
+        5,
+        None,
+        ("a", "b"),
+        widgets.Words([]),
+    ],
 )
 def test_what_is_no_control(control):
     with pytest.raises(SltoolsError, match="step=.* is no control; give a range"):

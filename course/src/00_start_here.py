@@ -292,7 +292,8 @@ for item in result.knowledge:
 #   what depth is worth then.
 #
 # Take them in this order. If you know split learning, begin with 02. If you are in a hurry, read
-# 02 and 04.
+# 02 and 04. What the field knows beyond the lessons is on
+# [the field map](appendix/00_field_map.ipynb): works on attacks and defences, a card each.
 #
 # Each attack lesson is built the same way: a **threat card** that says who attacks and with what,
 # the idea, the mathematics, the code, the experiment, numbers beside baselines, **limitations**,

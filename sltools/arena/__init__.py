@@ -94,7 +94,7 @@ def _run_missing(
     for row in read(folder / CSV):
         kept.setdefault(row.key, []).append(row)
     with explain_full_disk([], folder):
-        check_settings(settings, folder)
+        check_settings(settings, attacks.settings_with_data(settings.budget), folder)
     trials = [
         Trial(settings, dataset, defense, strength, victim, malicious)
         for malicious in (False, True)

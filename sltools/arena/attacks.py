@@ -38,6 +38,7 @@ DECODER_STEPS = {"tiny": 30, "quick": 300, "full": 3000}
 # Attackers with data: their steps, their labelled images, and the client's training images beside
 # the targets that they see sent (never the images themselves).
 SURROGATE_STEPS = {"tiny": 20, "quick": 250, "full": 2000}
+SURROGATE_BATCH = 32
 AUXILIARY_IMAGES = {"tiny": 100, "quick": 200, "full": 5000}  # and at most 5 of 9 test images
 TRAFFIC = {"tiny": 100, "quick": 1000, "full": 2000}
 WITH_DATA: dict[str, type[SurrogateAttack]] = {"SDAR": SDAR, "PCAT": PCAT, "FORA": FORA}
@@ -118,6 +119,17 @@ def decoder(trial: Trial, session: protocol.Session) -> list[Row]:
     return found
 
 
+def settings_with_data(budget: str) -> dict[str, Any]:
+    """What the attackers with data have at a `budget`, as a folder of rows tells it."""
+    return {
+        "attacks": [*WITH_DATA],
+        "steps": SURROGATE_STEPS[budget],
+        "batch": SURROGATE_BATCH,
+        "auxiliary_images": AUXILIARY_IMAGES[budget],
+        "traffic": TRAFFIC[budget],
+    }
+
+
 def with_data(trial: Trial, session: protocol.Session) -> list[Row]:
     """Attackers who are granted nothing and have labelled images: one of each kind, for its cost.
 
@@ -139,7 +151,7 @@ def with_data(trial: Trial, session: protocol.Session) -> list[Row]:
     rival = experiments.support_vectors(own, sent)
     found = []
     for name, attack in WITH_DATA.items():
-        made = attack(steps=SURROGATE_STEPS[budget], batch=32, seed=seed)
+        made = attack(steps=SURROGATE_STEPS[budget], batch=SURROGATE_BATCH, seed=seed)
         run = finished(made(view, own, defense=_imitation(trial, session, seed)))
         found += _image_rows(trial, name, run.inputs[: len(targets)])
         found += _surrogate_rows(trial, session, name, run, own, held_out)

@@ -45,16 +45,31 @@ def read(path: Path) -> list[Row]:
         ) from None
 
 
-def check_settings(settings: Settings, folder: Path) -> None:
-    """Keep the settings beside the rows; raise SltoolsError if there are rows of others."""
+def check_settings(settings: Settings, with_data: dict[str, Any], folder: Path) -> None:
+    """Keep the settings beside the rows; raise SltoolsError if there are rows of others.
+
+    `with_data` are those of the attackers with data. A folder from before there were such attackers
+    takes any.
+    """
     wanted = {name: value for name, value in asdict(settings).items() if name != "victims"}
-    if not (folder / CSV).exists():
-        facts = {"settings": wanted, "versions": devices.versions(), "cpu_seconds": 0.0}
-        _write_facts(folder, facts)
-    elif (found := _facts(folder).get("settings")) != wanted:
+    rows = read(folder / CSV)
+    if not rows:
+        facts = {"settings": wanted, "with_data": with_data, "versions": devices.versions()}
+        _write_facts(folder, facts | {"cpu_seconds": 0.0})
+        return
+    facts = _facts(folder)
+    if (found := facts.get("settings")) != wanted:
         raise SltoolsError(
             f"{folder} holds an arena with the settings {found}, and these are {wanted}; name "
             "another folder"
+        )
+    if not any(row.attack in with_data["attacks"] for row in rows):
+        _write_facts(folder, facts | {"with_data": with_data})
+    elif (had := facts.get("with_data")) != with_data:
+        told = had or "settings it does not tell"
+        raise SltoolsError(
+            f"{folder} holds rows of attackers with data with {told}, and these would be with "
+            f"{with_data}; name another folder"
         )
 
 

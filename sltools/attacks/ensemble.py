@@ -4,10 +4,14 @@ import copy
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from sltools.attacks.pixels import InputRange
+from sltools.attacks.tracing import first_layer_name
+from sltools.errors import ModelError
+from sltools.models import Architecture
 
 
 class Ensemble:
@@ -17,6 +21,9 @@ class Ensemble:
     are given what pixels are in their `input_range`, by default the same. On a CPU
     thread, six of these small networks and their gradients take about half of the time of six
     separate calls.
+
+    Networks with layers of other than `torch.nn` are called one after the other, for not all code
+    can be batched.
 
     All are in evaluation mode. The running mean of a normalisation without weights of its own is
     among the `weights`: a clone begins with 0, and where the layer before it has no bias nothing
@@ -47,6 +54,8 @@ class Ensemble:
                 mean = f"{name}.running_mean"
                 stacked[mean] = self._buffers.pop(mean)
         self._weights = {name: weight.detach().requires_grad_() for name, weight in stacked.items()}
+        self._described = _is_described(networks[0])
+        self._first: dict[tuple[int, ...], str | None] = {}
 
     @property
     def weights(self) -> list[Tensor]:
@@ -55,7 +64,12 @@ class Ensemble:
 
     def __call__(self, inputs: Tensor) -> Tensor:
         seen = self.input_range.inputs(inputs)
-        return vmap(self._apply)(self._weights, self._buffers, seen)
+        if self._described:
+            return vmap(self._apply)(self._weights, self._buffers, seen)
+        return torch.stack([
+            self._apply(_row(self._weights, i), _row(self._buffers, i), one)
+            for i, one in enumerate(seen)
+        ])  # fmt: skip
 
     def _apply(self, weights: dict[str, Tensor], buffers: dict[str, Tensor], one: Tensor) -> Tensor:
         return functional_call(self._network, (weights, buffers), (one,))
@@ -66,11 +80,14 @@ class Ensemble:
             if isinstance(layer, _LeakyReLU):
                 layer.negative_slope = slope
 
-    def first_layer(self) -> Tensor | None:
+    def first_layer(self, shape: Sequence[int] = ()) -> Tensor | None:
         """The stacked weights that the inputs meet first, (E, ...).
 
         None unless that is a convolution, not in groups, or a dense layer that meets all pixels.
+        With layers of other than `torch.nn`, inputs of `shape` (C, H, W) tell which it is.
         """
+        if not self._described:
+            return self._traced_first_layer(tuple(shape))
         flat = False
         for name, layer in self._template.named_children():
             if isinstance(layer, nn.Linear if flat else nn.Conv2d):
@@ -80,6 +97,12 @@ class Ensemble:
             flat = True
         return None
 
+    def _traced_first_layer(self, shape: tuple[int, ...]) -> Tensor | None:
+        if shape not in self._first:
+            self._first[shape] = first_layer_name(self.member(0).cpu(), shape)
+        name = self._first[shape]
+        return None if name is None else self._weights[f"{name}.weight"]
+
     def member(self, index: int) -> nn.Sequential:
         """Return a copy of one network."""
         network = copy.deepcopy(self._template)
@@ -87,6 +110,20 @@ class Ensemble:
         state |= {name: value[index] for name, value in self._buffers.items()}
         network.load_state_dict(state)
         return network
+
+
+def _row(stacked: dict[str, Tensor], index: int) -> dict[str, Tensor]:
+    """What one of the networks has of all that is stacked."""
+    return {name: values[index] for name, values in stacked.items()}
+
+
+def _is_described(network: nn.Sequential) -> bool:
+    """Say whether `network` is made of layers of `torch.nn` alone."""
+    try:
+        Architecture.of(network)
+    except ModelError:
+        return False
+    return True
 
 
 class _LeakyReLU(nn.LeakyReLU):

@@ -1,15 +1,19 @@
-"""An inverse network in closed form: random features of the smashed data, and least squares."""
+"""An inverse network in closed form: least squares on features of the smashed data."""
 
 from collections.abc import Iterable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import skip_init
 
 from sltools import seeds
 
-FEATURES = 2000
+Features = Literal["linear", "random"]
+FEATURES: tuple[Features, ...] = ("linear", "random")
+RANDOM = 2000  # features
+RIDGES = tuple(10.0 ** (power / 2) for power in range(-16, 1))  # among which to choose: 1e-8 to 1
 CHUNK = 500  # pairs whose features are held at once
 TINY = 1e-12
 
@@ -26,15 +30,68 @@ class Moments(NamedTuple):
         return cls(smashed.mean(0), smashed.var(0, correction=0))
 
 
+class Fit(NamedTuple):
+    """How a decoder is fitted: on which `features` of the smashed data, and with which `ridge`."""
+
+    features: Features
+    ridge: float
+
+
+def cross_validated(smashed: Tensor, images: Tensor, *, seed: int) -> Fit:
+    """Choose how to fit a decoder, by nothing but the pairs that it is fitted to.
+
+    Of linear and random features and of the RIDGES, the two with the least error of images
+    (N, C, H, W) that are left out one by one, each decoded by a fit to the smashed data (N, ...)
+    and images of all others: the median of their mean squared errors. N is 2 at least.
+
+    >>> import torch
+    >>> from sltools.attacks.regression import cross_validated, fitted_decoder
+    >>> images = torch.rand(50, 1, 4, 4, generator=torch.Generator().manual_seed(0))
+    >>> smashed = 3 * images.flatten(1) + 1
+    >>> best = cross_validated(smashed, images, seed=0)
+    >>> decoder = fitted_decoder(smashed, images, **best._asdict(), seed=0)
+    >>> best, (decoder(smashed) - images).abs().max() < 1e-3
+    (Fit(features='linear', ridge=1e-08), tensor(True))
+    """
+    from sklearn.linear_model import RidgeCV
+
+    flat, pixels = smashed.detach().flatten(1), images.flatten(1)
+    own = Moments.of(flat)
+    standard = _standard(flat, own, _alike(own.variance, own.variance))
+    errors = {}
+    for name in FEATURES:
+        features = _hidden(name, flat, seed).of(standard).double().cpu()
+        # The ridge counts as in `_least_squares`. With the mean of all images taken out before, and
+        # no intercept, the image that is left out would follow from the others: they sum to zero.
+        alphas = [ridge * features.numel() for ridge in RIDGES]
+        search = RidgeCV(alphas, scoring=_score)
+        search.fit(features, pixels.double().cpu())
+        ridge = float(search.alpha_) / features.numel()
+        errors[Fit(name, ridge)] = -search.best_score_
+    return min(errors, key=errors.__getitem__)
+
+
+def _score(_: object, decoded: np.ndarray, images: np.ndarray) -> float:
+    """The negative median error over the images (N, P), as scikit-learn calls it."""
+    return -float(np.median(np.square(decoded.clip(0, 1) - images).mean(1)))
+
+
 def fitted_decoder(
-    smashed: Tensor, images: Tensor, *, ridge: float, seed: int, sent: Moments | None = None
+    smashed: Tensor,
+    images: Tensor,
+    *,
+    ridge: float,
+    seed: int,
+    sent: Moments | None = None,
+    features: Features = "random",
 ) -> nn.Sequential:
     """Fit an inverse network to pairs of smashed data (N, ...) and images (N, C, H, W) in [0, 1].
 
     A dense layer with random weights, a ReLU, and a dense layer whose weights have the least mean
     squared error plus a `ridge` on their squares (random features: Rahimi and Recht, NIPS 2007; the
     2,000 features count as divided by the root of their number). Weights come from the stream
-    (`seed`, "random features").
+    (`seed`, "random features"). With "linear" `features` the last layer works on the smashed data
+    themselves, standardised. `cross_validated` chooses both.
 
     `sent` are the moments of the smashed data that it is to decode, if those come from elsewhere:
     then each feature is standardised on either side, and counts the less, the more its spread
@@ -52,17 +109,15 @@ def fitted_decoder(
     own = Moments.of(flat)
     sent = own if sent is None else Moments(*(part.detach().flatten().to(flat) for part in sent))
     trust = _alike(own.variance.sqrt(), sent.variance.sqrt())
-    weight, bias = _random_weights(flat, seed)
+    hidden = _hidden(features, flat, seed)
     mean = pixels.mean(0)
     parts = zip(flat.split(CHUNK), pixels.split(CHUNK), strict=True)
-    pairs = (
-        ((_standard(some, own, trust) @ weight.T + bias).relu(), wanted - mean)
-        for some, wanted in parts
-    )
+    pairs = ((hidden.of(_standard(some, own, trust)), wanted - mean) for some, wanted in parts)
     solution = _least_squares(pairs, ridge)
-    read = weight * _standard(sent.mean + 1, sent, trust)  # weights for data that are not standard
-    first = _dense(read, bias - read @ sent.mean)
-    layers = [nn.Flatten(), first, nn.ReLU(), _dense(solution.T, mean)]
+    # Weights for data that are not standard:
+    read = hidden.weight * _standard(sent.mean + 1, sent, trust)
+    first = _dense(read, hidden.bias - read @ sent.mean)
+    layers = [nn.Flatten(), first, hidden.activation, _dense(solution.T, mean)]
     shaped = [nn.Unflatten(1, tuple(images.shape[1:])), nn.Hardtanh(0.0, 1.0)]
     return nn.Sequential(*layers, *shaped).to(images.device).eval()
 
@@ -78,11 +133,27 @@ def _standard(flat: Tensor, moments: Moments, trust: Tensor) -> Tensor:
     return (flat - moments.mean) * trust / moments.variance.sqrt().clamp_min(TINY)
 
 
-def _random_weights(inputs: Tensor, seed: int) -> tuple[Tensor, Tensor]:
-    """Weights (F, D) and biases (F,) whose outputs have about one size for standard inputs."""
-    count, draw = inputs.shape[1], seeds.generator(seed, "random features")
-    weight = torch.randn(FEATURES, count, generator=draw) / count**0.5
-    return weight.to(inputs), torch.randn(FEATURES, generator=draw).to(inputs)
+class _Hidden(NamedTuple):
+    """What makes features (N, F) of standard inputs (N, D): weights (F, D), biases (F,)."""
+
+    weight: Tensor
+    bias: Tensor
+    activation: nn.Module
+
+    def of(self, standard: Tensor) -> Tensor:
+        made: Tensor = self.activation(standard @ self.weight.T + self.bias)
+        return made
+
+
+def _hidden(features: Features, inputs: Tensor, seed: int) -> _Hidden:
+    """Random features, of about one size for standard inputs, or the inputs (N, D) themselves."""
+    count = inputs.shape[1]
+    if features == "linear":
+        return _Hidden(torch.eye(count).to(inputs), torch.zeros(count).to(inputs), nn.Identity())
+    draw = seeds.generator(seed, "random features")
+    weight = torch.randn(RANDOM, count, generator=draw) / count**0.5
+    bias = torch.randn(RANDOM, generator=draw)
+    return _Hidden(weight.to(inputs), bias.to(inputs), nn.ReLU())
 
 
 def _dense(weight: Tensor, bias: Tensor) -> nn.Linear:

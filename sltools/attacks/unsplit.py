@@ -220,7 +220,7 @@ def _rescale_contrast(inputs: Tensor, networks: Ensemble, share: float) -> None:
     0: black, unless it has another input range. A channel that is all but black, as that of a
     negative may be, is left alone: there is no contrast to restore.
     """
-    first = networks.first_layer()
+    first = networks.first_layer(inputs.shape[2:])
     if first is None:
         return
     weights = first.detach()
@@ -246,7 +246,7 @@ def _recolour(inputs: Tensor, networks: Ensemble, share: float) -> None:
 
     The share `share` of all values comes below 1. What the first layer computes stays the same.
     """
-    first = networks.first_layer()
+    first = networks.first_layer(inputs.shape[2:])
     if first is None:
         return
     weights = first.detach()

@@ -31,6 +31,21 @@ COLOURS = dict.fromkeys(OUTCOMES, "#a34700") | {"not attempted": "#595959", "rig
 HOME_SEEDS = range(1, 1000)
 LIBRARY = Path(seeds.__file__).parent
 PLAIN_TYPES = (str, bool, int, float, type(None))
+DTYPES = {
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+    *(torch.bfloat16, torch.float16, torch.float32, torch.float64),
+}
+INTEGERS = 2**63  # whole numbers are smaller
+NOT_PLAIN = {
+    "no function": "a function is asked for, not {}.",
+    "function": "a value is asked for, not a function: call it.",
+    "object": "the answer holds an object of type {}; give tensors, numbers, texts, and lists or "
+    "dictionaries of them.",
+    "array": "the answer holds an array of {}; give arrays of numbers.",
+    "tensor": "the answer holds a tensor of the kind {}; give an ordinary one, as of float32.",
+    "integer": "the answer holds a whole number of more than 64 bits.",
+    "deep": "the answer is nested too deeply.",
+}
 
 
 class NotAttempted(Exception):
@@ -38,7 +53,24 @@ class NotAttempted(Exception):
 
 
 class AnswerFailed(Exception):
-    """The answer itself raised an exception; the text says which, and in what line."""
+    """The answer itself raised an exception; the text says which, and in what line.
+
+    `kind` is its type, `place` the file and line of the learner's own code, where they are known.
+    """
+
+    def __init__(self, text: str, kind: str = "", place: tuple[str, int] | None = None) -> None:
+        super().__init__(text)
+        self.kind = kind
+        self.place = place
+
+
+class NotPlain(Wrong):
+    """An answer is no plain value, for the reason in NOT_PLAIN, which names a `kind`."""
+
+    def __init__(self, cause: str, kind: str = "") -> None:
+        super().__init__(NOT_PLAIN[cause].format(kind))
+        self.cause = cause
+        self.kind = kind
 
 
 @dataclass(frozen=True)
@@ -106,7 +138,7 @@ class LocalAnswer:
         if self._answer is ... or self._answer is None:
             raise NotAttempted
         if not callable(self._answer):
-            raise Wrong(f"a function is asked for, not {type(self._answer).__name__}.")
+            raise NotPlain("no function", type(self._answer).__name__)
         return call(self._answer, arguments)
 
     def gradient(self, *arguments: Any) -> Any:
@@ -120,8 +152,8 @@ class LocalAnswer:
         if self._answer is ... or self._answer is None:
             raise NotAttempted
         if callable(self._answer):
-            raise Wrong("a value is asked for, not a function: call it.")
-        return plain(self._answer)
+            raise NotPlain("function")
+        return call(lambda: self._answer, ())
 
 
 def call(function: Any, arguments: Iterable[Any]) -> Any:
@@ -132,14 +164,15 @@ def call(function: Any, arguments: Iterable[Any]) -> Any:
     """
     with seeds.scope(0, "answer"):
         try:
-            returned = function(*copy.deepcopy(tuple(arguments)))
+            return plain(function(*copy.deepcopy(tuple(arguments))))
+        except Wrong:
+            raise
         except NotImplementedError as error:
             if _is_stub(function, error):
                 raise NotAttempted from None
-            raise AnswerFailed(_explain(error)) from None
+            raise _failed(error) from None
         except Exception as error:
-            raise AnswerFailed(_explain(error)) from None
-    return plain(returned)
+            raise _failed(error) from None
 
 
 def _gradient(function: Any, *arguments: Any) -> Any:
@@ -159,22 +192,41 @@ def _gradient(function: Any, *arguments: Any) -> Any:
 def plain(value: Any) -> Any:
     """Return `value` as tensors on the CPU, numbers, texts, lists and dictionaries.
 
-    Raises Wrong for anything else: an object of a class of one's own could equal everything.
+    Raises NotPlain for anything else: an object of a class of one's own could equal everything.
     """
+    try:
+        return _plain(value)
+    except RecursionError:
+        raise NotPlain("deep") from None
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray | np.generic) and value.dtype.kind in "biuf":
+        value = torch.as_tensor(np.array(value))
     if isinstance(value, Tensor):
-        return torch.Tensor.detach(value).cpu().clone()
-    if isinstance(value, np.ndarray | np.generic):
-        return torch.as_tensor(np.array(value))
+        return _plain_tensor(torch.Tensor.detach(value))
+    if type(value) is int and abs(value) >= INTEGERS:
+        raise NotPlain("integer")
     if type(value) in PLAIN_TYPES:
         return value
     if isinstance(value, list | tuple):
-        return [plain(part) for part in value]
+        return [_plain(part) for part in value]
     if isinstance(value, Mapping):
-        return {str(name): plain(part) for name, part in value.items()}
-    raise Wrong(
-        f"the answer holds an object of type {type(value).__name__}; give tensors, numbers, texts, "
-        "and lists or dictionaries of them."
-    )
+        return {str(name): _plain(part) for name, part in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        raise NotPlain("array", value.dtype.type.__name__)
+    raise NotPlain("object", type(value).__name__)
+
+
+def _plain_tensor(value: Tensor) -> Tensor:
+    for kind, is_plain in (
+        (value.device.type, not value.is_meta),
+        (value.layout, value.layout is torch.strided),
+        (value.dtype, value.dtype in DTYPES),
+    ):
+        if not is_plain:
+            raise NotPlain("tensor", str(kind).removeprefix("torch."))
+    return value.cpu().clone()
 
 
 def _is_stub(function: Any, error: NotImplementedError) -> bool:
@@ -187,14 +239,15 @@ def _is_stub(function: Any, error: NotImplementedError) -> bool:
     )
 
 
-def _explain(error: Exception) -> str:
+def _failed(error: Exception) -> AnswerFailed:
     """Say what was raised, and at which line of the learner's own code."""
-    text = f"{type(error).__name__}: {error}".strip().rstrip(".")
+    kind, text = type(error).__name__, f"{type(error).__name__}: {error}".strip().rstrip(".")
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if _is_learner_code(frame.filename) and frame.lineno is not None:
             line = linecache.getline(frame.filename, frame.lineno).strip()
-            return f"{text}.\nIn line {frame.lineno} of your cell, in {frame.name}: {line}"
-    return f"{text}.\nIs it called with the arguments that the task names?"
+            text = f"{text}.\nIn line {frame.lineno} of your cell, in {frame.name}: {line}"
+            return AnswerFailed(text, kind, (frame.filename, frame.lineno))
+    return AnswerFailed(f"{text}.\nIs it called with the arguments that the task names?", kind)
 
 
 def _is_learner_code(filename: str) -> bool:

@@ -212,13 +212,26 @@ def dictionary(value: Any, keys: Sequence[str]) -> dict[str, Any]:
     return value
 
 
-def differentiable(answer: Answer, *arguments: Any) -> None:
-    """Raise Wrong if what `answer` returns has no gradient at its first argument."""
-    if answer.gradient(*arguments) is None:
+def differentiable(
+    answer: Answer, right: Callable[..., Tensor], *arguments: Any, tolerance: float = 1e-3
+) -> None:
+    """Raise Wrong unless what `answer` returns has the gradient of `right` at its first argument.
+
+    A gradient that is merely there could be made of anything.
+    """
+    slope = answer.gradient(*arguments)
+    if slope is None:
         raise Wrong(
             "The number is right, and no gradient flows from it back to the images: in an attack "
             "it would not move them. Return a tensor that torch computed from them, without "
             "`.item()`, `.detach()`, `no_grad` or numpy."
+        )
+    first = arguments[0].clone().requires_grad_()
+    (true,) = torch.autograd.grad(right(first, *arguments[1:]), first)
+    if not close(tensor(slope, true.shape, "the gradient"), true, tolerance):
+        raise Wrong(
+            "The number is right, and its gradient is not: an attack would move the images "
+            "elsewhere. Detach nothing on the way from them to the number."
         )
 
 

@@ -72,6 +72,30 @@ class LaplaceNoise(Outgoing):
         return tensor + self.scale * (exponentials[0] - exponentials[1]).to(tensor)
 
 
+class Clipping(Outgoing):
+    """Shortens each sample's smashed data to norm `clip`, where it is longer.
+
+    Raises DefenseError unless `clip` is a finite number above 0.
+
+    >>> import torch
+    >>> from sltools.defenses.smashed import Clipping
+    >>> Clipping(clip=1.0)("smashed", torch.tensor([[3.0, 4.0], [0.3, 0.4]]))
+    tensor([[0.6000, 0.8000],
+            [0.3000, 0.4000]])
+    """
+
+    promises = "nothing by itself: a bound, which noise can be measured by"
+    leaves = "the direction of the smashed data, which tells nearly all"
+
+    def __init__(self, clip: float, seed: int = 0) -> None:
+        super().__init__(seed)
+        self.clip = defense_check.positive("clip", clip)
+
+    def change(self, tensor: Tensor) -> Tensor:
+        """Return `tensor` clipped; raise DefenseError for NaN and infinite values."""
+        return _clipped(tensor, self.clip)
+
+
 class LocalPrivacy(Outgoing):
     """Local differential privacy of one release: clip each z to norm `clip`, add Gaussian noise.
 
@@ -111,11 +135,9 @@ class LocalPrivacy(Outgoing):
 
         Raises DefenseError for NaN and infinite values: what cannot be clipped has no promise.
         """
-        _check_finite(tensor)
-        norms = tensor.flatten(1).norm(dim=1).clamp_min(1e-12)
-        shares = (self.clip / norms).clamp_max(1.0).view(-1, *[1] * (tensor.ndim - 1))
+        clipped = _clipped(tensor, self.clip)
         noise = torch.randn(tensor.shape, generator=self._generator)
-        return tensor * shares + 2 * self.clip * self.multiplier * noise.to(tensor)
+        return clipped + 2 * self.clip * self.multiplier * noise.to(tensor)
 
     def epsilon(self, releases: int, delta: float = 1e-5) -> float:
         """Return epsilon of an image's own `releases`, by opacus' RDP accountant.
@@ -197,6 +219,14 @@ class TopK(Outgoing):
         places = tensor[0].numel()
         kept = math.ceil(self.share * places)
         return len(tensor) * min(kept * tensor.element_size() + places / 8, tensor[0].nbytes)
+
+
+def _clipped(tensor: Tensor, clip: float) -> Tensor:
+    """Return `tensor` (B, ...) with each sample shortened to norm `clip`, where it is longer."""
+    _check_finite(tensor)
+    norms = tensor.flatten(1).norm(dim=1).clamp_min(1e-12)
+    shares = (clip / norms).clamp_max(1.0).view(-1, *[1] * (tensor.ndim - 1))
+    return tensor * shares
 
 
 def _check_finite(smashed: Tensor) -> None:

@@ -6,8 +6,10 @@ and yet it has the strokes of its kind.
 
 import math
 import statistics
+from collections.abc import Sequence
 from functools import lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample, interpolate
@@ -43,6 +45,11 @@ def collages(digits: Tensor, seed: int, count: int) -> Tensor:
     lower = torch.cat([small[2, ..., 4:, :4], small[3, ..., 4:, 4:]], dim=-1)
     whole = torch.cat([upper, lower], dim=-2)
     return interpolate(whole, size=digits.shape[-2:], mode="bilinear").clamp(0, 1)
+
+
+def noise(shape: Sequence[int], stream: np.random.Generator) -> Tensor:
+    """Draw standard normal noise, of a `seeds.keyed` stream: it hides something."""
+    return torch.from_numpy(stream.standard_normal(tuple(shape), dtype=np.float32))
 
 
 def nearest(view: View, public: Tensor) -> Tensor:

@@ -13,6 +13,7 @@ from sltools import data, metrics, models, plots, protocol
 from sltools.attacks import LabelInference
 from sltools.errors import Interrupted, SltoolsError
 from sltools.experiments.outcome import Outcome, provenance
+from sltools.experiments.presets import check_budget
 from sltools.interrupts import finished, keep_partial
 from sltools.progress import bar
 from sltools.transcript import Transcript
@@ -47,8 +48,9 @@ class LabelSettings:
 def run_labels(settings: LabelSettings) -> Outcome:
     """Infer the labels of the first samples that `victims` fresh clients train on.
 
-    Ctrl-C gives the outcome of the victims so far, marked in `facts`. Raises SltoolsError for more
-    `targets` than there are training images, and Interrupted before the first victim was attacked.
+    Ctrl-C gives the outcome of the victims so far, marked in `facts`. Raises SltoolsError for an
+    unknown budget or more `targets` than there are training images, and Interrupted before the
+    first victim was attacked.
 
     >>> from sltools import experiments
     >>> outcome = experiments.run_labels(experiments.LabelSettings(targets=20, victims=1))
@@ -60,6 +62,7 @@ def run_labels(settings: LabelSettings) -> Outcome:
     0.1
     """
     start = time.perf_counter()
+    check_budget(settings.budget)
     dataset = data.load(settings.dataset)
     usual = min(_SAMPLES[settings.budget], len(dataset.train))
     count = usual if settings.targets is None else settings.targets

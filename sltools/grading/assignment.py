@@ -84,6 +84,10 @@ class Assignment:
         missing = "the code cell with the short code, the first one, is missing or was changed"
         return f"the short code {code} in its first code cell is on no roster" if code else missing
 
+    def roster(self) -> tuple[str, ...]:
+        """List the ids of all learners."""
+        return self.learners
+
     def setup(self, submission: Submission) -> str:
         """Return the first code cell of the learner's homework: imports, short code and data."""
         return _first_cell(self, self.learner(submission))

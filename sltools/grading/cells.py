@@ -4,22 +4,77 @@ import ast
 import re
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import lru_cache
+from typing import Any
 
-MAGIC = re.compile(r"^([ \t]*)[%!].*$|^([ \t]*)\S.*\?$", re.MULTILINE)
+RUN = ("time", "prun", "capture")  # magics that run their code in the notebook's own namespace
+EMPTY_LINES = re.compile(r"\A([ \t\r]*\n)*")
+OPTIONS = re.compile(r"^(\s*-\S+)+")
 CODE = re.compile(r'^code = "([A-Z2-7]{4}-[A-Z2-7]{4})"', re.MULTILINE)
 MAX_CELL = 100_000  # characters of a cell that is read
 MAX_NOTEBOOK = 300_000  # of all cells together
+MAX_MAGICS = 50  # in a cell; IPython reads the whole cell anew for each
 
 
-def without_magics(source: str) -> str:
-    """Take out what only IPython understands, if there is any; lines keep their numbers."""
-    if source.startswith("%%"):
-        source = f"#{source}"
+def parse(source: str, name: str = "<cell>") -> ast.Module:
+    """Parse a cell as IPython reads it; lines keep their numbers.
+
+    The code of `%time`, `%%time`, `%%capture` and `%%prun` is code of the cell. What else only
+    IPython understands becomes calls of `get_ipython()`, the bodies of other cell magics included.
+    Raises SyntaxError, or ValueError for a null character.
+    """
     try:
-        ast.parse(source)
+        return ast.parse(source, name)
     except SyntaxError:
-        return MAGIC.sub(lambda line: f"{line[1] or line[2] or ''}pass", source)
-    return source
+        made = ast.parse(_as_ipython(source), name)
+        return ast.fix_missing_locations(_RunMagics(name).visit(made))
+
+
+@lru_cache(maxsize=256)
+def _as_ipython(source: str) -> str:
+    """Return the Python that IPython makes of a cell, each line where it was."""
+    # Imported here: it takes a quarter of a second, and few notebooks need it.
+    from IPython.core.inputtransformer2 import TransformerManager
+
+    manager = TransformerManager()
+    text = EMPTY_LINES.sub("", source, count=1)
+    empty = source.removesuffix(text).count("\n")
+    lines = f"{text}\n".splitlines(keepends=True)
+    transforms: list[Any] = [*manager.cleanup_transforms, *manager.line_transforms]
+    for transform in transforms:
+        lines = transform(lines)
+    for _ in range(MAX_MAGICS):
+        changed, made = manager.do_one_token_transform(lines)
+        if not changed:
+            break
+        lines = _in_place(lines, made)
+    return "\n" * empty + "".join(lines)
+
+
+def _in_place(lines: list[str], made: list[str]) -> list[str]:
+    """Fill up with empty lines where `made` has joined some of `lines`."""
+    pairs = zip(lines, made, strict=False)
+    place = next((n for n, (old, new) in enumerate(pairs) if old != new), len(made))
+    return [*made[: place + 1], *["\n"] * (len(lines) - len(made)), *made[place + 1 :]]
+
+
+class _RunMagics(ast.NodeTransformer):
+    """Puts the code of magics that run it in the place of their calls."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | list[ast.stmt]:
+        match node.value:
+            case ast.Call(
+                func=ast.Attribute(attr="run_line_magic" | "run_cell_magic" as kind),
+                args=[ast.Constant(str(magic)), *_, ast.Constant(str(code))],
+            ) if magic in RUN:
+                line = kind == "run_line_magic"
+                tree = parse(OPTIONS.sub("", code).lstrip() if line else code, self._name)
+                ast.increment_lineno(tree, node.lineno - line)
+                return tree.body
+        return node
 
 
 def defined(statement: ast.stmt) -> list[str]:
@@ -52,7 +107,7 @@ def _bodies(cells: Sequence[str]) -> Iterator[list[ast.stmt]]:
         left -= len(source)
         try:
             with warnings.catch_warnings(action="ignore"):  # of escapes such as "\d"
-                body = ast.parse(without_magics(source)).body
+                body = parse(source).body
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         yield body

@@ -5,18 +5,21 @@ grader, which alone knows what is right, asks for values and judges them.
 """
 
 import ast
+import asyncio
+import getopt
+import inspect
 import linecache
 import os
 import socket
 import sys
+import timeit
 import traceback
-from types import ModuleType
+from types import CodeType, ModuleType
 from typing import Any
 
-from sltools.checking.judging import AnswerFailed, LocalAnswer, NotAttempted
-from sltools.checking.task import Wrong
+from sltools.checking.judging import AnswerFailed, LocalAnswer, NotAttempted, NotPlain
 from sltools.grading import wire
-from sltools.grading.cells import defined, without_magics
+from sltools.grading.cells import defined, parse
 
 
 def without_checks() -> ModuleType:
@@ -27,29 +30,72 @@ def without_checks() -> ModuleType:
     return package
 
 
+class Shell:
+    """What a submission finds as `get_ipython()`: magics do nothing, but that `%timeit -o` times.
+
+    Commands are not run: a submission needs none, and `!pip install` would wait for a network.
+    """
+
+    def __init__(self, namespace: dict[str, Any]) -> None:
+        self._namespace = namespace
+
+    def run_line_magic(self, name: str, line: str) -> Any:
+        """Time a statement once for `%timeit -o`; do nothing else."""
+        if name != "timeit":
+            return None
+        options, statement = getopt.getopt(line.split(), "n:r:tcp:qov:")
+        if ("-o", "") not in options:
+            return None
+        from IPython.core.magics.execution import TimeitResult  # takes a quarter of a second
+
+        seconds = timeit.timeit(" ".join(statement), number=1, globals=self._namespace)
+        return TimeitResult(1, 1, seconds, seconds, [seconds], 0.0, 3)
+
+    def run_cell_magic(self, name: str, line: str, cell: str) -> None:
+        """Do nothing: what runs its cell was made a part of the notebook's code."""
+
+    def system(self, command: str) -> None:
+        """Run no command."""
+
+    def getoutput(self, command: str) -> list[str]:
+        """Return the output of no command."""
+        return []
+
+
 class Notebook:
     """The namespace in which the cells of a submission run."""
 
     def __init__(self) -> None:
         self.module = ModuleType("__main__")
-        self.module.__dict__.update(display=lambda *_, **__: None, get_ipython=lambda: None)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._numbers: dict[str, int] = {}
+        shell = Shell(self.module.__dict__)
+        self.module.__dict__.update(display=lambda *_, **__: None, get_ipython=lambda: shell)
         sys.modules["__main__"] = self.module
         sys.modules["sltools.exercises"] = without_checks()
 
     def run(self, number: int, source: str) -> dict[str, Any]:
         """Run a cell; return what it defines, and its `error` or None."""
         name = f"<cell {number}>"
+        self._numbers[name] = number
         defines: list[str] = []
         try:
-            source = without_magics(source)
             linecache.cache[name] = (len(source), None, source.splitlines(keepends=True), name)
-            tree = ast.parse(source, name)
+            tree = parse(source, name)
             defines = [target for statement in tree.body for target in defined(statement)]
-            exec(compile(tree, name, "exec"), self.module.__dict__)
+            self._run(compile(tree, name, "exec", ast.PyCF_ALLOW_TOP_LEVEL_AWAIT))
         except BaseException as error:
             text = "".join(traceback.format_exception_only(error)).strip()
             return {"error": text, "defines": defines}
         return {"error": None, "defines": defines}
+
+    def _run(self, code: CodeType) -> None:
+        """Run code of the notebook, which may await something at its top level."""
+        if code.co_flags & inspect.CO_COROUTINE:
+            self._loop = self._loop or asyncio.new_event_loop()
+            self._loop.run_until_complete(eval(code, self.module.__dict__))
+        else:
+            exec(code, self.module.__dict__)
 
     def answer(
         self, name: str, arguments: list[Any] | None, gradient: bool = False
@@ -65,12 +111,17 @@ class Notebook:
             return {"returned": called(*arguments)}
         except NotAttempted:
             return {"not attempted": True}
-        except Wrong as wrong:
-            return {"wrong": wrong.reason}
+        except NotPlain as wrong:
+            return {"wrong": [wrong.cause, wrong.kind]}
         except AnswerFailed as failed:
-            return {"failed": str(failed)}
+            return {"failed": [failed.kind, *self._place(failed)]}
         except BaseException as error:  # SystemExit, for example
-            return {"failed": f"{type(error).__name__}: {error}"}
+            return {"failed": [type(error).__name__, 0, 0]}
+
+    def _place(self, failed: AnswerFailed) -> tuple[int, int]:
+        """The number of the cell, and of the line in it, where an answer failed; or zeros."""
+        name, line = failed.place or ("", 0)
+        return (self._numbers[name], line) if name in self._numbers else (0, 0)
 
 
 def serve(channel: socket.socket) -> None:
@@ -94,8 +145,8 @@ def serve(channel: socket.socket) -> None:
             reply = notebook.answer(request["answer"], request["arguments"], request["gradient"])
         try:
             message = wire.pack(reply)
-        except wire.WireError as error:
-            message = wire.pack({"failed": f"The answer cannot be sent: {error}"})
+        except wire.WireError:
+            message = wire.pack({"unsent": True})
         channel.sendall(message)
 
 

@@ -26,6 +26,7 @@ from sltools.grading.remote import RemoteAnswer, RemoteNotebook, shortened
 from sltools.grading.results import (
     FAULT,
     GRADED,
+    MISSING,
     REVIEW,
     UNREADABLE,
     Result,
@@ -62,6 +63,9 @@ class Plan(Protocol):
 
     def doubt(self, submission: Submission) -> str:
         """Return why a person must look at the submission before it can be graded, or ""."""
+
+    def roster(self) -> tuple[str, ...]:
+        """List the ids of all learners, as far as they are known."""
 
     def setup(self, submission: Submission) -> str:
         """Return the cell of imports that the learner was given, to be run before all others."""
@@ -113,6 +117,10 @@ class HomeTasks:
     def doubt(self, submission: Submission) -> str:
         """Return "": exercises are the same for all."""
         return ""
+
+    def roster(self) -> tuple[str, ...]:
+        """Return nothing: exercises have no roster."""
+        return ()
 
     def setup(self, submission: Submission) -> str:
         """Return the imports of the exercise."""
@@ -190,7 +198,25 @@ def _grade(
         if result.status != FAULT:
             kept.write(sub, result)
     similarities = _compare(plan, found)
-    return _with_flags([result for result in results.values() if result], similarities)
+    times = {sub.name: sub.changed for sub in found}
+    flagged = _with_flags([result for result in results.values() if result], similarities, times)
+    return [*flagged, *_missing(plan, flagged)]
+
+
+def _missing(plan: Plan, results: Sequence[Result]) -> list[Result]:
+    """Return a result for each learner who handed in nothing: without points, not with zero."""
+    seen = {result.learner for result in results}
+    none = Submission("")
+    return [
+        Result(
+            "",
+            MISSING,
+            learner,
+            tuple(_unjudged(task, "not attempted", "", None) for task in plan.tasks(none)),
+        )
+        for learner in plan.roster()
+        if learner not in seen
+    ]
 
 
 def summary(results: Sequence[Result]) -> str:
@@ -198,7 +224,8 @@ def summary(results: Sequence[Result]) -> str:
     counts = Counter(result.status for result in results)
     flagged = sum(bool(result.flags) for result in results)
     told = ", ".join(f"{number} {status}" for status, number in counts.items())
-    return f"{len(results)} submissions, {told}; {flagged} with flags"
+    handed_in = sum(bool(result.submission) for result in results)
+    return f"{handed_in} submissions, {told}; {flagged} with flags"
 
 
 def _needs_retry(result: Result | None) -> bool:
@@ -214,7 +241,7 @@ def _without_running(plan: Plan, submission: Submission) -> Result | None:
     if other := plan.other(submission):
         text = f"This notebook belongs to {other}; here {plan.title} is graded."
         return Result(submission.name, OTHER, learner, remarks=(text,))
-    if doubt := plan.doubt(submission):
+    if doubt := submission.doubt or plan.doubt(submission):
         text = f"Your teacher has to look at this: {doubt}."
         tasks = tuple(_unjudged(t, REVIEW, "", None) for t in plan.tasks(submission))
         return Result(submission.name, REVIEW, learner, tasks, (text,), (doubt,))
@@ -263,7 +290,8 @@ def _examine(plan: Plan, submission: Submission, sandbox: Sandbox) -> Result:
             seconds = limits.challenge if task.kind == "challenge" else limits.call
             answer = RemoteAnswer(notebook, task, seconds, names.get(task.key, ""))
             try:
-                tasks.append(_judge(plan, task, answer))
+                seeds = secrets.seeds_of(plan.salt, task.key, submission.digest)
+                tasks.append(_judge(task, answer, seeds))
             except Exception:
                 flags.append(f"{task.key}: {shortened(traceback.format_exc(limit=-5))}")
                 tasks.append(_unjudged(task, FAULT, "The grader failed here, not you.", None))
@@ -283,8 +311,8 @@ def _examine(plan: Plan, submission: Submission, sandbox: Sandbox) -> Result:
     )
 
 
-def _judge(plan: Plan, task: Task, answer: RemoteAnswer) -> TaskResult:
-    verdict = judging.judge(task, answer, secrets.seeds_of(plan.salt, task.key))
+def _judge(task: Task, answer: RemoteAnswer, seeds: Iterator[int]) -> TaskResult:
+    verdict = judging.judge(task, answer, seeds)
     message = shortened(verdict.message)
     return TaskResult(task.key, task.title, verdict.outcome, message, verdict.points, task.points)
 
@@ -355,8 +383,14 @@ def _answers(plan: Plan, submission: Submission) -> dict[str, str]:
     return similarity.forms(submission.cells, wanted, kept)
 
 
-def _with_flags(results: Sequence[Result], similarities: _Similarities) -> list[Result]:
-    """Add what only shows when submissions are compared; nothing is deducted for it."""
+def _with_flags(
+    results: Sequence[Result], similarities: _Similarities, times: Mapping[str, float]
+) -> list[Result]:
+    """Add what only shows when submissions are compared; nothing is deducted for it.
+
+    Of several submissions of one learner that whose file was changed last counts, and of those
+    changed at the same time the last by name.
+    """
     by_learner: dict[str, list[str]] = {}
     for result in results:
         by_learner.setdefault(result.learner, []).append(result.submission)
@@ -364,9 +398,12 @@ def _with_flags(results: Sequence[Result], similarities: _Similarities) -> list[
     for result in results:
         flags = [*result.flags, *similarities.flags.get(result.submission, [])]
         notes = tuple(similarities.notes.get(result.submission, []))
-        if result.learner and len(by_learner[result.learner]) > 1:
-            flags.append(f"{result.learner} handed in {', '.join(by_learner[result.learner])}")
-        flagged.append(replace(result, flags=tuple(flags), notes=notes))
+        names = by_learner[result.learner] if result.learner else [result.submission]
+        last = max(names, key=lambda name: (times[name], name))
+        if len(names) > 1:
+            flags.append(f"{result.learner} handed in {', '.join(names)}; {last} counts")
+        counts = result.submission == last
+        flagged.append(replace(result, flags=tuple(flags), notes=notes, counts=counts))
     return flagged
 
 

@@ -5,15 +5,18 @@ settings in JSON. It prints the process number of the command; when its standard
 by the grader or by the grader's death, the command and all that it started are killed.
 
 In the jail there is no network, no process but its own, and of the files only those named visible,
-read-only, and an empty working folder in memory. Linux 5.14 or newer.
+read-only, and an empty working folder in memory. Linux 5.14 or newer. A filter refuses the system
+calls that reach what namespaces do not hold apart, the kernel's keyrings above all.
 """
 
 import ctypes
+import errno
 import json
 import os
 import resource
 import select
 import signal
+import struct
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -25,7 +28,18 @@ MS_NOSUID, MS_NODEV, MS_BIND, MS_REC, MS_PRIVATE = 2, 4, 4096, 16384, 1 << 18
 MNT_DETACH = 2
 SYS_MOUNT_SETATTR, AT_FDCWD, AT_RECURSIVE = 442, -100, 0x8000
 MOUNT_ATTR_RDONLY, MOUNT_ATTR_NOSUID = 1, 2
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+PR_SET_PDEATHSIG, PR_SET_SECCOMP, PR_SET_NO_NEW_PRIVS = 1, 22, 38
+SECCOMP_MODE_FILTER, RET_KILL, RET_ERRNO, RET_ALLOW = 2, 0x80000000, 0x00050000, 0x7FFF0000
+NEW_NAMESPACES = 0x7E020000  # all flags of clone that make one
+X32 = 0x40000000  # calls of the other ABI of x86-64, by other numbers
+# Of each architecture its number, those of clone and clone3, and those of the calls refused:
+# add_key, request_key, keyctl, ptrace, process_vm_readv, process_vm_writev, perf_event_open, bpf,
+# userfaultfd, unshare, setns and io_uring_setup.
+CALLS = {
+    "x86_64": (0xC000003E, 56, 435, (248, 249, 250, 101, 310, 311, 298, 321, 323, 272, 308, 425)),
+    "aarch64": (0xC00000B7, 220, 435, (217, 218, 219, 117, 270, 271, 241, 280, 282, 97, 268, 425)),
+}
+LOAD, EQUAL, AT_LEAST, ANY_OF, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06  # of the filter's machine
 DEVICES = ("/dev/null", "/dev/zero", "/dev/random", "/dev/urandom")
 WORK = "/submission"  # the working folder in the jail: no place where a library may be
 POLL_SECONDS = 0.05  # seconds between two looks at the command
@@ -91,6 +105,7 @@ def _exec_command(settings: dict[str, Any], user: int | None) -> None:
         os.chdir(settings["scratch"])
     if sys.platform == "linux":
         _call("prctl", PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+        _filter_calls()
     die_with_parent()
     for name, most in settings["limits"].items():
         resource.setrlimit(getattr(resource, name), (most, most))
@@ -101,6 +116,34 @@ def die_with_parent() -> None:
     """Let the kernel, if it is Linux, end this process when the one that started it ends."""
     if sys.platform == "linux":
         _call("prctl", PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+
+
+def can_filter() -> bool:
+    """Say whether this machine's system calls are known by number, so that some are refused."""
+    return sys.platform == "linux" and os.uname().machine in CALLS
+
+
+def _filter_calls() -> None:
+    """Let the kernel refuse some system calls, from here on and to all children."""
+    if not can_filter():
+        return
+    architecture, clone, clone3, refused = CALLS[os.uname().machine]
+    steps = [
+        (LOAD, 0, 0, 4),
+        (EQUAL, 1, 0, architecture),
+        (RETURN, 0, 0, RET_KILL),
+        (LOAD, 0, 0, 0),
+    ]
+    steps += [(AT_LEAST, 0, 1, X32), (RETURN, 0, 0, RET_ERRNO | errno.EPERM)]
+    for number in refused:
+        steps += [(EQUAL, 0, 1, number), (RETURN, 0, 0, RET_ERRNO | errno.EPERM)]
+    # Its flags lie in memory, where no filter sees them: the C library then takes clone.
+    steps += [(EQUAL, 0, 1, clone3), (RETURN, 0, 0, RET_ERRNO | errno.ENOSYS)]
+    steps += [(EQUAL, 0, 3, clone), (LOAD, 0, 0, 16), (ANY_OF, 0, 1, NEW_NAMESPACES)]
+    steps += [(RETURN, 0, 0, RET_ERRNO | errno.EPERM), (RETURN, 0, 0, RET_ALLOW)]
+    code = ctypes.create_string_buffer(b"".join(struct.pack("=HBBI", *step) for step in steps))
+    program = struct.pack("@HP", len(steps), ctypes.addressof(code))
+    _call("prctl", PR_SET_SECCOMP, SECCOMP_MODE_FILTER, program, 0, 0)
 
 
 def _enter_namespaces(new_user: bool) -> None:

@@ -1,5 +1,6 @@
 """A submission as a check sees it: an `Answer` whose calls go through the pipe to the sandbox."""
 
+import builtins
 import difflib
 import time
 from collections import defaultdict
@@ -7,14 +8,21 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sltools.checking.judging import AnswerFailed, NotAttempted
-from sltools.checking.task import Task, Wrong
+import torch
+
+from sltools import errors
+from sltools.checking.judging import NOT_PLAIN, AnswerFailed, NotAttempted, NotPlain
+from sltools.checking.task import Task
 from sltools.errors import ExerciseError
 from sltools.grading.cells import should_define
 from sltools.grading.sandbox import Ended, Killed, Process, Sandbox, TimedOut
 from sltools.grading.wire import TooLarge, WireError
 
 MAX_MESSAGE = 2000  # characters of a message from the submission
+UNSENT = (
+    "The answer cannot be sent: it is larger than 4 MiB of text or 128 MiB of arrays, holds more "
+    "than 5,000 tensors, or is nested too deeply."
+)
 MAX_NAMES = 1000  # names that a notebook defines
 MAX_NAME = 200  # characters
 
@@ -81,6 +89,23 @@ class RemoteNotebook:
                 if should_define(self._cells[number - 1], name):
                     return f"Code cell {number}, which should define `{name}`, failed:\n{error}"
         return ""
+
+    def known(self, name: str) -> str:
+        """Return the name of a type, if it can carry no data: one of ours, or of the notebook's."""
+        ours = any(name in vars(module) for module in (builtins, errors, torch, torch.nn))
+        own = name.isidentifier() and any(name in cell for cell in self._cells)
+        return name if ours or own else "an unknown type"
+
+    def failed(self, kind: str, cell: int, line: int) -> str:
+        """Say that a call failed: by the type, and the line as it was handed in.
+
+        What an exception says is not told. A submission could write the hidden data there.
+        """
+        told = f"{self.known(kind)} was raised."
+        lines = self._cells[cell - 1].splitlines() if 0 < cell <= len(self._cells) else []
+        if not 0 < line <= len(lines):
+            return f"{told}\nIs it called with the arguments that the task names?"
+        return f"{told}\nIn line {line} of code cell {cell}: {lines[line - 1].strip()}"
 
     def close(self) -> None:
         """End the process."""
@@ -207,11 +232,16 @@ class RemoteAnswer:
             if failure := self._notebook.failure(names):
                 raise AnswerFailed(failure)
             raise NotAttempted
-        if "wrong" in reply:
-            raise Wrong(shortened(reply["wrong"]))
         if "missing" in reply:
             raise AnswerFailed(self._missing(names))
-        raise AnswerFailed(shortened(reply.get("failed")))
+        if "unsent" in reply:
+            raise AnswerFailed(UNSENT)
+        match reply:
+            case {"wrong": [str(cause), str(kind)]} if cause in NOT_PLAIN:
+                raise NotPlain(cause, self._notebook.known(kind))
+            case {"failed": [str(kind), int(cell), int(line)]}:
+                raise AnswerFailed(self._notebook.failed(kind, cell, line))
+        raise AnswerFailed("What came back cannot be understood.")
 
     def _missing(self, names: Sequence[str]) -> str:
         """Say that the answer is not there, and what may have become of it."""

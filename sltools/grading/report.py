@@ -60,6 +60,8 @@ PAGE_NAME = re.compile(r"[A-Za-z0-9-]*-[0-9a-f]{8}\.html")
 def write(out: Path, title: str, results: Sequence["Result"]) -> None:
     """Write `scores.csv`, `scores.json` and a page for each submission into the folder `out`.
 
+    Who handed in nothing has a row, and no page.
+
     `title` says on the pages what was graded. Pages of submissions that are gone are deleted.
     """
     (out / FEEDBACK).mkdir(parents=True, exist_ok=True)
@@ -67,7 +69,8 @@ def write(out: Path, title: str, results: Sequence["Result"]) -> None:
     facts = [asdict(r) | {"points": r.points, "out_of": r.out_of} for r in results]
     _write(out / "scores.json", json.dumps(facts, indent=1) + "\n")
     graded = f"{title[:1].upper()}{title[1:]}, graded on {date.today().isoformat()}"
-    pages = {page_name(result.submission): _page(result, graded) for result in results}
+    handed_in = [result for result in results if result.submission]
+    pages = {page_name(result.submission): _page(result, graded) for result in handed_in}
     for name, page in pages.items():
         _write(out / FEEDBACK / name, page)
     for path in (out / FEEDBACK).iterdir():
@@ -96,7 +99,7 @@ def _csv(results: Sequence["Result"]) -> str:
     file = StringIO()
     writer = csv.writer(file)
     head = ["submission", "learner", "status", "points", "out_of"]
-    writer.writerow([*head, *keys, "seconds", "flags", "notes", "feedback"])
+    writer.writerow([*head, *keys, "seconds", "flags", "notes", "feedback", "counts"])
     for result in results:
         points = {task.task: _number(task.points) for task in result.tasks}
         row = [
@@ -104,7 +107,8 @@ def _csv(results: Sequence["Result"]) -> str:
             *(_number(result.points), result.out_of or ""),
             *(points.get(key, "") for key in keys),
             *(result.seconds, " / ".join(result.flags), " / ".join(result.notes)),
-            page_name(result.submission),
+            page_name(result.submission) if result.submission else "",
+            "yes" if result.counts else "no",
         ]
         writer.writerow([safe_cell(value) for value in row])
     return file.getvalue()

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from sltools.grading.grade import Plan
 
 GRADED, UNREADABLE, REVIEW, FAULT = "graded", "unreadable", "needs review", "grader_error"
+MISSING = "nothing handed in"
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Result:
     """What became of a submission.
 
     `remarks` are for the learner, `flags` and `notes` for the teacher alone: a flag asks to be
-    looked at. `cells` says, by number, which code cells failed.
+    looked at. `cells` says, by number, which code cells failed. Of several submissions of one
+    learner one `counts`.
     """
 
     submission: str
@@ -49,6 +51,7 @@ class Result:
     killed: bool = False
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
+    counts: bool = True
 
     @property
     def points(self) -> float | None:

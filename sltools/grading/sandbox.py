@@ -25,7 +25,7 @@ from typing import Any
 
 from sltools.errors import ExerciseError
 from sltools.grading import wire
-from sltools.grading.jail import REFUSED, WORK
+from sltools.grading.jail import REFUSED, WORK, can_filter
 
 LIBRARY = Path(__file__).resolve().parents[1]
 JAIL = Path(__file__).with_name("jail.py")
@@ -111,6 +111,14 @@ def refusal(sandbox: Sandbox) -> str:
     except ExerciseError as error:
         return str(error)
     return ""
+
+
+def not_enforced() -> list[str]:
+    """List what submissions are not held to on this machine, isolated as they are."""
+    missing = ["limits on memory and processor time hold for each process, not for a submission"]
+    if not can_filter():
+        missing.append("system calls are not filtered: one submission may leave keys for another")
+    return missing
 
 
 def clean() -> None:
@@ -218,8 +226,8 @@ class Process:
             answer = wire.receive(read)
         except OSError:
             raise self._gone() from None
-        except wire.WireError as error:
-            raise Ended(f"What came back cannot be understood: {error}.") from None
+        except wire.WireError:
+            raise Ended("What came back cannot be understood.") from None
         if not isinstance(answer, dict):
             raise Ended("What came back cannot be understood.")
         return answer

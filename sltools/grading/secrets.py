@@ -61,7 +61,11 @@ def seed(salt: bytes, purpose: str) -> int:
     return int.from_bytes(derive(salt, purpose)[:8], "big") >> 2
 
 
-def seeds_of(salt: bytes, key: str) -> Iterator[int]:
-    """Yield the hidden seeds of the data of a task, without end."""
+def seeds_of(salt: bytes, key: str, work: str) -> Iterator[int]:
+    """Yield the hidden seeds of the data of a task, without end.
+
+    `work` tells what is judged: who hands in something else after the first feedback meets other
+    data, so nothing that came home from these helps.
+    """
     for trial in count():
-        yield seed(salt, f"seed/{key}/{trial}")
+        yield seed(salt, f"seed/{key}/{work}/{trial}")

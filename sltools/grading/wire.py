@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from sltools import storage
+from sltools.checking.judging import DTYPES, INTEGERS
 from sltools.errors import ExerciseError, SltoolsError
 from sltools.models import Architecture
 from sltools.view import View
@@ -24,11 +25,6 @@ HEADER = struct.Struct("!II")  # bytes of JSON, bytes of arrays
 LIMITS = 2**22, 2**27  # of these
 LENGTH = struct.Struct("<Q")  # bytes of safetensors' own header, with which the arrays begin
 MAX_HEADER, MAX_TENSORS, MAX_DIMENSIONS = 2**20, 5000, 64
-INTEGERS = 2**63
-DTYPES = {
-    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
-    *(torch.bfloat16, torch.float16, torch.float32, torch.float64),
-}
 
 
 class WireError(ExerciseError):

@@ -10,6 +10,7 @@ from sltools.plots.charts import (
     depth_curve,
     factors,
     frontier,
+    heat_map,
     lines,
     losses,
     rows,
@@ -20,6 +21,6 @@ from sltools.plots.images import over_time, reconstructions, smashed
 from sltools.plots.picture import Picture
 
 __all__ = [
-    "Picture", "Point", "bars", "depth_curve", "exchange", "factors", "frontier", "lines", "losses",
-    "over_time", "reconstructions", "rows", "scatter", "smashed",
+    "Picture", "Point", "bars", "depth_curve", "exchange", "factors", "frontier", "heat_map",
+    "lines", "losses", "over_time", "reconstructions", "rows", "scatter", "smashed",
 ]  # fmt: skip

@@ -330,6 +330,49 @@ def _horizontal_bars(values: Mapping[str, float], xlabel: str) -> Axes:
 
 
 @styled
+def heat_map(counts: Mapping[str, Mapping[str, int]], xlabel: str, ylabel: str) -> Picture:
+    """Draw whole numbers in rows and columns, the larger the darker, each written in its cell.
+
+    `counts` maps the name of a row to the numbers of all columns, by their names. A cell of 0 is
+    left empty. Raises DataError for rows with other columns than the first.
+
+    >>> from sltools import plots
+    >>> counts = {"gradients": {"inputs": 2, "labels": 7}, "weights": {"inputs": 6, "labels": 0}}
+    >>> print(plots.heat_map(counts, "gets", "needs").alt)
+    Heat map of needs (rows) and gets (columns). gradients: inputs 2, labels 7. weights: inputs 6.
+    """
+    columns = list(next(iter(counts.values()), {}))
+    for name, row in counts.items():
+        if list(row) != columns:
+            raise DataError(f"row {name!r} has the columns {list(row)}, the first has {columns}.")
+    size = 2.6 + 0.72 * len(columns), 1.3 + 0.3 * len(counts)
+    axes = Figure(figsize=size, dpi=DPI, layout="constrained").add_subplot()
+    numbers = np.array([list(row.values()) for row in counts.values()] or [[]], dtype=float)
+    if numbers.size:
+        # The darkest cell is light enough for dark digits.
+        axes.imshow(numbers, cmap="Blues", vmin=0, vmax=1.8 * numbers.max(), aspect="auto")
+    else:
+        axes.text(0.5, 0.5, "none", ha="center", va="center", transform=axes.transAxes)
+    for (row, column), number in np.ndenumerate(numbers):
+        axes.text(column, row, f"{number:,.0f}" if number else "", ha="center", va="center")
+    axes.set_xticks(range(len(columns)), [textwrap.fill(name, 11) for name in columns])
+    axes.set_yticks(range(len(counts)), list(counts))
+    axes.set_xlabel(xlabel, labelpad=8)
+    axes.set_ylabel(textwrap.fill(ylabel, 40))
+    axes.grid(False)
+    axes.tick_params(length=0)
+    axes.xaxis.tick_top()
+    axes.xaxis.set_label_position("top")
+    axes.spines[:].set_visible(False)
+    rows = [
+        f"{name}: {', '.join(f'{column} {n:,}' for column, n in row.items() if n) or 'none'}."
+        for name, row in counts.items()
+    ]
+    words = f"Heat map of {ylabel} (rows) and {xlabel} (columns)."
+    return render(axes, words, *(rows or ["It is empty."]))
+
+
+@styled
 def scatter(points: Tensor, labels: Tensor, classes: Sequence[str] | None = None) -> Picture:
     """Draw points (N, 2) with one marker and colour for each of their labels (N,), and its name.
 

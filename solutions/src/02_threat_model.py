@@ -224,7 +224,8 @@ check("02.steer", steer)
 # It is called with 45 messages that leak labels of five classes in one column of twelve. In some
 # this column grows with the number of the class, in some each class has a mean of its own, in some
 # only the spread differs from class to class; the rest is noise. And it is called with the
-# **controls**: the same messages, each with its labels shuffled, so that nothing is leaked.
+# **controls**: 45 messages more of these kinds, each with its labels shuffled, so that nothing is
+# leaked.
 #
 # Scored is the share of all pairs (a leak, a control) in which the leak is more suspicious; 50% is
 # what a coin would get. The largest correlation of a column with the labels' numbers gets about

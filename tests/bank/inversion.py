@@ -195,6 +195,10 @@ PROOFS = {
             "gives one number for each image": lambda x: x.diff(dim=2).square().mean((1, 2, 3)),
             "forgets to return": lambda x: None,
             "computes it in numpy": tv_in_numpy,
+            "detaches one of two neighbours": lambda x: sum(
+                (a - b.detach()).square().mean()
+                for a, b in ((x[:, :, 1:], x[:, :, :-1]), (x[..., 1:], x[..., :-1]))
+            ),
         },
         right=[tv_by_diff, tv_by_loop, tv_by_slices],
     ),
@@ -212,6 +216,9 @@ PROOFS = {
                 (guess - z).square().mean() / z.square().mean()
             ),
             "detaches the guess": lambda guess, z: functional.mse_loss(guess.detach(), z) / z.var(),
+            "detaches one factor of the square": lambda guess, z: (
+                ((guess - z) * (guess - z).detach()).mean() / z.var()
+            ),
         },
         right=[
             lambda guess, z: functional.mse_loss(guess, z) / z.var(),

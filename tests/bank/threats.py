@@ -347,6 +347,7 @@ PROOFS = {
             ),
             "returns the columns": lambda messages, labels: [2, 4, 1],
             "names nothing": lambda messages, labels: [],
+            "remembers names": lambda messages, labels: ["plain", "scaled", "coded"],
         },
         right=[leaking_by_pairs, leaking_by_books, leaking_in_numpy],
     ),

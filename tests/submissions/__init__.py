@@ -310,7 +310,7 @@ def score_clone(clone, front, rest, images, labels):
             says={"step": "ended the process", "": "cell 1: It ended the process"},
         ),
         "forks": Case(solved({"tv": FORKS}), lost=("tv",)),
-        "hog": Case(solved({"tv": HOG}), lost=("tv",), says={"tv": "memory"}),
+        "hog": Case(solved({"tv": HOG}), lost=("tv",), says={"tv": "RuntimeError was raised"}),
         "loops": Case(
             solved({"fair_score": f"def fair_score(x, t):\n    {LOOP}"}, first=LOOP),
             lost=("fair_score",),

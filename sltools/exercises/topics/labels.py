@@ -14,6 +14,7 @@ from sltools import data, metrics, models, protocol, seeds
 from sltools.attacks import LabelInference
 from sltools.attacks.labels import matching_condition
 from sltools.checking.task import Answer, Wrong, compare, number, pair, task, tensor
+from sltools.exercises.challenges import noise
 from sltools.messages import Message
 from sltools.transcript import Transcript
 
@@ -596,13 +597,13 @@ def _shows_every_flaw(clusters: Tensor, anchors: Tensor, truth: Tensor) -> bool:
 
 def _noisy_training(seed: int) -> tuple[Transcript, Tensor]:
     """The first epoch of a label-private client that adds noise to dL/du; and its labels."""
-    generator = seeds.generator(seed, "noise")
+    stream = seeds.keyed(seed, "noise")
 
     def outgoing(kind: str, sent: Tensor) -> Tensor:
         if kind != "feature_gradient":
             return sent
         size = NOISE * sent.square().mean().sqrt()
-        return sent + size * torch.randn(sent.shape, generator=generator)
+        return sent + size * noise(sent.shape, stream)
 
     digits = data.load("digits")
     order = torch.randperm(len(digits.train), generator=seeds.generator(seed, "watched"))
@@ -641,6 +642,11 @@ def _as_number(value: Any) -> float:
     """Return a prediction, True or False in any form, as 1 or 0."""
     if isinstance(value, Tensor) and value.numel() == 1:
         value = value.item()
+    if isinstance(value, Tensor):
+        raise Wrong(
+            f"The prediction must be one truth value; yours are {value.numel()}: is `.all()` "
+            "missing?"
+        )
     if value not in (True, False):
         raise Wrong("The prediction must be True or False.")
     return float(value)

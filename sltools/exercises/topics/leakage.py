@@ -19,7 +19,7 @@ from sltools.checking.task import (
     task,
     tensor,
 )
-from sltools.exercises.challenges import collages, median_mse, reconstruct, trained_on_digits
+from sltools.exercises.challenges import collages, median_mse, noise, reconstruct, trained_on_digits
 
 
 @task(
@@ -388,9 +388,9 @@ def _challenge(answer: Answer, seed: int) -> str:
     public = digits.train.images
     session = trained_on_digits("pool2", seed)
     truth = collages(digits.test.images, seed, 20)
-    noise = seeds.generator(seed, "noise")
+    stream = seeds.keyed(seed, "noise")
     session.client.outgoing = lambda kind, sent: (
-        sent + 0.25 * sent.std() * torch.randn(sent.shape, generator=noise)
+        sent + 0.25 * sent.std() * noise(sent.shape, stream)
     )
     return reconstruct(answer, session, truth, public, enough=0.8, well=0.5)
 

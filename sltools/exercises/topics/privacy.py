@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from sltools import data, defenses, experiments, seeds
 from sltools.checking.task import Answer, Wrong, compare, draw, number, pair, task, tensor
-from sltools.exercises.challenges import check_control, collages, median_mse
+from sltools.exercises.challenges import check_control, collages, median_mse, noise
 
 SCALE, QUERIES = 1.5, 4  # of the challenge's noise, and the messages for each image
 HALF, FULL = 0.75, 0.5  # of the mean image's error, for half of the points and for all
@@ -368,9 +368,9 @@ def _noisy_client(seed: int, place: int) -> tuple[nn.Sequential, Tensor, Tensor]
     """Train a client for a moment; return its layers, ten private images and the messages."""
     digits = data.load("digits")
     victim = seeds.derive(seed, f"victim {place}") % 2**31
+    stream = seeds.keyed(seed, f"noise {place}")
     front = experiments.train_victim(digits, "pool1", budget="tiny", seed=victim).client.front
     truth = collages(digits.test.images, victim, 10)
     with torch.no_grad():
         z = front(truth)
-    noise = torch.randn((QUERIES, *z.shape), generator=seeds.generator(victim, "noise"))
-    return front, truth, z + SCALE * noise
+    return front, truth, z + SCALE * noise((QUERIES, *z.shape), stream)

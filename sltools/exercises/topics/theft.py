@@ -14,7 +14,7 @@ from sltools.models import Architecture
 
 CLASSES = 4
 EPSILON = 0.2  # of the challenge
-VICTIMS, CLONES, IMAGES, CONTROLS = 4, 5, 40, 20  # of the challenge; images are for each victim
+VICTIMS, CLONES, IMAGES = 4, 5, 40  # of the challenge; images are for each victim
 
 
 @task(
@@ -552,9 +552,11 @@ def _challenge(answer: Answer, seed: int) -> str:
     by_clones, by_strangers = [], []
     for place in range(VICTIMS):
         victim, g, clones, strangers, few = _stolen_victim(seed, place)
-        recognised = _recognised(victim, few, _crafted(answer, clones, g, few))
-        control = few[:CONTROLS]
-        unfooled = _recognised(victim, control, _crafted(answer, strangers, g, control))
+        left = {}
+        for real in _order(seed, place):  # a control looks like any other call
+            given = clones if real else strangers
+            left[real] = _recognised(victim, few, _crafted(answer, given, g, few))
+        recognised, unfooled = left[True], left[False]
         resisted += recognised.sum().item()
         on_one += sum(_resist_one_step(victim, g, [clone], few) for clone in clones) / CLONES
         on_all += _resist_one_step(victim, g, clones, few)
@@ -575,6 +577,12 @@ def _challenge(answer: Answer, seed: int) -> str:
     if resisted > 0.75 * on_all:
         raise Wrong(f"Better than one step on one clone, and the clones can do more: {told}.", 0.5)
     return f"{told[0].upper()}{told[1:]}. With clones of random weights you fool {unrelated:.0%}."
+
+
+def _order(seed: int, place: int) -> list[bool]:
+    """Draw whether the stolen clones come first (True), or those of random weights."""
+    first = bool(seeds.keyed(seed, f"control {place}").integers(2))
+    return [first, not first]
 
 
 def _crafted(

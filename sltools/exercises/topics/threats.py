@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +20,7 @@ SENT = {  # what a view calls it -> the kind of message that carries it
 }
 OWN = ("model", "architecture")
 GRANTED = ("client_model", "head_weight_gradients", "anchor_labels")
+LEAKS = ("line", "means", "spread")  # of the challenge
 SECRET = ("images", "client_weights")
 SETTINGS = {
     "vanilla training": ("labels", "smashed", "cut_gradient"),
@@ -163,27 +165,29 @@ def _label_baselines(answer: Answer, seed: int) -> None:
     "and without any the server still knows who belongs together.",
 )
 def _leaking(answer: Answer, seed: int) -> None:
-    messages, labels = _messages(seed)
+    messages, kinds, labels = _messages(seed)
     got = answer(messages, labels)
-    if not isinstance(got, list) or not set(map(str, got)) <= set(messages):
+    if not isinstance(got, list) or not all(isinstance(name, str) for name in got):
         raise Wrong("Return a list of names of messages.")
+    if not set(got) <= set(messages):
+        raise Wrong("You name a message that is not among these: take the names of `messages`.")
     missed = {
-        "plain": "its third column holds the labels as they are",
+        "plain": "a column holds the labels as they are",
         "scaled": "a column holds the labels times a factor, plus a constant",
         "coded": "a column holds another number for each class, in no order",
     }
-    for name, reason in missed.items():
-        if name not in got:
-            raise Wrong(f"You have missed {name!r}: {reason}.")
+    for kind, reason in missed.items():
+        if kinds[kind] not in got:
+            raise Wrong(f"You have missed {kinds[kind]!r}: {reason}.")
     spared = {
         "noise": "no value occurs twice in it, so none can tell two images of one class together",
         "constant": "every label has the same value there, so none can be told from another",
         "merged": "two classes share a value in each column, so the labels cannot be told",
         "shuffled": "it holds labels, but those of other images",
     }
-    for name, reason in spared.items():
-        if name in got:
-            raise Wrong(f"You accuse {name!r} wrongly: {reason}.")
+    for kind, reason in spared.items():
+        if kinds[kind] in got:
+            raise Wrong(f"You accuse {kinds[kind]!r} wrongly: {reason}.")
     if len(got) != 3:
         raise Wrong("Name each message once.")
 
@@ -398,30 +402,29 @@ def _judge_steered(
     trials=1,
 )
 def _challenge(answer: Answer, seed: int) -> str:
-    generator, order = seeds.generator(seed, "detector"), seeds.generator(seed, "order")
-    scores: dict[str, list[float]] = {"leak": [], "control": [], "plain": [], "plain control": []}
-    for turn in range(45):
-        payload, labels = _disguised(("line", "means", "spread")[turn % 3], generator)
-        shuffled = labels[torch.randperm(len(labels), generator=generator)]
-        calls = [("leak", labels), ("control", shuffled)]
-        if torch.rand((), generator=order) < 0.5:  # who counts the calls learns nothing
-            calls.reverse()
-        for name, these in calls:
-            scores[name].append(number(answer(payload, these), "the suspicion"))
-        for name, these in (("plain", labels), ("plain control", shuffled)):
-            scores[name].append(_correlation(payload, these))
-    if scores["leak"] == scores["control"]:
+    stream = seeds.keyed(seed, "detector")
+    mine, plain = [0.0] * 90, [0.0] * 90
+    # A control is a message of its own: what is remembered of other calls says nothing of it.
+    calls = [(kind, leaks) for kind in LEAKS for leaks in (True, False)] * 15
+    for place in stream.permutation(len(calls)):  # who counts the calls learns nothing
+        kind, leaks = calls[place]
+        payload, labels = _disguised(kind, stream)
+        if not leaks:
+            labels = labels[torch.from_numpy(stream.permutation(len(labels)))]
+        mine[place] = number(answer(payload, labels), "the suspicion")
+        plain[place] = _correlation(payload, labels)
+    payload, labels = _disguised("means", stream)
+    if number(answer(payload, labels)) == number(answer(payload, labels.roll(1))):
         raise Wrong("Your suspicion does not depend on the labels.")
-    got = _won(scores["leak"], scores["control"])
-    plain = _won(scores["plain"], scores["plain control"])
-    parts = [_won(scores["leak"][i::3], scores["control"]) for i in range(3)]
+    got, usual = _won(mine[0::2], mine[1::2]), _won(plain[0::2], plain[1::2])
+    parts = [_won(mine[i::6], mine[1::2]) for i in (0, 2, 4)]
     told = (
-        f"a leak beats a control in {got:.1%} of the pairs, with correlations in {plain:.1%}; by "
+        f"a leak beats a control in {got:.1%} of the pairs, with correlations in {usual:.1%}; by "
         f"kind of leak {', '.join(f'{part:.0%}' for part in parts)}"
     )
     if got < 0.4:
         raise Wrong(f"Your suspicion is upside down, and larger for the innocent: {told}.")
-    if got < plain + 0.03:
+    if got < usual + 0.03:
         raise Wrong(f"No better than correlations: {told}.")
     if got < 0.9:
         raise Wrong(f"Better than correlations, but below 90%: {told}.", share=0.5)
@@ -435,34 +438,39 @@ def _bare(text: str) -> str:
     return text.removesuffix(" (granted)")
 
 
-def _messages(seed: int) -> tuple[dict[str, Tensor], Tensor]:
-    """Draw messages of 24 rows, three of which give the labels away."""
+def _messages(seed: int) -> tuple[dict[str, Tensor], dict[str, str], Tensor]:
+    """Draw messages, three of which give the labels away, their names by kind, and the labels.
+
+    Neither its name, nor its place or its size says of which kind a message is.
+    """
     generator = seeds.generator(seed, "messages")
-    labels = torch.arange(24)[torch.randperm(24, generator=generator)] % 4
+    count = 4 * int(torch.randint(6, 10, (), generator=generator))
+    labels = torch.arange(count)[torch.randperm(count, generator=generator)] % 4
     turn = int(torch.randint(4, (), generator=generator))
     book = torch.tensor([2.5, -1.0, 7.25, 0.5]).roll(turn)  # in no order, however it is turned
-    shift = int(torch.randint(1, 23, (), generator=generator))
+    shift = int(torch.randint(1, count - 1, (), generator=generator))
+    columns = {
+        "noise": [],
+        "plain": [labels],
+        "constant": [torch.ones(count)],
+        "scaled": [0.125 * labels - 3.0],
+        "merged": [labels > 1, labels > 2],
+        "coded": [book[labels]],
+        "shuffled": [labels.roll(shift)],
+    }
 
-    def noise(columns: int) -> Tensor:
-        return torch.rand(24, columns, generator=generator)
-
-    def beside(column: Tensor, columns: int = 4, place: int = 2) -> Tensor:
-        payload = noise(columns)
-        payload[:, place] = column
+    def among_noise(told: list[Tensor]) -> Tensor:
+        width = int(torch.randint(3, 7, (), generator=generator))
+        payload = torch.rand(count, width, generator=generator)
+        places = torch.randperm(width, generator=generator)[: len(told)]
+        for place, column in zip(places.tolist(), told, strict=True):
+            payload[:, place] = column.float()
         return payload
 
-    messages = {
-        "noise": noise(3),
-        "plain": beside(labels.float()),
-        "constant": beside(torch.ones(24)),
-        "scaled": beside(0.125 * labels - 3.0, 5, 4),
-        "merged": torch.stack([(labels > 1).float(), (labels > 2).float()], 1),
-        "coded": beside(book[labels], 6, 1),
-        "shuffled": beside(labels.roll(shift).float(), 3, 0),
-    }
-    order = torch.randperm(len(messages), generator=generator).tolist()
-    names = list(messages)
-    return {names[i]: messages[names[i]] for i in order}, labels
+    order = torch.randperm(len(columns), generator=generator).tolist()
+    kinds = [list(columns)[place] for place in order]
+    names = {kind: f"message {number}" for number, kind in enumerate(kinds, 1)}
+    return {names[kind]: among_noise(columns[kind]) for kind in kinds}, names, labels
 
 
 def _papers(seed: int) -> tuple[list[dict[str, list[str]]], list[list[str]]]:
@@ -524,23 +532,23 @@ def _clones(seed: int) -> tuple[nn.Sequential, list[nn.Sequential], list[str]]:
     return victim, [pairs[i][1] for i in order], [pairs[i][0] for i in order]
 
 
-def _disguised(kind: str, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _disguised(kind: str, stream: np.random.Generator) -> tuple[Tensor, Tensor]:
     """Draw a message (80, 12) that leaks labels of five classes, and these labels.
 
     "line": a column grows with the class; "means": each class has a mean of its own there;
     "spread": the classes differ in how far their values scatter, and in nothing else.
     """
-    labels = torch.randint(5, (80,), generator=generator)
-    payload = torch.randn(80, 12, generator=generator)
-    column = int(torch.randint(12, (), generator=generator))
-    order = torch.randperm(5, generator=generator)
+    labels = torch.from_numpy(stream.integers(5, size=80))
+    payload = torch.from_numpy(stream.standard_normal((80, 12))).float()
+    column = int(stream.integers(12))
     if kind == "line":
         payload[:, column] += 0.4 * labels
     elif kind == "means":
         payload[:, column] += torch.tensor([1.0, -1.0, 0.0, 1.0, -1.0])[labels] * 0.7
     else:
-        payload[:, column] *= torch.tensor([0.3, 0.6, 1.0, 1.6, 2.2])[order][labels]
-    return payload * (0.5 + torch.rand(12, generator=generator)), labels
+        spreads = torch.from_numpy(stream.permutation([0.3, 0.6, 1.0, 1.6, 2.2])).float()
+        payload[:, column] *= spreads[labels]
+    return payload * torch.from_numpy(0.5 + stream.random(12)).float(), labels
 
 
 def _correlation(payload: Tensor, labels: Tensor) -> float:

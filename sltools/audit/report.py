@@ -1,0 +1,199 @@
+"""The report of an audit: facts as JSON, and one page that needs nothing else."""
+
+import html
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from sltools import __version__, devices, plots, storage
+from sltools.audit.attackers import ATTACKERS, LEVELS
+from sltools.audit.findings import Finding, Scores, not_tried, typical
+from sltools.audit.running import Work
+from sltools.audit.system import System
+from sltools.audit.verdicts import Verdict, gain, verdicts, word
+from sltools.data import Split
+from sltools.defenses import __all__ as ALL_DEFENSES
+
+PAGE, FACTS = "report.html", "report.json"
+TRIED_DEFENSES = ("GaussianNoise", "Quantisation", "TopK")
+NO_DEFENSES = ("Compose", "Outgoing", "distance_correlation")
+
+
+@dataclass(frozen=True, eq=False)
+class Report:
+    """What an audit found; `print` it, or `save` it as a page and as JSON.
+
+    `facts` are all that the page says, fit for JSON.
+    """
+
+    facts: dict[str, Any]
+    page: str
+
+    @property
+    def interrupted(self) -> bool:
+        """Whether Ctrl-C left attackers untried."""
+        return bool(self.facts["interrupted"])
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """The sentences that the report begins with."""
+        return [Verdict(**verdict) for verdict in self.facts["verdicts"]]
+
+    def __str__(self) -> str:
+        lines = [f"{verdict.question}\n  {verdict.answer}" for verdict in self.verdicts]
+        return "\n".join([f"Audit of {self.facts['name']}", *lines])
+
+    def save(self, folder: str | Path) -> Path:
+        """Write report.html and report.json into `folder`, new or empty; return the page's path."""
+        return self.write(storage.new_folder(folder))
+
+    def write(self, folder: Path) -> Path:
+        """Write both files into `folder`, in place of what they were before."""
+        storage.write_atomic(folder / FACTS, json.dumps(self.facts, indent=1) + "\n")
+        storage.write_atomic(folder / PAGE, self.page)
+        return folder / PAGE
+
+
+def make(system: System, work: Work, settings: dict[str, Any]) -> Report:
+    """Write up what was found; `settings` tell how to do it again."""
+    from jinja2 import Environment
+
+    facts = _facts(system, work, settings)
+    template = resources.files("sltools.audit").joinpath("report.html.jinja")
+    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+    environment.filters["short"] = _short
+    page = environment.from_string(template.read_text(encoding="utf-8")).render(
+        facts=facts, picture=_picture(system, work), rows=_rows(work), levels=LEVELS
+    )
+    return Report(facts, page)
+
+
+def _facts(system: System, work: Work, settings: dict[str, Any]) -> dict[str, Any]:
+    findings = _in_order(work)
+    said = verdicts(findings, work.guesses)
+    return {
+        "name": system.name,
+        "interrupted": work.interrupted,
+        "verdicts": [verdict._asdict() for verdict in said],
+        "system": {
+            "input shape": list(system.form.shape),
+            "inputs scaled from their own range": not system.form.is_default,
+            "architecture": repr(system.architecture) if system.architecture else None,
+            "samples that crossed the wire": len(system.smashed),
+            "targets": system.targets,
+            "attacker's own samples": _count(system.public),
+            "attacker's samples are labelled": system.public_is_labelled,
+            "held-out samples": _count(system.held_out),
+            "samples trained on here": _count(system.training if system.trained else None),
+            "notes": list(system.notes),
+        },
+        "wire": asdict(work.wire) if work.wire else None,
+        "guesses": asdict(work.guesses),
+        "findings": [asdict(finding) for finding in findings],
+        "cuts": [asdict(cut) for cut in work.cuts or []],
+        "defences": [asdict(defense) for defense in work.defenses or []],
+        "not tried": list(_untried(findings, work)),
+        "settings": settings,
+        "versions": devices.versions() | {"sltools": __version__},
+    }  # fmt: skip
+
+
+def _in_order(work: Work) -> list[Finding]:
+    """Findings from the weakest to the strongest attacker, one for each there is."""
+    found = [work.findings.get(a.name) or not_tried(a, "not reached") for a in ATTACKERS]
+    return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+
+
+def _untried(findings: list[Finding], work: Work) -> Iterator[str]:
+    for finding in findings:
+        if not finding.runs:
+            yield f"{finding.attacker} ({finding.level}): {finding.reason}."
+    for what in work.not_done:
+        yield f"{what[0].upper()}{what[1:]}: there was no time; give more --minutes."
+    others = [name for name in ALL_DEFENSES if name not in (*TRIED_DEFENSES, *NO_DEFENSES)]
+    yield (
+        f"Defences that change the training, or need it: {', '.join(sorted(others))}. Lesson 08 "
+        "and `sltools arena` try them."
+    )
+    yield (
+        "Attackers with more: many more steps or samples, several messages about one input, the "
+        "gradients of a training, a defence of the client that is not in what was given here."
+    )
+
+
+@dataclass(frozen=True)
+class _Row:
+    """A row of the table of attackers, as text."""
+
+    attacker: str
+    level: str
+    source: str
+    word: str
+    error: str
+    ratio: str
+    identified: str
+    copy: str
+    labels: str
+    effort: str
+    reason: str
+
+
+def _rows(work: Work) -> list[_Row]:
+    return [_row(finding, work) for finding in _in_order(work)]
+
+
+def _row(finding: Finding, work: Work) -> _Row:
+    middle, ratio = finding.middle or Scores(), gain(finding, work.guesses)
+    error = typical(finding)
+    steps = (finding.settings or {}).get("steps")
+    effort = f"{steps:,} steps, " if steps else ""
+    return _Row(
+        finding.attacker,
+        finding.level,
+        finding.source,
+        word(finding, work.guesses) if error is not None else "",
+        _short(error),
+        "" if ratio is None else f"{ratio:.2g}",
+        str(middle.identified or ""),
+        str(middle.agreement or ""),
+        str(middle.groups or ""),
+        f"{effort}{len(finding.runs)} run{'s' if len(finding.runs) > 1 else ''}, "
+        f"{finding.seconds:.0f} s each" if finding.runs else "",
+        finding.reason,
+    )  # fmt: skip
+
+
+def _picture(system: System, work: Work) -> str:
+    """An <img> of the targets above what each attacker made of them."""
+    order = [finding.attacker for finding in _in_order(work) if finding.attacker in work.images]
+    if not order:
+        return ""
+    rows = {name: _drawable(work.images[name]) for name in order}
+    if system.truth is None:  # the first attacker's stand in the place of the originals
+        return "\n".join(
+            f"<p>{html.escape(name)}</p>{plots.reconstructions(images, {}).html()}"
+            for name, images in rows.items()
+        )
+    return plots.reconstructions(_drawable(system.truth), rows).html()
+
+
+def _drawable(images: Tensor) -> Tensor:
+    """Images (N, 1 or 3, H, W): rows of a table as stripes, other channels as their mean."""
+    if images.shape[2:] == (1, 1):
+        images = images.permute(0, 2, 3, 1)
+    if images.shape[1] not in (1, 3):
+        images = images.mean(1, keepdim=True)
+    return images.clamp(0, 1)
+
+
+def _short(value: float | None) -> str:
+    return "" if value is None else f"{value:.2g}"
+
+
+def _count(split: Split | None) -> int:
+    return 0 if split is None else len(split)

@@ -1,0 +1,297 @@
+"""A user's files: code that builds networks, images or rows, labels, weights, activations.
+
+Nothing is unpickled. Python files are the user's own code, and they are run.
+"""
+
+import gzip
+import importlib.util
+import sys
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from sltools.audit.form import Builder
+from sltools.errors import DataError, ModelError
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
+IMAGE_KEYS, LABEL_KEYS = ("images", "x", "inputs", "data"), ("labels", "y", "targets")
+SMASHED_KEYS = ("smashed", "activations", "z", "features")
+READABLE = ".npy, .npz, .safetensors, IDX, or a folder of PNG or JPEG"
+IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+
+class Samples(NamedTuple):
+    """Images (N, C, H, W) or rows (N, D) as floats, and labels (N,), int64, if the file has any.
+
+    Whole numbers from 0 to 255 are divided by 255.
+    """
+
+    values: Tensor
+    labels: Tensor | None = None
+
+
+def builder(place: str) -> Builder:
+    """Load FUNCTION of "FILE.py:FUNCTION"; raise ModelError if there is none.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from sltools.audit.sources import builder
+    >>> with TemporaryDirectory() as folder:
+    ...     file = Path(folder) / "net.py"
+    ...     _ = file.write_text("from torch import nn\\ndef client(): return nn.Linear(3, 2)")
+    ...     builder(f"{file}:client")()
+    Linear(in_features=3, out_features=2, bias=True)
+    """
+    file, colon, name = place.rpartition(":")
+    path = Path(file).expanduser()
+    if not colon or path.suffix != ".py" or not name.isidentifier():
+        raise ModelError(f"a network is named as FILE.py:FUNCTION, not {place!r}")
+    if not path.is_file():
+        raise ModelError(f"there is no file {path}")
+    module = _run(path)
+    function = getattr(module, name, None)
+    if not callable(function):
+        there = [key for key, value in vars(module).items() if callable(value) and key[0] != "_"]
+        raise ModelError(f"{path} has no function {name!r}; it has {', '.join(there) or 'none'}")
+    return function
+
+
+def _run(path: Path) -> Any:
+    """Run a Python file as a module of its own, beside which its imports are found."""
+    spec = importlib.util.spec_from_file_location(f"audited_{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look there
+    sys.path.insert(0, str(path.parent.resolve()))
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # the user's own code
+        raise ModelError(f"{path} cannot be run: {type(error).__name__}: {error}") from None
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    return module
+
+
+def read_samples(path: str | Path) -> Samples:
+    """Read images or rows, with their labels if the file or the folders tell them.
+
+    A folder has pictures, or a folder of them for each class. Raises DataError for anything that
+    cannot be read, mixed sizes, NaN, and whole numbers other than 0 to 255.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> import numpy as np
+    >>> from sltools.audit.sources import read_samples
+    >>> with TemporaryDirectory() as folder:
+    ...     np.save(Path(folder) / "scans.npy", np.full((2, 8, 8), 255, np.uint8))
+    ...     read_samples(Path(folder) / "scans.npy").values.shape
+    torch.Size([2, 1, 8, 8])
+    """
+    path = _existing(path)
+    if path.is_dir():
+        return _read_pictures(path)
+    arrays = _arrays(path)
+    labels = _pick(arrays, LABEL_KEYS)
+    values = _pick(arrays, IMAGE_KEYS, only=labels is None)
+    if values is None:
+        raise DataError(
+            f"{path} holds {', '.join(arrays)}; its images are called one of "
+            f"{', '.join(IMAGE_KEYS)}"
+        )
+    return Samples(_as_samples(values, path), None if labels is None else _as_labels(labels, path))
+
+
+def read_labels(path: str | Path) -> Tensor:
+    """Read labels (N,), int64, counted from 0: arrays, IDX, or a text file with one in each line.
+
+    Raises DataError if there are none.
+    """
+    path = _existing(path)
+    if path.suffix in (".txt", ".csv"):
+        try:
+            return _as_labels(np.loadtxt(path, ndmin=1), path)
+        except ValueError as error:
+            raise DataError(f"{path} has a line that is no label (0, 1, ...): {error}") from None
+    found = _pick(_arrays(path), (*LABEL_KEYS, *IMAGE_KEYS), only=True)
+    if found is None:
+        raise DataError(f"{path} holds several arrays; its labels are called one of {LABEL_KEYS}")
+    return _as_labels(found, path)
+
+
+def read_smashed(path: str | Path) -> Tensor:
+    """Read activations (N, ...), float32; raise DataError if they are none or not finite."""
+    path = _existing(path)
+    found = _pick(_arrays(path), SMASHED_KEYS, only=True)
+    if found is None or found.ndim < 2 or found.dtype.kind != "f" or 0 in found.shape:
+        what = "several arrays" if found is None else f"{found.dtype} of shape {found.shape}"
+        raise DataError(
+            f"{path} holds {what}; activations are floats (N, ...), called one of "
+            f"{', '.join(SMASHED_KEYS)} if there are other arrays"
+        )
+    smashed = torch.from_numpy(np.ascontiguousarray(found, np.float32))
+    if not smashed.isfinite().all():
+        raise DataError(f"the activations of {path} contain NaN or infinite values")
+    return smashed
+
+
+def read_weights(path: str | Path) -> dict[str, Tensor]:
+    """Read the weights of a safetensors file by name; raise DataError if it is none."""
+    path = _existing(path)
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(
+            f"{path} is no safetensors file ({error}): write one with "
+            "safetensors.torch.save_file(network.state_dict(), ...); pickled files are never opened"
+        ) from None
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor], who: str) -> None:
+    """Put `weights` into `network`; raise ModelError, about `who`, unless they fit exactly."""
+    own = network.state_dict()
+    missing = [name for name in own if name not in weights]
+    wrong = [
+        f"{name} is {tuple(weights[name].shape)} and not {tuple(own[name].shape)}"
+        for name in own
+        if name in weights and weights[name].shape != own[name].shape
+    ]
+    if missing or wrong:
+        lacking = f"{len(missing)} are missing ({', '.join(missing[:3])})" if missing else wrong[0]
+        raise ModelError(f"the weights do not fit {who}: {lacking}")
+    network.load_state_dict({name: weights[name] for name in own})
+
+
+def _existing(path: str | Path) -> Path:
+    path = Path(path).expanduser()
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    return path
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    """All arrays of a file, by name; the only one of a file without names is called ""."""
+    with _explained(path):
+        if path.suffix == ".npy":
+            return {"": np.load(path, allow_pickle=False)}
+        if path.suffix == ".npz":
+            with np.load(path, allow_pickle=False) as file:
+                return {name: file[name] for name in file.files}
+        if path.suffix == ".safetensors":
+            return {name: value.float().numpy() if value.dtype == torch.bfloat16 else value.numpy()
+                    for name, value in load_file(path).items()}  # fmt: skip
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+        if content[:2] == b"\0\0" and len(content) > 4 and content[2] in IDX_TYPES:
+            return {"": _idx(content)}
+    raise DataError(f"{path} is of no kind that is read here: give {READABLE}")
+
+
+@contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, SafetensorError) as error:
+        raise DataError(
+            f"{path} cannot be read, it is damaged or holds pickled objects, which are never "
+            f"opened: {error}"
+        ) from None
+
+
+def _idx(content: bytes) -> np.ndarray:
+    axes = content[3]
+    shape = np.frombuffer(content, ">u4", axes, 4).astype(int)
+    return np.frombuffer(content, IDX_TYPES[content[2]], offset=4 + 4 * axes).reshape(shape)
+
+
+def _pick(
+    arrays: dict[str, np.ndarray], names: tuple[str, ...], only: bool = False
+) -> np.ndarray | None:
+    """The array with one of `names`; if there is none, the `only` one there is."""
+    for name in names:
+        if name in arrays:
+            return arrays[name]
+    return next(iter(arrays.values())) if only and len(arrays) == 1 else None
+
+
+def _as_samples(values: np.ndarray, path: Path) -> Tensor:
+    """Values as floats: images (N, C, H, W), whichever axis the channels were on, or rows."""
+    if values.dtype.kind in "iu" and values.size and values.min() >= 0 and values.max() <= 255:
+        values = values.astype(np.float32) / 255
+    if values.dtype.kind != "f" or values.ndim not in (2, 3, 4) or 0 in values.shape:
+        raise DataError(
+            f"{path} holds {values.dtype} of shape {values.shape}; samples are floats, or whole "
+            "numbers from 0 to 255, of images (N, C, H, W), (N, H, W, C) or (N, H, W), or of rows "
+            "(N, D)"
+        )
+    found = torch.from_numpy(np.ascontiguousarray(values, np.float32))
+    if not found.isfinite().all():
+        raise DataError(f"{path} contains NaN or infinite values")
+    if found.ndim == 3:
+        return found[:, None]
+    if found.ndim == 4 and found.shape[1] not in (1, 3) and found.shape[3] in (1, 3):
+        return found.permute(0, 3, 1, 2).contiguous()
+    return found
+
+
+def _as_labels(values: np.ndarray, path: Path) -> Tensor:
+    whole = values.dtype.kind in "iu" or (values.dtype.kind == "f" and (values % 1 == 0).all())
+    if not whole or values.ndim != 1 or values.size == 0 or values.min() < 0:
+        raise DataError(
+            f"the labels of {path} must be whole numbers from 0, one for each sample, not "
+            f"{values.dtype} of shape {values.shape}"
+        )
+    return torch.from_numpy(values.astype(np.int64))
+
+
+def _read_pictures(folder: Path) -> Samples:
+    """Read all pictures of a folder, or of its folders, which then name the classes."""
+    classes = sorted(path for path in folder.iterdir() if path.is_dir() and _pictures(path))
+    flat = _pictures(folder)
+    if classes and not flat:
+        files = [(file, label) for label, path in enumerate(classes) for file in _pictures(path)]
+    else:
+        files = [(file, -1) for file in flat]
+    if not files:
+        raise DataError(f"{folder} holds no PNG or JPEG, nor folders of them for each class")
+    images = [_read_picture(file) for file, _ in files]
+    shapes = {image.shape: file for image, (file, _) in zip(images, files, strict=True)}
+    if len(shapes) > 1:
+        (one, first), (other, second), *_ = shapes.items()
+        raise DataError(
+            f"{first.name} is {_size(one)} and {second.name} is {_size(other)}: all pictures must "
+            "be of one size and kind"
+        )
+    labels = torch.tensor([label for _, label in files])
+    values = torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
+    return Samples(values.contiguous(), labels if classes and not flat else None)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in PICTURES)
+
+
+def _read_picture(file: Path) -> np.ndarray:
+    """Bytes (H, W, 1) of a grey picture, (H, W, 3) of any other; transparency is left out."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(file) as image:
+            if image.mode[0] in "IF":
+                raise ValueError(f"mode {image.mode}, of more than 8 bits: give an array instead")
+            grey = image.mode in ("1", "L", "LA")
+            pixels = np.asarray(image.convert("L" if grey else "RGB"))
+    except (OSError, UnidentifiedImageError, ValueError) as error:
+        raise DataError(f"{file} cannot be read as a picture: {error}") from None
+    return pixels[..., None] if grey else pixels
+
+
+def _size(shape: tuple[int, ...]) -> str:
+    return f"{shape[1]} x {shape[0]} in {'grey' if shape[2] == 1 else 'colour'}"

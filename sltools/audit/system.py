@@ -1,0 +1,447 @@
+"""What is audited: a client's network, what crossed the wire, and who may have which data."""
+
+import hashlib
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from sltools import seeds
+from sltools.attacks import networks
+from sltools.audit.form import (
+    Builder,
+    Form,
+    activation_shape,
+    as_features,
+    bare,
+    client_architecture,
+    rest_of,
+)
+from sltools.audit.sources import Samples, load_weights
+from sltools.audit.training import fit
+from sltools.data import Split
+from sltools.errors import DataError, ModelError
+from sltools.messages import Message
+from sltools.models import Architecture
+from sltools.view import View
+
+TARGETS = 10
+MOST_SENT, SENT_BYTES = 2000, 256e6  # of what crossed the wire, this much is looked at
+MOST_PUBLIC = 5000
+FEWEST = 8
+ROUNDING = 1e-3  # of the variance of activations
+HELD_OUT, PUBLIC = 0.2, 0.3  # of the samples that are no targets, if the client is trained here
+UNKNOWN = -1  # the label of a sample that has none
+TRAINING_SHARE = 0.25  # of the time, that training may take
+
+
+@dataclass(frozen=True, eq=False)
+class Parts:
+    """What a user has, unchecked: at least activations, or a client's network and samples.
+
+    `client` and `rest` build fresh networks; `weights` are those of the client by name, and of the
+    rest if their names differ; `smashed` are recorded activations (N, ...), in the order of
+    `samples` if both are there; `public` are samples that the attacker has.
+    """
+
+    client: Builder | None = None
+    rest: Builder | None = None
+    samples: Samples | None = None
+    weights: dict[str, Tensor] | None = None
+    smashed: Tensor | None = None
+    public: Samples | None = None
+    view: View | None = None
+    also: Sequence[Builder] = ()
+    name: str = "your split"
+
+    @property
+    def digest(self) -> str:
+        """A hash of all of it; of the code that builds networks, of its names only."""
+        builders = [self.client, self.rest, *self.also]
+        names = [getattr(builder, "__qualname__", "") for builder in builders]
+        found = hashlib.sha256(json.dumps([self.name, names]).encode())
+        samples = [part for part in (self.samples, self.public) if part is not None]
+        tensors = [tensor for part in samples for tensor in part if tensor is not None]
+        tensors += [] if self.smashed is None else [self.smashed]
+        tensors += [weight for _, weight in sorted((self.weights or {}).items())]
+        tensors += [] if self.view is None else [self.view.fresh().smashed]
+        for tensor in tensors:
+            found.update(repr(tuple(tensor.shape)).encode())
+            found.update(
+                tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
+            )
+        return found.hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class System:
+    """A split as attacks meet it; samples are images (N, C, H, W) in [0, 1], see `Form`.
+
+    `wire` is the server's view of what crossed, the targets' first; `sent` its truth, if known.
+    `client` is the trained one and `rest` what the server runs. `public` are the attacker's own
+    samples, `held_out` are for scoring, `training` is what the client learned from here. Labels are
+    -1 where they are not known. `notes` are for the report; `trained` are the weights of both parts
+    if they were trained here.
+    """
+
+    name: str
+    form: Form
+    wire: View
+    targets: int
+    client: nn.Sequential | None = None
+    rest: nn.Sequential | None = None
+    rest_architecture: Architecture | None = None
+    sent: Split | None = None
+    public: Split | None = None
+    held_out: Split | None = None
+    training: Split | None = None
+    also: Sequence[tuple[str, nn.Sequential]] = ()
+    classes: int = 0
+    notes: tuple[str, ...] = ()
+    trained: dict[str, Tensor] = field(default_factory=dict)
+
+    @cached_property
+    def smashed(self) -> Tensor:
+        """What crossed the wire (M, ...), the targets' first."""
+        return self.wire.smashed
+
+    @property
+    def truth(self) -> Tensor | None:
+        """The images (T, C, H, W) that the attacks are scored on."""
+        return None if self.sent is None else self.sent.images[: self.targets]
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the labels of what was sent are known."""
+        return self.sent is not None and bool((self.sent.labels >= 0).all())
+
+    @property
+    def public_is_labelled(self) -> bool:
+        """Whether the attacker's own samples have labels, of two classes at least."""
+        if self.public is None or bool((self.public.labels < 0).any()):
+            return False
+        return len(self.public.labels.unique()) > 1
+
+    @cached_property
+    def architecture(self) -> Architecture | None:
+        """The shape of the client's network, if the server knows it."""
+        known = self.wire._client
+        return known if isinstance(known, Architecture) and len(known.input_shape) == 3 else None
+
+    def view(self, count: int | None = None) -> View:
+        """The server's view of the first `count` of what crossed the wire (None: all)."""
+        if count is None or count >= len(self.smashed):
+            return self.wire
+        return View.of_activations(self.smashed[:count], self.architecture, self.rest)
+
+    def granted(self, count: int) -> View:
+        """The same view with the client's weights granted."""
+        assert self.client is not None
+        message = Message(0, 0, "smashed", self.smashed[:count], "inference")
+        grants = {"client_model": self.client}
+        return View("server", [message], self.architecture, None, self.rest, grants)
+
+
+class _Networks(NamedTuple):
+    """A client and the rest of its network, with what builds them anew."""
+
+    client: nn.Sequential
+    architecture: Architecture
+    activation_shape: tuple[int, ...]
+    rest: nn.Sequential | None = None
+    rest_architecture: Architecture | None = None
+    classes: int = 0
+    untrained: tuple[str, ...] = ()
+
+
+def build(
+    parts: Parts,
+    *,
+    targets: int = TARGETS,
+    seconds: float = 300,
+    seed: int = 0,
+    kept: dict[str, Tensor] | None = None,
+) -> System:
+    """Check `parts`, train for at most a quarter of `seconds` what has no weights, and deal out.
+
+    `kept` are the weights of both parts if they were trained in an earlier run.
+    Raises DataError and ModelError, with what is wrong and what to do.
+    """
+    if parts.view is not None:
+        return _of_view(parts, parts.view, targets)
+    example = parts.samples or parts.public
+    if parts.client is None and parts.smashed is None:
+        raise ModelError("there is nothing to audit: give a client's network, or activations")
+    if example is None:
+        raise DataError(
+            "nothing tells what the client's inputs look like: give images (or rows) of its own, "
+            "or public ones"
+        )
+    form = Form.of(example.values, *([parts.public.values] if parts.public else []))
+    if parts.smashed is not None:
+        return _of_recording(parts, parts.smashed, form, targets, seed)
+    if parts.samples is None:
+        raise DataError("give images (or rows) that the client sends activations of")
+    return _of_samples(parts, parts.samples, form, targets, TRAINING_SHARE * seconds, seed, kept)
+
+
+def _of_view(parts: Parts, view: View, targets: int) -> System:
+    """A saved view or transcript of ours: what a server could do with its log."""
+    known = view._client if isinstance(view._client, Architecture) else None
+    if known is not None:
+        shape = known.input_shape
+    elif parts.public is not None:
+        shape = tuple(parts.public.values.shape[1:])
+    else:
+        raise DataError(
+            "the view says nothing of the client's architecture, so only an attacker with images "
+            "of its own can go on from it: give public images"
+        )
+    form = Form(shape, torch.zeros(shape[0], 1, 1), torch.ones(shape[0], 1, 1))
+    sent = _truth(parts.samples, form, view.smashed)
+    model = view._own_model if isinstance(view._own_model, nn.Sequential) else None
+    return System(
+        parts.name, form, view, min(targets, len(view.smashed)), rest=model, sent=sent,
+        public=_public(parts.public, form, sent),
+    )  # fmt: skip
+
+
+def _of_recording(parts: Parts, activations: Tensor, form: Form, targets: int, seed: int) -> System:
+    """Recorded activations, and the network that sent them if it is known."""
+    smashed = as_features(activations)
+    sent = _truth(parts.samples, form, smashed)
+    architecture, client, notes = None, None, []
+    if parts.client is not None:
+        known = _networks(parts, form, None, seed)
+        if known.activation_shape != tuple(activations.shape[1:]):
+            raise DataError(
+                f"the recorded activations are {tuple(activations.shape[1:])} for each input, and "
+                f"the client makes {known.activation_shape}: are they of this network, at this cut?"
+            )
+        architecture = known.architecture
+        client = None if "client" in known.untrained else known.client
+    if client is not None and sent is not None:
+        difference = networks.relative_error(client, sent.images, smashed)
+        if difference > ROUNDING:
+            notes.append(
+                "What the client makes of these inputs differs from the recording, by "
+                f"{difference:.1%} of its variance: other weights, another order, or a defence."
+            )
+    return System(
+        parts.name, form, View.of_activations(smashed, architecture), min(targets, len(smashed)),
+        client=client, sent=sent, public=_public(parts.public, form, sent), notes=tuple(notes),
+    )  # fmt: skip
+
+
+def _of_samples(
+    parts: Parts,
+    samples: Samples,
+    form: Form,
+    targets: int,
+    seconds: float,
+    seed: int,
+    kept: dict[str, Tensor] | None,
+) -> System:
+    """A network and its inputs: it is run here, and trained here if it has no weights."""
+    split = _split(samples, form)
+    if len(split) < FEWEST:
+        raise DataError(f"{len(split)} samples are too few to audit: give 20 or more")
+    known = _networks(parts, form, samples, seed)
+    if "client" in known.untrained and (known.rest is None or samples.labels is None):
+        raise ModelError(
+            "a client without weights says nothing: its layers are random. Give its weights, or "
+            "the rest of the network and labels, and both are trained here"
+        )
+    if known.untrained and samples.labels is None:  # of the rest alone
+        known = known._replace(rest=None, rest_architecture=None, classes=0, untrained=())
+    aims, training, own, held_out = _divide(
+        split, targets, bool(known.untrained), parts.public is not None, seed
+    )
+    notes = []
+    if known.untrained:
+        notes.append(_train(known, training, seconds, seed, kept))
+    public = _public(parts.public, form, split)
+    if public is None:
+        public = _without(own, aims)
+        notes.append(
+            f"The attacker's own samples are {len(own)} of yours, set aside: data of the very same "
+            "kind, as in the worst case."
+        )
+    sent = _first(known.client, [aims, held_out, training])
+    smashed = networks.in_chunks(known.client, sent.images)
+    return System(
+        parts.name, form, View.of_activations(smashed, known.architecture, known.rest), len(aims),
+        client=known.client, rest=known.rest, rest_architecture=known.rest_architecture,
+        sent=sent, public=public, held_out=held_out, training=training, classes=known.classes,
+        also=_other_cuts(parts, known, form, samples.values), notes=tuple(notes),
+        trained=_whole(known).state_dict() if known.untrained else {},
+    )  # fmt: skip
+
+
+def _networks(parts: Parts, form: Form, samples: Samples | None, seed: int) -> _Networks:
+    """Build client and rest, and load the weights that there are."""
+    assert parts.client is not None
+    example = samples or parts.samples or parts.public
+    assert example is not None
+    inputs = example.values[:2]
+    architecture = client_architecture(parts.client, form)
+    client = architecture.build(seed, "victim").eval()
+    made = activation_shape(bare(client), inputs, "the client")
+    weights, untrained = parts.weights, () if parts.weights else ("client",)
+    if weights is not None:
+        load_weights(bare(client), weights, "the client")
+    if parts.rest is None:
+        return _Networks(client, architecture, made, untrained=untrained)
+    shape = tuple(as_features(torch.zeros(1, *made)).shape[1:])
+    rest_architecture = rest_of(parts.rest, made, shape)
+    rest = rest_architecture.build(seed, "victim's rest").eval()
+    with torch.no_grad():
+        logits = activation_shape(bare(rest), bare(client)(inputs.clone()), "the rest")
+    if len(logits) != 1 or logits[0] < 2:
+        raise ModelError(
+            f"the rest makes {logits} of each sample; it must make one number for each class"
+        )
+    _check_labels(example.labels, logits[0])
+    if weights and set(bare(rest).state_dict()) <= set(weights) - set(bare(client).state_dict()):
+        load_weights(bare(rest), weights, "the rest")
+    else:
+        untrained = (*untrained, "rest")
+    return _Networks(
+        client, architecture, made, rest, rest_architecture, logits[0], untrained
+    )  # fmt: skip
+
+
+def _train(
+    known: _Networks, split: Split, seconds: float, seed: int, kept: dict[str, Tensor] | None
+) -> str:
+    """Train what has no weights, in place, or load what was `kept`; say how it went."""
+    assert known.rest is not None
+    if kept is not None:
+        load_weights(_whole(known), kept, "the network that was trained here")
+        return f"The network was trained in an earlier run, on {len(split)} of your samples."
+    if len(split.labels.unique()) < 2:
+        raise DataError("the labels must be of two classes at least to train on")
+    if "client" in known.untrained:
+        network, inputs, what = _whole(known), split.images, "Client and rest were"
+    else:
+        network, inputs = known.rest, networks.in_chunks(known.client, split.images)
+        what = "The rest, behind the client's weights, was"
+    epochs, loss = fit(network, inputs, split.labels, seconds=seconds, seed=seed)
+    return (
+        f"{what} trained here on {len(split)} of your samples: {epochs} epochs, last loss "
+        f"{loss:.2g}."
+    )
+
+
+def _whole(known: _Networks) -> nn.Sequential:
+    """Client and rest together."""
+    assert known.rest is not None
+    return nn.Sequential(OrderedDict(client=known.client, rest=known.rest))
+
+
+def _split(samples: Samples, form: Form) -> Split:
+    """The samples as images in [0, 1], with the label -1 where there is none."""
+    shape, count = tuple(samples.values.shape[1:]), len(samples.values)
+    if shape != form.shape:
+        raise DataError(f"samples of shape {shape} cannot be mixed with others of {form.shape}")
+    labels = samples.labels
+    if labels is not None and len(labels) != count:
+        raise DataError(f"there are {count} samples and {len(labels)} labels; give one for each")
+    unknown = torch.full((count,), UNKNOWN)
+    return Split(form.pixels(samples.values), unknown if labels is None else labels)
+
+
+def _truth(samples: Samples | None, form: Form, smashed: Tensor) -> Split | None:
+    """The inputs of recorded activations, if they were given."""
+    if samples is None:
+        return None
+    if len(samples.values) != len(smashed):
+        raise DataError(
+            f"there are {len(smashed)} activations and {len(samples.values)} samples; give those "
+            "that were sent, in their order, or give what the attacker may have as public ones"
+        )
+    return _split(samples, form)
+
+
+def _public(samples: Samples | None, form: Form, private: Split | None) -> Split | None:
+    """The attacker's own samples, at most 5,000, without any that are private."""
+    if samples is None:
+        return None
+    split = _split(samples, form)[:MOST_PUBLIC]
+    return split if private is None else _without(split, private)
+
+
+def _without(split: Split, private: Split) -> Split:
+    """The samples of `split` that are not among the private ones, if any is left."""
+    known = set(pixel_bytes(private.images))
+    others = [image not in known for image in pixel_bytes(split.images)]
+    if not any(others):
+        raise DataError(
+            "all public samples are among the private ones: give samples that the attacker may "
+            "really have, or none, and some of yours are set aside"
+        )
+    return split[torch.tensor(others)]
+
+
+def _divide(
+    split: Split, targets: int, training: bool, has_public: bool, seed: int
+) -> tuple[Split, Split, Split, Split]:
+    """Deal the samples out, in an order from (`seed`, "audit").
+
+    Targets, at most a quarter of all; what the client trains on, the attacker has, and copies
+    are scored on.
+    """
+    order = torch.randperm(len(split), generator=seeds.generator(seed, "audit"))
+    aims, others = order.tensor_split([min(targets, max(1, len(split) // 4))])
+    public = 0.0 if has_public else (PUBLIC if training else 0.5)
+    held_out = HELD_OUT if training else 1 - public
+    ends = torch.tensor([public, public + held_out]) * len(others)
+    own, scored, learnt = others.tensor_split(ends.round().long().tolist())
+    return split[aims], split[learnt], split[own], split[scored]
+
+
+def _first(client: nn.Sequential, parts: Sequence[Split]) -> Split:
+    """The first samples of `parts` whose activations are not too many."""
+    together = Split(
+        torch.cat([part.images for part in parts]), torch.cat([part.labels for part in parts])
+    )
+    with torch.no_grad():
+        size = client(together.images[:1]).nbytes
+    return together[: max(len(parts[0]), min(MOST_SENT, int(SENT_BYTES / size)))]
+
+
+def _other_cuts(
+    parts: Parts, known: _Networks, form: Form, samples: Tensor
+) -> list[tuple[str, nn.Sequential]]:
+    """Other fronts of the same network, with its weights, which are found by their names."""
+    found = []
+    weights = bare(known.client).state_dict()
+    if known.rest is not None:
+        weights = bare(known.rest).state_dict() | weights
+    weights = weights | (parts.weights or {})
+    for builder in parts.also:
+        name = getattr(builder, "__name__", "another cut")
+        front = client_architecture(builder, form).build(0, "other cut").eval()
+        activation_shape(bare(front), samples[:2], name)
+        load_weights(bare(front), weights, name)
+        found.append((name, front))
+    return found
+
+
+def _check_labels(labels: Tensor | None, classes: int) -> None:
+    if labels is not None and labels.max() >= classes:
+        raise DataError(
+            f"the labels go up to {int(labels.max())}, and the rest knows {classes} classes, from "
+            f"0 to {classes - 1}"
+        )
+
+
+def pixel_bytes(images: Tensor) -> list[bytes]:
+    """The pixels of each image (N, C, H, W) in [0, 1], to 16 bits: equal for equal images."""
+    whole = (images.detach().cpu() * 65535).round().to(torch.int32)
+    return [image.numpy().tobytes() for image in whole]

@@ -1,0 +1,63 @@
+"""Train a network on labelled samples, for as long as there is time."""
+
+import math
+import time
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Adam
+
+from sltools import seeds
+from sltools.errors import DataError
+from sltools.progress import bar
+
+STEPS, BATCH, LR = 2000, 64, 1e-3
+LEARNT = 0.01  # mean loss of an epoch, after which there is nothing left to learn
+
+
+def fit(
+    network: nn.Module, inputs: Tensor, labels: Tensor, *, seconds: float, seed: int
+) -> tuple[int, float]:
+    """Train `network` in place on inputs (N, ...) and labels (N,); return epochs and last loss.
+
+    Adam with amsgrad at 1e-3, batches of 64 or a quarter of all, for about 2,000 steps or `seconds`
+    at most, or until the mean loss of an epoch is below 0.01. The order comes from the stream
+    (`seed`, "order"). It is left in evaluation mode. Raises DataError if it diverges.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from sltools.audit.training import fit
+    >>> labels = torch.arange(100) % 2
+    >>> epochs, loss = fit(nn.Linear(1, 2), labels[:, None].float(), labels, seconds=9, seed=0)
+    >>> epochs, loss < 0.5
+    (500, True)
+    """
+    optimizer = Adam(network.parameters(), lr=LR, amsgrad=True)
+    order = seeds.generator(seed, "order")
+    size = max(2, min(BATCH, len(labels) // 4))
+    epochs = -(-STEPS // -(-len(labels) // size))
+    end, done, mean = time.monotonic() + seconds, 0, 0.0
+    network.train()
+    for _ in bar(range(epochs), "training"):
+        losses = [
+            _step(network, optimizer, inputs[rows], labels[rows])
+            for rows in torch.randperm(len(labels), generator=order).split(size)
+            if len(rows) > 1  # normalisation over one sample is none
+        ]
+        mean = torch.stack(losses).mean().item()
+        if not math.isfinite(mean):
+            raise DataError("the training diverged: its loss is not a number. Are inputs scaled?")
+        done += 1
+        if mean < LEARNT or time.monotonic() > end:
+            break
+    network.eval()
+    return done, mean
+
+
+def _step(network: nn.Module, optimizer: Adam, inputs: Tensor, labels: Tensor) -> Tensor:
+    loss = cross_entropy(network(inputs), labels)
+    optimizer.zero_grad()
+    loss.backward()
+    optimizer.step()
+    return loss.detach()

@@ -1,0 +1,402 @@
+"""An audit of splits as their users write them: what is tried, what is said, what is refused."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+
+import foreign
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from sltools import audit, protocol
+from sltools.audit import attackers, findings, sources, verdicts
+from sltools.audit.form import Form, as_features, undo_features
+from sltools.audit.system import Parts, build
+from sltools.errors import DataError, ModelError, NotObservable, SltoolsError
+from sltools.models import Architecture
+from sltools.view import View
+
+SYSTEMS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module], tuple[int, ...]]] = {
+    "ResNet with BatchNorm": (foreign.SmallResNet, lambda: foreign.Pooled(16), (3, 32, 32)),
+    "GroupNorm": (foreign.group_norm_front, lambda: foreign.Pooled(16), (3, 64, 64)),
+    "patch transformer": (foreign.PatchTransformer, foreign.TokenHead, (1, 16, 16)),
+    "bottleneck": (foreign.ResNet50Front, lambda: foreign.Pooled(256), (3, 64, 64)),
+    "rows": (foreign.mlp_front, foreign.mlp_rest, (12,)),
+}
+
+
+@pytest.fixture(autouse=True)
+def _once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No attack is repeated for as long as there is time."""
+    monkeypatch.setattr("sltools.audit.running.SEEDS", 1)
+
+
+def _samples(shape: tuple[int, ...], count: int = 64) -> tuple[Tensor, Tensor]:
+    return foreign.table(count) if len(shape) == 1 else foreign.blobs(count, shape)  # type: ignore[arg-type]
+
+
+def _system(name: str, count: int = 64, **options: float) -> audit.System:
+    client, rest, shape = SYSTEMS[name]
+    parts = Parts(client, rest, audit.Samples(*_samples(shape, count)))
+    return build(parts, seconds=options.get("seconds", 2))
+
+
+@pytest.mark.parametrize("name", SYSTEMS)
+def test_every_attacker_that_applies_runs_on_a_foreign_split(name: str) -> None:
+    system = _system(name)
+    tried = [attacker for attacker in audit.ATTACKERS if not attacker.lacking(system)]
+    assert len(tried) >= 7
+    guessed = findings.guessed_images(system)
+    for attacker in tried:
+        found = attacker.run(system, 2, 0)
+        scores = findings.score(system, found, guessed)
+        if found.images is not None:
+            assert found.images.shape == system.truth.shape  # type: ignore[union-attr]
+            assert scores.raw_mse is not None and scores.identified is not None
+        assert found.images is not None or scores.groups is not None
+        assert found.knowledge, attacker.name
+
+
+def test_activations_from_a_file_alone_are_attacked_and_not_scored(tmp_path: Path) -> None:
+    images, _ = foreign.blobs(40, (1, 16, 16))
+    front = foreign.PatchTransformer().eval()
+    np.save(tmp_path / "z.npy", front(images).detach().numpy())
+    np.save(tmp_path / "public.npy", foreign.blobs(40, (1, 16, 16), seed=1)[0].numpy())
+    (tmp_path / "net.py").write_text("from foreign import PatchTransformer as client\n")
+    (tmp_path / "foreign.py").write_text(Path(foreign.__file__).read_text())
+    parts = {"smashed": sources.read_smashed(tmp_path / "z.npy"),
+             "public": sources.read_samples(tmp_path / "public.npy")}  # fmt: skip
+    system = build(Parts(sources.builder(f"{tmp_path}/net.py:client"), **parts))  # type: ignore[arg-type]
+    assert system.truth is None and system.architecture is not None
+    lacking = {a.name: a.lacking(system) for a in audit.ATTACKERS}
+    assert [name for name, why in lacking.items() if not why] == ["FORA", "UnSplit"]
+
+
+def test_the_report_of_recorded_activations_says_what_cannot_be_known() -> None:
+    images, _ = foreign.blobs(30, (1, 16, 16))
+    smashed = foreign.PatchTransformer().eval()(images).detach()
+    public, _ = foreign.blobs(40, (1, 16, 16), seed=1)
+    report = audit.run(foreign.PatchTransformer, smashed=smashed, public=public, minutes=0.5)
+    assert report.verdicts[0].answer.startswith("Cannot be said: the true inputs were not given")
+    assert "<img" in report.page  # what the attackers made is shown all the same
+    runs = [run for found in report.facts["findings"] for run in found["runs"]]
+    assert runs and all(run["raw_mse"] is None for run in runs)
+
+
+def test_the_audit_of_the_papers_network_agrees_with_the_recorded_table() -> None:
+    """As the record of depth has it at pool1, from other targets."""
+    from sltools.audit import parts
+
+    system = build(parts.of_paper("digits", "pool1"))
+    guessed = findings.guessed_images(system)
+    unsplit = next(a for a in audit.ATTACKERS if a.name == "UnSplit")
+    error = findings.score(system, unsplit.run(system, 1000, 0), guessed).raw_mse
+    table = Path("course/results/depth.csv").read_text().splitlines()
+    columns = table[0].split(",")
+    rows = [dict(zip(columns, line.split(","), strict=True)) for line in table[1:]]
+    known = [float(row["raw_mse"]) for row in rows
+             if (row["dataset"], row["stage"]) == ("digits", "pool1")]  # fmt: skip
+    assert min(known) / 2 < error < 2 * max(known)  # type: ignore[operator]
+
+
+# --- Time, Ctrl-C, and going on
+
+
+def test_what_the_time_does_not_allow_is_told_and_done_by_the_same_call(tmp_path: Path) -> None:
+    client, rest, shape = SYSTEMS["rows"]
+    options = {"images": _samples(shape)[0], "labels": _samples(shape)[1], "rest": rest}
+    short = audit.run(client, **options, minutes=0, folder=tmp_path / "out")  # type: ignore[arg-type]
+    assert "no time left: give more --minutes" in str(short.facts["not tried"])
+    long = audit.run(client, **options, minutes=0.3, folder=tmp_path / "out")  # type: ignore[arg-type]
+    runs = {found["attacker"]: found["runs"] for found in long.facts["findings"]}
+    assert runs["decoder, weights known"] and runs["clusters of activations"]
+    assert "trained in an earlier run" in str(long.facts["system"]["notes"])
+    kept = json.loads((tmp_path / "out" / "report.json").read_text())
+    assert kept["findings"] == json.loads(json.dumps(long.facts["findings"]))
+
+
+def test_an_audit_that_is_interrupted_keeps_what_is_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, rest, shape = SYSTEMS["rows"]
+    images, labels = _samples(shape)
+    calls = []
+
+    def interrupt(system: audit.System, steps: int, seed: int) -> attackers.Found:
+        calls.append(steps)
+        raise KeyboardInterrupt
+
+    stopping = [
+        attackers.Attacker(a.name, a.level, a.source, a.lacking, interrupt, a.least, a.most)
+        if a.name == "FORA" else a for a in audit.ATTACKERS
+    ]  # fmt: skip
+    monkeypatch.setattr("sltools.audit.running.ATTACKERS", tuple(stopping))
+    report = audit.run(client, images, labels, rest, minutes=0.2, folder=tmp_path / "out")
+    assert report.interrupted and calls
+    assert "The audit was interrupted" in (tmp_path / "out" / "report.html").read_text()
+    monkeypatch.undo()
+    again = audit.run(client, images, labels, rest, minutes=0.2, folder=tmp_path / "out")
+    assert not again.interrupted
+
+
+def test_another_audit_does_not_go_into_the_folder(tmp_path: Path) -> None:
+    client, rest, shape = SYSTEMS["rows"]
+    images, labels = _samples(shape)
+    audit.run(client, images, labels, rest, minutes=0, folder=tmp_path / "out")
+    with pytest.raises(SltoolsError, match="holds an audit of something else"):
+        audit.run(client, images[:60], labels[:60], rest, minutes=0, folder=tmp_path / "out")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "notes.txt").write_text("mine")
+    with pytest.raises(SltoolsError, match="is not empty and holds no audit"):
+        audit.run(client, images, labels, rest, minutes=0, folder=tmp_path / "mine")
+    assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+
+
+def test_what_fails_leaves_no_folder(tmp_path: Path) -> None:
+    client, rest, shape = SYSTEMS["rows"]
+    with pytest.raises(ModelError):
+        audit.run(client, _samples(shape)[0], minutes=0, folder=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+# --- What is refused
+
+
+def test_a_client_without_weights_rest_and_labels_is_refused() -> None:
+    images, _ = foreign.blobs(20, (3, 32, 32))
+    with pytest.raises(ModelError, match="a client without weights says nothing"):
+        build(Parts(foreign.SmallResNet, samples=audit.Samples(images)))
+
+
+def _two_inputs() -> nn.Module:
+    class Two(nn.Module):
+        def forward(self, image: Tensor, age: Tensor) -> Tensor:
+            return image
+
+    return Two()
+
+
+def _seeded() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Conv2d(3, 4, 3)
+
+
+def _tuple() -> nn.Module:
+    class Pair(nn.Module):
+        def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
+            return image, image
+
+    return Pair()
+
+
+@pytest.mark.parametrize(
+    ("client", "message"),
+    [
+        (_two_inputs, r"takes several inputs \(image, age\)"),
+        (_seeded, "returns the same weights each time"),
+        (_tuple, "must return one tensor"),
+        (lambda: nn.Conv2d(1, 4, 3), "fails at an input of shape .* Are images of 3 channels"),
+        (lambda: "net", "it must return a torch.nn.Module, not a str"),
+        (lambda: nn.Conv2d(3, 4, 99), "fails at an input"),
+        (lambda: 1 / 0, "cannot build a network: ZeroDivisionError"),
+    ],
+)
+def test_networks_that_cannot_be_audited(client: Callable[[], nn.Module], message: str) -> None:
+    images, labels = foreign.blobs(20, (3, 32, 32))
+    with pytest.raises(ModelError, match=message):
+        build(Parts(client, lambda: foreign.Pooled(4), audit.Samples(images, labels)))
+
+
+def test_weights_labels_and_activations_that_do_not_fit() -> None:
+    images, labels = foreign.blobs(20, (3, 32, 32))
+    samples = audit.Samples(images, labels)
+    with pytest.raises(ModelError, match="the weights do not fit the client: .* are missing"):
+        build(Parts(foreign.SmallResNet, samples=samples, weights={"a": torch.zeros(1)}))
+    with pytest.raises(DataError, match="there are 20 samples and 19 labels"):
+        build(Parts(foreign.SmallResNet, lambda: foreign.Pooled(16),
+                    audit.Samples(images, labels[:19])))  # fmt: skip
+    with pytest.raises(DataError, match="the labels go up to 3, and the rest knows 2 classes"):
+        build(Parts(foreign.SmallResNet, lambda: foreign.Pooled(16, 2), samples))
+    with pytest.raises(DataError, match=r"the recorded activations are \(5, 5\)"):
+        build(Parts(foreign.SmallResNet, samples=samples, smashed=torch.rand(20, 5, 5)))
+    with pytest.raises(DataError, match="there are 19 activations and 20 samples"):
+        build(Parts(samples=samples, smashed=torch.rand(19, 5)))
+    with pytest.raises(ModelError, match="there is nothing to audit"):
+        build(Parts())
+
+
+# --- Files
+
+
+def _pictures(folder: Path, size: tuple[int, int] = (16, 16), mode: str = "RGB") -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for number in range(3):
+        Image.new(mode, size, number * 40 if mode == "L" else (number * 40, 9, 9)).save(
+            folder / f"{number}.png"
+        )
+    return folder
+
+
+def test_pictures_are_read_with_the_classes_of_their_folders(tmp_path: Path) -> None:
+    _pictures(tmp_path / "scans" / "healthy")
+    _pictures(tmp_path / "scans" / "ill")
+    values, labels = sources.read_samples(tmp_path / "scans")
+    assert values.shape == (6, 3, 16, 16) and labels.tolist() == [0, 0, 0, 1, 1, 1]  # type: ignore[union-attr]
+    assert values[2, 0, 0, 0].item() == pytest.approx(80 / 255)
+    grey = sources.read_samples(_pictures(tmp_path / "grey", mode="L"))
+    assert grey.values.shape == (3, 1, 16, 16) and grey.labels is None
+
+
+def test_pictures_of_two_sizes_and_broken_ones_are_told(tmp_path: Path) -> None:
+    folder = _pictures(tmp_path / "scans")
+    Image.new("RGB", (8, 9)).save(folder / "other.png")
+    with pytest.raises(
+        DataError, match="other.png is 8 x 9 in colour: all pictures must be of one"
+    ):
+        sources.read_samples(folder)
+    (folder / "other.png").write_bytes(b"no picture")
+    with pytest.raises(DataError, match="other.png cannot be read as a picture"):
+        sources.read_samples(folder)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(DataError, match="holds no PNG or JPEG"):
+        sources.read_samples(tmp_path / "empty")
+
+
+def test_arrays_are_read_from_every_kind_of_file(tmp_path: Path) -> None:
+    bytes_ = np.arange(2 * 8 * 8 * 3, dtype=np.uint8).reshape(2, 8, 8, 3) % 200
+    np.savez(tmp_path / "a.npz", images=bytes_, labels=np.array([0, 1]))
+    save_file({"images": torch.from_numpy(bytes_).permute(0, 3, 1, 2).float().contiguous() / 255},
+              tmp_path / "a.safetensors")  # fmt: skip
+    header = b"\0\0\x08\x03" + b"".join(n.to_bytes(4, "big") for n in (2, 8, 8))
+    (tmp_path / "a-idx3-ubyte").write_bytes(header + bytes_[..., 0].tobytes())
+    one, labels = sources.read_samples(tmp_path / "a.npz")
+    assert torch.equal(one, sources.read_samples(tmp_path / "a.safetensors").values)
+    assert labels.tolist() == [0, 1]  # type: ignore[union-attr]
+    assert torch.equal(sources.read_samples(tmp_path / "a-idx3-ubyte").values, one[:, :1])
+    (tmp_path / "labels.csv").write_text("0\n1\n")
+    assert sources.read_labels(tmp_path / "labels.csv").tolist() == [0, 1]
+
+
+def test_files_that_are_no_samples_are_told(tmp_path: Path) -> None:
+    np.save(tmp_path / "nan.npy", np.full((2, 8, 8), np.nan, np.float32))
+    np.save(tmp_path / "object.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    torch.save(nn.Linear(1, 1).state_dict(), tmp_path / "net.pt")
+    np.save(tmp_path / "text.npy", np.array(["a"]))
+    for name, message in {
+        "nan.npy": "contains NaN or infinite values",
+        "object.npy": "holds pickled objects, which are never opened",
+        "net.pt": "is of no kind that is read here",
+        "text.npy": "samples are floats",
+        "none.npy": "does not exist",
+    }.items():
+        with pytest.raises(DataError, match=message):
+            sources.read_samples(tmp_path / name)
+    with pytest.raises(DataError, match="is no safetensors file"):
+        sources.read_weights(tmp_path / "net.pt")
+    (tmp_path / "labels.txt").write_text("a\nb\n")
+    with pytest.raises(DataError, match="has a line that is no label"):
+        sources.read_labels(tmp_path / "labels.txt")
+
+
+def test_a_network_is_named_by_its_file_and_function(tmp_path: Path) -> None:
+    (tmp_path / "net.py").write_text("def client(): pass\n")
+    (tmp_path / "broken.py").write_text("1 / 0\n")
+    for place, message in {
+        f"{tmp_path}/net.py": "FILE.py:FUNCTION",
+        f"{tmp_path}/net.py:server": "has no function 'server'; it has client",
+        f"{tmp_path}/none.py:client": "there is no file",
+        f"{tmp_path}/broken.py:client": "cannot be run: ZeroDivisionError",
+    }.items():
+        with pytest.raises(ModelError, match=message):
+            sources.builder(place)
+
+
+# --- Forms, architectures and views
+
+
+@pytest.mark.parametrize("shape", [(5,), (3, 4, 4), (16, 6), (17, 6), (2, 3, 4, 5)])
+def test_features_can_be_undone(shape: tuple[int, ...]) -> None:
+    activations = torch.rand(4, *shape)
+    assert torch.equal(undo_features(as_features(activations), shape), activations)
+
+
+def test_a_range_is_that_of_each_channel() -> None:
+    samples = torch.rand(10, 3, 4, 4) * torch.tensor([1.0, 2.0, 300.0]).view(3, 1, 1) - 1
+    form = Form.of(samples)
+    assert form.pixels(samples).amin() == 0 and form.pixels(samples).amax() == 1
+    assert torch.allclose(form.samples(form.pixels(samples)), samples, atol=1e-4)
+
+
+def test_a_view_of_an_architecture_by_callable_says_that_it_cannot_be_reopened(
+    tmp_path: Path,
+) -> None:
+    known = Architecture.from_callable(foreign.SmallResNet, (3, 32, 32))
+    view = View.of_activations(torch.rand(2, 16, 16, 16), known)
+    assert view.architecture.build(0) is not view.architecture.build(0)
+    again = View.open(view.save(tmp_path / "seen"))
+    assert torch.equal(again.smashed, view.smashed)
+    with pytest.raises(NotObservable, match="known by the callable that builds it"):
+        again.architecture  # noqa: B018
+
+
+# --- The page
+
+
+def test_the_page_needs_nothing_else_and_every_picture_has_words() -> None:
+    client, rest, shape = SYSTEMS["patch transformer"]
+    images, labels = _samples(shape)
+    page = audit.run(client, images, labels, rest, minutes=0.2).page
+    assert "http" not in re.sub(r"http-equiv", "", page)
+    assert not re.search(r"<(script|link|iframe)", page)
+    for picture in re.findall(r"<img[^>]*>", page):
+        assert re.search(r'alt="[^"]{20,}"', picture)
+    assert 'lang="en"' in page and page.count("<h1>") == 1
+    assert "never says &#34;safe&#34;" in page or 'never says "safe"' in page
+    assert not re.search(r"\b(is|are) safe\b", page)
+
+
+def test_a_users_words_are_text_on_the_page() -> None:
+    client, rest, shape = SYSTEMS["rows"]
+    report = audit.run(client, *_samples(shape), rest, name="<script>x</script>", minutes=0)
+    assert "<script>" not in report.page
+
+
+def test_a_constant_network_is_no_victim_and_no_theft() -> None:
+    share = findings.Share
+    guesses = findings.Guesses(
+        victim=share(6, 22), majority=share(25, 98), shuffled=0.3,
+        rivals={"always the victim's most frequent class": (share(6, 22), share(22, 22))},
+    )  # fmt: skip
+    copy = findings.Scores(agreement=share(22, 22), accuracy=share(6, 22))
+    found = [findings.Finding("FORA", audit.LEVELS[2], "", runs=[copy])]
+    first, _, second, _ = verdicts.verdicts(found, guesses)
+    assert first.answer.startswith("Hardly")
+    assert second.answer.startswith("None that is worth an attack")
+
+
+def test_a_full_disk_is_told_in_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    client, rest, shape = SYSTEMS["rows"]
+    monkeypatch.setattr("sltools.storage.write_atomic", full)
+    with pytest.raises(SltoolsError, match="cannot be written: .*No space left"):
+        audit.run(client, *_samples(shape), rest, minutes=0, folder=tmp_path / "out")
+
+
+def test_protocol_is_untouched_by_a_wrapped_client() -> None:
+    """What a foreign client sends in training is what the audit looks at."""
+    system = _system("rows", 80)
+    assert system.client is not None and system.rest is not None
+    session = protocol.Session.of(
+        protocol.Client(system.client), protocol.Server(system.rest), system.truth
+    )  # fmt: skip
+    sent = session.observe(system.truth).smashed  # type: ignore[arg-type]
+    assert torch.allclose(sent, system.smashed[: system.targets])
