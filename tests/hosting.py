@@ -74,7 +74,7 @@ def serve(folder, addresses, setting, fork=True, hit=None, **options):
     """
     _prepare(fork)
     server = parties(setting)[1]
-    server.reply = struck(server.reply, hit)
+    protocol.Server.reply = struck(protocol.Server.reply, hit)  # of copies of the server, too
     options = {
         "port": 0,
         "timeout": PATIENCE,

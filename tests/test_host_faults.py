@@ -387,7 +387,6 @@ def test_the_other_clients_are_told_who_failed(tmp_path):
     assert told.startswith("the server ended the run: client 1 is gone"), told
 
 
-@pytest.mark.skip(reason="failed once on a machine with load 13, and why is not known yet")
 @pytest.mark.proofs
 def test_a_client_that_comes_late_and_one_that_finds_no_server_are_told(tmp_path):
     addresses = hosting.PROCESSES.Queue()
@@ -403,7 +402,6 @@ def test_a_client_that_comes_late_and_one_that_finds_no_server_are_told(tmp_path
     assert group_is_empty(server) and group_is_empty(client)
 
 
-@pytest.mark.skip(reason="failed once on a machine with load 13, and why is not known yet")
 @pytest.mark.proofs
 def test_a_port_that_is_taken_is_named(tmp_path):
     with socket.create_server(("", 0)) as taken:

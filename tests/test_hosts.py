@@ -95,7 +95,6 @@ def test_several_clients_are_trained_as_in_process(schedule, by, setting, client
         assert joined["accuracy"] == [session.accuracy(SPLIT)]
 
 
-@pytest.mark.skip(reason="has not run to its end yet: the machine was too busy")
 @pytest.mark.proofs
 def test_the_commands_do_what_the_functions_do(tmp_path):
     """What `serve` prints is what `join` takes, and what both write can be opened."""
