@@ -46,12 +46,10 @@ def chunks(frame: bytes | memoryview) -> Iterator[int]:
 
 def fill(source: socket.socket, buffer: memoryview) -> bool:
     """Read until `buffer` is full; return False if the other end was closed before."""
-    while buffer:
-        count = source.recv_into(buffer)
-        if not count:
-            return False
-        buffer = buffer[count:]
-    return True
+    with suppress(ConnectionResetError):  # closed before it had read all that we gave it
+        while buffer and (count := source.recv_into(buffer)):
+            buffer = buffer[count:]
+    return not buffer
 
 
 def raw(values: Tensor) -> memoryview:

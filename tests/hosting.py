@@ -1,9 +1,11 @@
 """Parties in processes of their own, for the tests of hosts, forked from one with all loaded."""
 
+import math
 import multiprocessing
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -50,10 +52,13 @@ class ForkedRelay:
         sys.argv = ["relay", *map(str, arguments)]
         relay.main()
 
-    def wait(self, seconds=None):
-        self._process.join(seconds)
-        if self._process.exitcode is None:
-            raise subprocess.TimeoutExpired("relay", seconds)
+    def wait(self, seconds=math.inf):
+        """As of `subprocess.Popen`. `join` would not time out: what it waits on is closed there."""
+        deadline = time.monotonic() + seconds
+        while self._process.exitcode is None:
+            if time.monotonic() > deadline:
+                raise subprocess.TimeoutExpired("relay", seconds)
+            time.sleep(0.01)
         return self._process.exitcode
 
     def kill(self):
