@@ -298,6 +298,9 @@ def test_a_fault_ends_in_one_sentence(
         kept = digests(tmp_path, journal)
         whole = kept[:-2] if name == "no numbers" else kept  # labels show with what follows them
         assert whole == honest[setting][: len(whole)], "the record of what came before is kept"
+    noticer = "client-1.journal" if direction == "client" else "server.journal"
+    before = ITEMS[direction, setting].split()[:point]
+    assert len(digests(tmp_path, noticer)) >= sum(len(item) == 1 for item in before)
 
 
 def test_there_are_more_than_a_hundred_and_each_at_eight_points():
@@ -368,6 +371,37 @@ def test_a_party_that_is_killed_or_stopped_is_noticed(victim, kind, number, tmp_
     shorter, longer = sorted(records, key=len)
     assert longer[: len(shorter)] == shorter
     assert len(shorter) >= 3 * ((number - 1) // 2), "of each exchange before, three messages"
+
+
+@pytest.mark.proofs
+@pytest.mark.parametrize("victim", ["client", "server"])
+def test_ctrl_c_ends_the_run_for_all_and_keeps_what_was_learned(victim, tmp_path):
+    addresses = hosting.PROCESSES.Queue()
+    hits = {victim: (signal.SIGINT, 8)}  # in the second epoch
+    server = hosting.start(
+        hosting.serve, tmp_path, addresses, "vanilla", hit=hits.get("server"), epochs=2
+    )
+    (address,) = addresses.get(timeout=PATIENCE)
+    client = hosting.start(hosting.join, tmp_path, address, "vanilla", hit=hits.get("client"))
+    for process in (client, server):
+        process.join(PATIENCE)
+        assert process.exitcode == 0 and group_is_empty(process)
+    facts = {
+        "server": storage.read(tmp_path / "server")[1],
+        "client": storage.read(tmp_path / "client-1")[1],
+    }
+    kept = facts.pop(victim)
+    assert kept["error"] is None
+    assert len(kept["losses"] if victim == "client" else kept["losses"][0]) == 1
+    (other,) = facts.values()
+    assert other["error"].endswith("ended the run: interrupted there with Ctrl-C"), other
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Link, "open", _interrupted)
+        hosts.join("127.0.0.1:1", hosting.parties("vanilla")[0], SPLIT)
+
+
+def _interrupted(*arguments):
+    raise KeyboardInterrupt
 
 
 @pytest.mark.proofs

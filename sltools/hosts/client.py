@@ -56,11 +56,13 @@ def join(
     waited for, and so are its answers, for `timeout` seconds.
 
     Raises HostError if there is no server, it is gone or silent or ends the run, ProtocolError if
-    it sends what is not due. Ctrl-C ends the run for all, and returns the session as it stands.
+    it sends what is not due. Ctrl-C ends the run for all, and returns the session as it stands
+    (raises KeyboardInterrupt if there is none yet).
     """
     client = client if isinstance(client, Client) else Client(client)
     host, port = parse(address)
     place = devices.find(device)
+    session = None
     with (
         keep_partial() as work,
         linked([Link.open(1, host, port, PEER, timeout)]) as (link,),
@@ -87,6 +89,8 @@ def join(
             finish(session)
             link.send(Note("done"))
             link.note(NoteRule("end"))
+    if session is None:
+        raise KeyboardInterrupt  # the two never met, so there is nothing to keep
     session.interrupted = work.interrupted
     return session
 
