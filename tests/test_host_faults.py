@@ -263,7 +263,7 @@ def cases():
                     continue  # each inference counts from 0: this is another one
                 if (item, name) == ("end", "stalled") or (item, name) == ("end", "gone"):
                     continue  # all was said
-                if name == "stalled" and point % 4:
+                if name == "stalled" and point % 7:
                     continue  # each takes seconds
                 quick = name != "stalled" and point in (0, 2, 4) and setting == "vanilla"
                 yield pytest.param(
