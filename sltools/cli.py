@@ -354,8 +354,10 @@ def audit(
     dataset: Annotated[
         str | None, typer.Option(help="Audit the paper's network on this data set instead.")
     ] = None,
-    cut: Annotated[str, typer.Option(help="Stage after which it is cut.")] = "pool1",
-    minutes: Annotated[float, typer.Option(min=0.0, help="About so long.")] = 5.0,
+    cut: Annotated[
+        str | None, typer.Option(help="Stage after which it is cut.", show_default="pool1")
+    ] = None,
+    minutes: Annotated[float, typer.Option(min=0.1, help="About so long.")] = 5.0,
     targets: Annotated[int, typer.Option(min=1, help="Samples that attacks are scored on.")] = 10,
     seed: Seed = 0,
 ) -> None:
@@ -371,16 +373,22 @@ def audit(
         "client": client, "rest": rest, "images": images, "labels": labels, "weights": weights,
         "smashed": smashed, "public": public, "public_labels": public_labels, "view": view,
     }  # fmt: skip
-    if dataset is None:
-        known = parts.from_files(**files, also=also or ())
-    elif given := [name for name, value in files.items() if value is not None]:
+    given = [name for name, value in (files | {"also": also}).items() if value]
+    if dataset is None and cut is not None:
+        raise SltoolsError("--cut is of the paper's network: give --dataset, or leave it out")
+    if dataset is not None and given:
         raise SltoolsError(f"--dataset brings its own network and images: leave out --{given[0]}")
-    else:
-        known = parts.of_paper(dataset, cut, seed)
     command = shlex.join(["sltools", *sys.argv[1:]])
-    report = auditing.run_parts(
-        known, minutes=minutes, targets=targets, seed=seed, folder=out, command=command
-    )
+    try:
+        if dataset is None:
+            known = parts.from_files(**files, also=also or ())
+        else:
+            known = parts.of_paper(dataset, cut or "pool1", seed)
+        report = auditing.run_parts(
+            known, minutes=minutes, targets=targets, seed=seed, folder=out, command=command
+        )
+    except KeyboardInterrupt:
+        raise Interrupted("interrupted before anything was found out") from None
     print(f"{report}\n{out / auditing.PAGE}")
     if report.interrupted:
         print("interrupted: the same command goes on with the rest")

@@ -243,12 +243,11 @@ class Architecture:
         Architecture(Residual; 10 parameters, no weights)
         """
         described = _BuiltArchitecture("", tuple(input_shape), builder)
-        one, other = (list(described.build(seed, "fresh").parameters()) for seed in range(2))
-        same = [torch.equal(a, b) for a, b in zip(one, other, strict=False)]
-        if one and all(same):
+        one, other = (dict(described.build(seed, "fresh").named_parameters()) for seed in range(2))
+        if stale := [name for name, weight in one.items() if _is_stale(weight, other.get(name))]:
             raise ModelError(
-                f"{_name_of(builder)} returns the same weights each time; it must build a fresh "
-                "network, without weights of a file and without a seed of its own"
+                f"{_name_of(builder)} returns the same weights each time ({stale[0]}); it must "
+                "build a fresh network, without weights of a file and without a seed of its own"
             )
         return described
 
@@ -320,6 +319,16 @@ class _BuiltArchitecture(Architecture):
     @property
     def _names(self) -> str:
         return ", ".join(type(layer).__name__ for layer in self._empty())
+
+
+def _is_stale(weight: nn.Parameter, other: nn.Parameter | None) -> bool:
+    """Say whether two builds share a weight, or begin it with the same numbers (not all alike)."""
+    if is_lazy(weight):
+        raise ModelError("a layer has no weights before it has met an input: give it its size")
+    if other is None or weight.shape != other.shape:
+        return False
+    varied = bool((weight != weight.flatten()[0]).any())
+    return weight is other or (varied and torch.equal(weight, other))
 
 
 def as_sequential(net: nn.Module) -> nn.Sequential:

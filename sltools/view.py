@@ -303,7 +303,7 @@ class View:
         if name.endswith("architecture") and isinstance(value, Unsaved):
             raise NotObservable(
                 f"this transcript says nothing of the {name}: {value}; a DecoderInversion does "
-                "without"
+                "without, and so do PCAT and FORA, with images of one's own"
             )
         _check_saved(name, value)
         self._used.add(name)

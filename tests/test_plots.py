@@ -41,6 +41,7 @@ steps = [0, 100, 200]
 PICTURES = {
     "reconstructions": lambda: plots.reconstructions(images, {"attack": 1 - images}),
     "reconstructions, RGB": lambda: plots.reconstructions(rgb, {"a": rgb, "b": 2 * rgb - 1}),
+    "gallery": lambda: plots.gallery({"one": images, "other": 1 - images}, ["a", "b", "c", "d"]),
     "reconstructions, one": lambda: plots.reconstructions(images[:1], {"attack": images[:1]}),
     "over_time": lambda: plots.over_time(noise(3, 4, 1, 12, 12), steps, images),
     "losses": lambda: plots.losses(steps, {"feature": torch.tensor([1.0, 0.1, 0.01])}),
@@ -265,6 +266,19 @@ def test_depth_curve_draws_medians_ranges_and_baselines(canvas):
     assert [label.get_text() for label in canvas[0].get_xticklabels()] == ["pool1", "fc1"]
 
 
+def test_depth_curve_leaves_out_what_there_is_not():
+    nan = float("nan")
+    alt = plots.depth_curve(
+        ["a", "b"],
+        {"one": ([1, nan],) * 3, "two": ([nan] * 2,) * 3},
+        "y",
+        baselines={"k": [nan, 2]},
+    ).alt
+    assert alt == (
+        "y by cut. one, median (range): 1 at a (1 to 1). two, median (range): no result. k: 2 at b."
+    )
+
+
 def test_depth_curves_stand_side_by_side(canvas):
     triple = ([1, 1], [0, 0], [2, 2])
     plots.depth_curve(["a", "b"], {"one": triple, "two": triple}, "y")
@@ -367,6 +381,7 @@ def test_exchange_draws_every_message_in_order(canvas):
 @pytest.mark.parametrize(
     ("draw", "sentence"),
     [
+        (lambda: plots.gallery({"one": images, "other": images[:2]}), r"rows of \[2, 4\] images"),
         (lambda: plots.reconstructions(images, {"attack": images[:2]}), "equal batches"),
         (lambda: plots.reconstructions(images, {"a": images}, ["cat"]), "1 class names for 4"),
         (lambda: plots.over_time(images[None], [0, 1], images), "1 snapshots and 2 steps"),

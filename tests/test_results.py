@@ -108,6 +108,26 @@ def test_what_is_said_of_tuning_is_what_the_record_was_made_with() -> None:
         ) in PROSE
 
 
+def test_what_carries_pcat_across_the_dense_layer_is_recorded() -> None:
+    record = lessons.course() / "results" / "alignment_digits.json"
+    rows = json.loads(record.read_text(encoding="utf-8"))["rows"]
+
+    def ratios(variant: str, stage: str) -> tuple[float, float]:
+        found = [
+            row["sent_mse"] / row["sent_class_mean_mse"]
+            for row in rows
+            if (row["variant"], row["stage"]) == (variant, stage)
+        ]
+        assert len(found) == 3
+        return statistics.median(found), max(found)
+
+    with_it, without = ratios("PCAT", "fc1"), ratios("PCAT without MK-MMD", "fc1")
+    shallow = ratios("PCAT without MK-MMD", "pool2")
+    assert "{:.2f} [worst {:.2f}] of the mean image of the class".format(*with_it) in PROSE
+    assert "without it {:.2f} [{:.2f}]; after pool2".format(*without) in PROSE
+    assert "it is {:.2f} [{:.2f}] without it".format(*shallow) in PROSE
+
+
 def test_few_labels_are_worth_more_with_the_split_than_without() -> None:
     rows = record_auxiliary.read(lessons.course() / "results" / "auxiliary_digits.csv")
     right = [

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -450,8 +451,26 @@ def _without(own: Split, label: int) -> Split:
         (Split(torch.rand(20, 1, 28), torch.arange(20) % 2), "must be a tensor \\(N, C, H, W\\)"),
         (Split(torch.rand(20, 1, 28, 28) * 255, torch.arange(20) % 2), "divide 8-bit pixels"),
         (Split(torch.rand(20, 1, 28, 28), torch.rand(20)), "needs the labels of its 20"),
-        (Split(torch.rand(20, 1, 28, 28), torch.zeros(20).long()), "of two classes at least"),
-        (Split(torch.rand(20, 1, 28, 28), torch.arange(20) % 2 - 1), "count from 0"),
+        (Split(torch.rand(20, 1, 28, 28), torch.zeros(20).long()), "images of other classes"),
+        (Split(torch.rand(20, 1, 28, 28), torch.arange(20) % 2 - 1), "from 0, and the least is -1"),
+        (
+            SimpleNamespace(images=torch.rand(20, 1, 28, 28), labels=torch.arange(19) % 2),
+            "20 auxiliary images and 19 labels",
+        ),
+        (
+            SimpleNamespace(images=torch.rand(20, 1, 28, 28).double(), labels=torch.arange(20) % 2),
+            "convert them with `.float\\(\\)`$",
+        ),
+        (
+            SimpleNamespace(
+                images=torch.full((20, 1, 28, 28), torch.nan), labels=torch.arange(20) % 2
+            ),
+            "leave out the images with NaN",
+        ),
+        (
+            SimpleNamespace(images=torch.ones(20, 1, 28, 28).byte(), labels=torch.arange(20) % 2),
+            "divide 8-bit pixels by 255$",
+        ),
         (Split(torch.rand(20, 1, 28, 28), torch.arange(20)), "the server has 10 classes"),
         (_own(5), "5 auxiliary images are fewer than a batch of 8"),
         (Split(torch.rand(20, 1, 32, 32), torch.arange(20) % 2), "images of the size"),
@@ -468,6 +487,24 @@ def test_auxiliary_data_that_contain_the_targets_are_refused() -> None:
     experiments.check_disjoint(own, secret)
     with pytest.raises(DataError, match="2 of 60 auxiliary images are among the private ones"):
         experiments.check_disjoint(own, torch.cat([secret, own.images[3:5]]))
+
+
+def test_private_images_are_a_tensor() -> None:
+    with pytest.raises(DataError, match="not a Split: take a split's `.images`"):
+        experiments.check_disjoint(_own(), _own())  # type: ignore[arg-type]
+
+
+def test_a_rival_needs_two_classes() -> None:
+    one = Split(torch.rand(20, 1, 28, 28), torch.full((20,), 3))
+    with pytest.raises(DataError, match="all 20 auxiliary images are of one class"):
+        experiments.support_vectors(one, _secret())
+
+
+@pytest.mark.parametrize("name", ["PCAT", "FORA"])
+def test_without_the_architecture_images_have_the_size_of_the_auxiliary_ones(name: str) -> None:
+    own = Split(torch.rand(20, 3, 32, 32), torch.arange(20) % 2)
+    found = ATTACKS[name](_session().observe(_secret()), own)
+    assert found.inputs.shape == (20, 3, 32, 32)
 
 
 @given(count=st.integers(1, 349), seed=st.integers(0, 5))

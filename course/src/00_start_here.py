@@ -290,6 +290,7 @@ for item in result.knowledge:
 #   client can notice.
 # * [10 Attackers with data](10_attackers_with_data.ipynb): a server that has images of its own, and
 #   what depth is worth then.
+# * [15 Audit](15_audit.ipynb): what a split of your own gives away, and how to report it.
 #
 # Take them in this order. If you know split learning, begin with 02. If you are in a hurry, read
 # 02 and 04. What the field knows beyond the lessons is on

@@ -684,12 +684,12 @@ claim("fc1, weights unknown: feature loss of the kept images", dark.feature_loss
 #
 # * **After the first convolution alone**, it takes algebra, and no search:
 #   [before the first pooling](appendix/05_before_the_first_pooling.ipynb).
-# * **For the images**: against a server that does not know the weights, the first dense layer is
-#   where this attack ends on digits and MNIST (on MNIST the worst attacks at pool2 are no better
-#   than the mean image already, by raw MSE), and the first pooling is on photographs, with the
-#   steps recorded here. Against one that does, no cut recorded here brings the error up to the mean
-#   image's. At the last two of digits it is above that of the mean image of the right *class*,
-#   though, which the label alone would give.
+# * **For the images**: against a server that does not know the weights and has no images of the
+#   kind, the first dense layer is where this attack ends on digits and MNIST (on MNIST the worst
+#   attacks at pool2 are no better than the mean image already, by raw MSE), and the first pooling
+#   is on photographs, with the steps recorded here. Against one that does, no cut recorded here
+#   brings the error up to the mean image's. At the last two of digits it is above that of the
+#   mean image of the right *class*, though, which the label alone would give.
 # * **For the network**: on digits and MNIST, convolutions are copied along with the images; on
 #   photographs, those before the first pooling. What the first dense layer adds is mostly weights,
 #   and so many of them that the clone fits without being right.
@@ -699,7 +699,7 @@ claim("fc1, weights unknown: feature loss of the kept images", dark.feature_loss
 # **The clinic** can now answer: convolutions and pooling keep neither scans nor layers from the
 # vendor, and the first dense layer stopped this attack only while the weights were secret. What it
 # tells a patient is not "safe at fc1" but "not found by this search, while no copy of our layers
-# gets out".
+# gets out and the vendor has no images of the kind".
 
 # %%
 # what `sltools sweep` keeps of this lesson

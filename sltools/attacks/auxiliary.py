@@ -98,16 +98,26 @@ def _checked_images(auxiliary: LabelledImages | None, batch: int) -> Tensor:
 
 
 def _checked_labels(auxiliary: LabelledImages | None) -> Tensor:
-    """The labels of `auxiliary`; raise AttackError unless each image has a whole number."""
+    """The labels of `auxiliary`; raise AttackError unless each image has one, of two classes."""
     labels, count = getattr(auxiliary, "labels", None), len(getattr(auxiliary, "images", ()))
-    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.shape != (count,):
+    if not isinstance(labels, Tensor) or labels.dtype != torch.int64 or labels.ndim != 1:
         raise AttackError(
             f"this attack needs the labels of its {count} auxiliary images, int64 of shape (N,): "
             "give a split that has them, or use FORA, which needs none"
         )
-    if labels.min() < 0 or len(labels.unique()) < 2:
+    if len(labels) != count:
         raise AttackError(
-            "the auxiliary labels must count from 0 and be of two classes at least, not "
-            f"{labels.unique().tolist()[:5]}: give images of other classes as well, or use FORA"
+            f"there are {count} auxiliary images and {len(labels)} labels: give one label for each "
+            "image, or use FORA, which needs none"
+        )
+    if labels.min() < 0:
+        raise AttackError(
+            f"auxiliary labels count the classes from 0, and the least is {labels.min()}: leave "
+            "out images of unknown class, number the classes from 0, or use FORA, which needs none"
+        )
+    if len(labels.unique()) < 2:
+        raise AttackError(
+            f"all auxiliary images have the label {labels[0]}: give images of other classes as "
+            "well, or use FORA, which needs no labels"
         )
     return labels

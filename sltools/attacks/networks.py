@@ -194,10 +194,22 @@ def check_images(
     if images.dtype != torch.float32 or not span.contains(images):
         raise AttackError(
             f"{what} must be float32 in {span}, and these are {images.dtype} from "
-            f"{images.min():.3g} to {images.max():.3g}: divide 8-bit pixels by 255, and undo a "
-            "standardisation, or give a decoder its input_range"
+            f"{images.min():.3g} to {images.max():.3g}: {_advice(images, span)}"
         )
     return span
+
+
+def _advice(images: Tensor, span: InputRange) -> str:
+    """What to do about images that are not float32 in `span`."""
+    if not images.isfinite().all():
+        return "leave out the images with NaN or infinite values"
+    if not images.is_floating_point() and span.contains(images / 255):
+        return "divide 8-bit pixels by 255"
+    if span.contains(images.float()):
+        return "convert them with `.float()`"
+    return (
+        "divide 8-bit pixels by 255, and undo a standardisation, or give a decoder its input_range"
+    )
 
 
 def check_smashed(smashed: Tensor, shape: Shape | None = None) -> None:

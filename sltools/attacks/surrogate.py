@@ -138,6 +138,11 @@ class SurrogateAttack:
         its messages: an attacker who knows of it does the same to those of the surrogate. Ctrl-C
         returns the partial result, marked `interrupted`. Raises AttackError for auxiliary data that
         do not fit, NotObservable for a view without what the attack reads.
+
+        Reconstructions have the size and channels of the auxiliary images. Whether the client's are
+        like that, only an attack that knows its architecture can tell, and refuses others. Nor does
+        an attack notice that `auxiliary` holds images of the client's
+        (`experiments.check_disjoint` does).
         """
         start, view = time.perf_counter(), as_server(view)
         smashed = view.smashed

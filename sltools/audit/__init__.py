@@ -14,6 +14,7 @@ The network may be any `torch.nn.Module`. Attackers are tried from cheap to dear
 minutes that there are; each result stands beside what a guess without an attack has.
 """
 
+import math
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,9 +28,10 @@ from sltools.audit.findings import Finding, Share
 from sltools.audit.folder import Folder
 from sltools.audit.report import PAGE, Report
 from sltools.audit.running import Work, carry_out
-from sltools.audit.sources import Samples
+from sltools.audit.sources import Samples, checked_activations, checked_samples
 from sltools.audit.system import TARGETS, Parts, System, build
 from sltools.audit.verdicts import Verdict
+from sltools.errors import SltoolsError
 from sltools.view import View
 
 __all__ = [
@@ -82,8 +84,9 @@ def run(
     (3, 10)
     """
     parts = Parts(
-        client, rest, None if images is None else Samples(images, labels), weights, smashed,
-        None if public is None else Samples(public, public_labels), view, tuple(also), name,
+        client, rest, checked_samples(images, labels, "images"), weights,
+        checked_activations(smashed), checked_samples(public, public_labels, "public"), view,
+        tuple(also), name,
     )  # fmt: skip
     return run_parts(parts, minutes=minutes, targets=targets, seed=seed, folder=folder)
 
@@ -98,6 +101,10 @@ def run_parts(
     command: str = "audit.run(...)",
 ) -> Report:
     """Audit `parts` as `run` does; `command` is what the report says to type to do it again."""
+    if not isinstance(minutes, (int, float)) or not 0 <= minutes < math.inf:
+        raise SltoolsError(f"minutes must be a finite number of at least 0, not {minutes!r}")
+    if not isinstance(targets, int) or targets < 1:
+        raise SltoolsError(f"targets must be a whole number of at least 1, not {targets!r}")
     settings = {"command": command, "minutes": minutes, "seed": seed}
     if folder is None:
         return _carry_out(parts, minutes, targets, seed, settings, None)
@@ -118,13 +125,14 @@ def _carry_out(
     start, seconds = time.monotonic(), 60 * minutes
     kept = place.victim() if place else None
     system = build(parts, targets=targets, seconds=seconds, seed=seed, kept=kept)
-    if place and kept is None and system.trained:
+    if place and kept is None and system.trained and system.is_taught:
         place.keep_victim(system.trained)
     work = place.work() if place else Work()
 
     def keep(work: Work) -> None:
         if place:
-            place.keep(work, reporting.make(system, work, settings))
+            report = reporting.make(system, work, settings)
+            place.keep(work, report, again=not system.is_taught)
 
     left = max(0.0, seconds - (time.monotonic() - start))
     carry_out(system, work, seconds=left, seed=seed, keep=keep)

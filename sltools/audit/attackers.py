@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from sltools import protocol, seeds
+from sltools import metrics, protocol, seeds
 from sltools.attacks import (
     FORA,
     PCAT,
@@ -23,13 +23,15 @@ from sltools.attacks import (
     UnSplit,
     networks,
 )
-from sltools.attacks.regression import fitted_decoder
+from sltools.attacks.regression import Fit, cross_validated, fitted_decoder
 from sltools.attacks.surrogate import SurrogateAttack
 from sltools.audit.system import System
 from sltools.interrupts import finished
 
 FEW_PUBLIC = 5  # samples, with fewer of which an attacker with data is not tried
-RIDGE = 3e-6  # of the decoder for known weights
+RIDGES = (3e-6, 3e-4, 3e-2)  # of a decoder with too many inputs to try more
+MOST_CROSS_VALIDATED = 2000  # inputs
+PAIRS = 1000  # by which it is chosen how to fit a decoder
 MOST_FEATURES = 70_000  # numbers for each sample, which a fitted decoder has the memory for
 COLOUR_TARGETS = 50  # from fewer, colours cannot be told
 BATCH = 64
@@ -110,14 +112,32 @@ def _known_weights_search(system: System, steps: int, seed: int) -> Found:
 def _known_weights_decoder(system: System, steps: int, seed: int) -> Found:
     assert system.client is not None and system.public is not None
     made = coarse(networks.in_chunks(system.client, system.public.images))
-    decoder = fitted_decoder(made, system.public.images, ridge=RIDGE, seed=seed)
+    fit = best_fit(made[:PAIRS], system.public.images[:PAIRS], seed)
+    decoder = fitted_decoder(made, system.public.images, **fit._asdict(), seed=seed)
+    own = f"auxiliary images ({len(system.public)})"
     return Found(
         networks.in_chunks(decoder, coarse(system.smashed[: system.targets])),
-        settings={"ridge": RIDGE},
-        knowledge=(
-            "client model (granted)", "smashed", f"auxiliary images ({len(system.public)})"
-        ),
-    )  # fmt: skip
+        settings=fit._asdict(),
+        knowledge=("client model (granted)", "smashed", own),
+    )
+
+
+def best_fit(made: Tensor, images: Tensor, seed: int) -> Fit:
+    """How to fit a decoder to pairs of smashed data (N, ...) and images (N, C, H, W), N at least 2.
+
+    Chosen on the pairs alone, one by one, or with many inputs on the last fifth of them.
+    """
+    if made[0].numel() <= MOST_CROSS_VALIDATED:
+        return cross_validated(made, images, seed=seed)
+    count = max(1, len(made) - len(made) // 5 - 1)
+
+    def error(ridge: float) -> float:
+        decoder = fitted_decoder(made[:count], images[:count], ridge=ridge, seed=seed)
+        return (
+            metrics.mse(networks.in_chunks(decoder, made[count:]), images[count:]).median().item()
+        )
+
+    return Fit("random", min(RIDGES, key=error))
 
 
 def coarse(smashed: Tensor) -> Tensor:
@@ -225,7 +245,7 @@ _NEEDED_FOR_LABELS = (_NO_REST, _NO_PUBLIC, _FEW_PUBLIC, _NO_PUBLIC_LABELS, _CLA
 ATTACKERS = (
     Attacker("clusters of activations", LEVELS[0], "k-means of the directions of the activations",
              _needs(_NO_LABELS), _cluster),
-    Attacker("decoder, weights known", LEVELS[4], "least squares on random features",
+    Attacker("decoder, weights known", LEVELS[4], "least squares, cross-validated",
              _needs(_NO_WEIGHTS, _NO_PUBLIC, _FEW_PUBLIC), _known_weights_decoder),
     Attacker("FORA", LEVELS[2], "Xu et al., CVPR 2024", _needs(_NO_PUBLIC, _FEW_PUBLIC),
              _with_data(FORA()), 100, 500),

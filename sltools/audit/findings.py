@@ -17,6 +17,7 @@ from sltools.audit.training import fit
 from sltools.data import Split
 
 RIVAL_SECONDS = 20.0
+MOST_OF_RIVAL = 500  # samples, of which a support vector machine learns from nine copies each
 
 
 class Share(NamedTuple):
@@ -100,22 +101,22 @@ class Guesses:
 
     Errors are medians over the targets: `blank` of black, `mean` of the mean of the attacker's (or
     of what was sent), `class_mean` of the mean of the class. `victim` is the accuracy of client and
-    server, `server` that on all that was sent, `untrained` that of a fresh client before the
+    server, `untrained` that of a fresh client before the
     server's part, and `rivals` those of classifiers made from the attacker's own samples alone,
     each with its agreement. `majority` always says the most frequent class; `shuffled` is what
-    groups dealt out at random have.
+    groups dealt out at random have, `identified` how many targets the best guess tells apart.
     """
 
     blank: float | None = None
     mean: float | None = None
     class_mean: float | None = None
     victim: Share | None = None
-    server: Share | None = None
     untrained: Share | None = None
     untrained_agreement: Share | None = None
     rivals: dict[str, tuple[Share | None, Share | None]] | None = None
     majority: Share | None = None
     shuffled: float | None = None
+    identified: Share | None = None
 
     @property
     def best_image(self) -> tuple[str, float] | None:
@@ -155,6 +156,9 @@ def guess(system: System, seconds: float, seed: int) -> Guesses:
         name: metrics.mse(made, system.truth).median().item()  # type: ignore[arg-type]
         for name, made in _image_guesses(system).items()
     }
+    guessed = guessed_images(system)
+    if guessed is not None and system.targets > 1:
+        found["identified"] = Share.where(_identified(guessed, system.truth))  # type: ignore[arg-type]
     if system.is_labelled and system.sent is not None:
         labels = system.sent.labels
         found["majority"] = Share(int(labels.bincount().max()), len(labels))
@@ -195,7 +199,7 @@ def _image_scores(images: Tensor, truth: Tensor, guessed: Tensor) -> dict[str, A
         "aligned_mse": scores.aligned_mse.median().item(),
         "ssim": None if scores.ssim is None else scores.ssim.median().item(),
         "closer": Share.where(scores.mse < metrics.mse(guessed, truth)),
-        "identified": Share.where(_identified(images, truth)),
+        "identified": Share.where(_identified(images, truth)) if len(truth) > 1 else None,
     }
 
 
@@ -234,15 +238,12 @@ def _classifier_guesses(system: System, seconds: float, seed: int) -> dict[str, 
     assert system.rest is not None and system.client is not None
     found: dict[str, Any] = {}
     whole = nn.Sequential(system.client, system.rest)
-    if system.is_labelled and system.sent is not None:
-        server = networks.in_chunks(system.rest, system.smashed).argmax(1)
-        found["server"] = Share.where(server == system.sent.labels)
     if system.held_out is None or len(system.held_out) == 0:
         return found
     truth = _classes(whole, system.held_out.images)
     found["victim"] = _accuracy(truth, system.held_out).get("accuracy")
     usual = truth.mode().values.expand_as(truth)
-    rivals = {"always the victim's most frequent class": usual}
+    rivals = {"the victim's most frequent class": usual}
     if system.architecture is not None:
         fresh = system.architecture.build(seed, "random clone").eval()
         classes = _classes(nn.Sequential(fresh, system.rest), system.held_out.images)
@@ -250,7 +251,7 @@ def _classifier_guesses(system: System, seconds: float, seed: int) -> dict[str, 
         found["untrained_agreement"] = Share.where(classes == truth)
     if system.public_is_labelled and system.public is not None:
         rivals["a support vector machine of the attacker's samples"] = experiments.support_vectors(
-            system.public[:2000], system.held_out.images
+            system.public[:MOST_OF_RIVAL], system.held_out.images
         )
         if system.architecture is not None and system.rest_architecture is not None:
             own = nn.Sequential(

@@ -54,7 +54,8 @@ class Folder:
             kept = json.loads((self.path / WORK).read_text(encoding="utf-8"))
             images = load_file(self.path / IMAGES) if (self.path / IMAGES).exists() else {}
             return _unpack(kept, images)
-        except (OSError, ValueError, TypeError, KeyError, SafetensorError) as error:
+        except (OSError, ValueError, TypeError, LookupError, AttributeError,
+                SafetensorError) as error:  # fmt: skip
             raise SltoolsError(
                 f"{self.path / WORK} is damaged ({error!r}): name another folder, or delete it"
             ) from None
@@ -62,20 +63,27 @@ class Folder:
     def victim(self) -> dict[str, Tensor] | None:
         """The weights of the network that was trained here, if it was."""
         path = self.path / VICTIM
-        return load_file(path) if path.exists() else None
+        try:
+            return load_file(path) if path.exists() else None
+        except (OSError, SafetensorError) as error:
+            raise SltoolsError(f"{path} is damaged ({error}): name another folder") from None
 
     def keep_victim(self, weights: dict[str, Tensor]) -> None:
-        """Keep the weights of the network that was trained here."""
+        """Keep the weights of the network that was trained here, after what it belongs to."""
+        self._keep_work(Work())
         _save(self.path / VICTIM, weights)
 
-    def keep(self, work: Work, report: Report) -> None:
-        """Write the report, and what is needed to go on."""
-        if work.images:
+    def keep(self, work: Work, report: Report, *, again: bool) -> None:
+        """Write the report, and what is needed to go on, unless all is to be done `again`."""
+        if work.images and not again:
             _save(self.path / IMAGES, work.images)
+        self._keep_work(Work() if again else work)
+        report.write(self.path)
+
+    def _keep_work(self, work: Work) -> None:
         packed = {name: value for name, value in asdict(work).items() if name != "images"}
         text = json.dumps({"key": self._key, "work": packed}, indent=1)
         storage.write_atomic(self.path / WORK, text + "\n")
-        report.write(self.path)
 
     def _check_key(self) -> None:
         try:
@@ -96,9 +104,10 @@ def _check_ours(path: Path) -> None:
     """Raise SltoolsError for a folder that holds anything but an audit."""
     if path.is_file():
         raise SltoolsError(f"{path} is a file: name a folder")
-    names = {entry.name for entry in path.iterdir()} if path.is_dir() else set()
+    entries = list(path.iterdir()) if path.is_dir() else []
+    names = {entry.name for entry in entries if not storage.is_temporary(entry)}
     others = names - {WORK, IMAGES, VICTIM, PAGE, FACTS, storage.LOCK}
-    if others or (names - {storage.LOCK} and WORK not in names and VICTIM not in names):
+    if others or (names - {storage.LOCK} and WORK not in names):
         raise SltoolsError(
             f"{path} is not empty and holds no audit; name a new folder, nothing is overwritten"
         )

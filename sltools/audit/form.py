@@ -53,6 +53,12 @@ class Form:
             raise DataError(
                 f"samples are images (N, C, H, W) or rows (N, D), not {tuple(samples.shape)}"
             )
+        for some in others:
+            if tuple(some.shape[1:]) != shape:
+                raise DataError(
+                    f"private samples are of shape {shape} and public ones of "
+                    f"{tuple(some.shape[1:])}: give samples of one shape"
+                )
         by_channel = [some.transpose(0, 1).flatten(1) for some in (samples, *others) if len(some)]
         low = torch.stack([values.amin(1) for values in by_channel]).amin(0)
         high = torch.stack([values.amax(1) for values in by_channel]).amax(0)
@@ -112,7 +118,7 @@ class _Rest(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """What the rest makes of maps or vectors (N, ...)."""
-        return self.module(undo_features(features, self._shape))
+        return self.module(undo_features(features, self._shape).clone())  # it may work in place
 
 
 def as_features(activations: Tensor) -> Tensor:
@@ -203,6 +209,11 @@ def activation_shape(module: nn.Module, samples: Tensor, who: str) -> Shape:
             )
         if not made.is_floating_point() or not made.isfinite().all():
             raise ModelError(f"{who} makes NaN, infinite or whole numbers of the samples")
+    if not torch.allclose(one, two[:1], rtol=1e-3, atol=1e-4 * float(one.abs().max())):
+        raise ModelError(
+            f"{who} makes something else of a sample when another is beside it; every sample must "
+            "be worked on by itself"
+        )
     return tuple(one.shape[1:])
 
 

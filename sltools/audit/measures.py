@@ -9,10 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from sltools import metrics, models
+from sltools import metrics, models, seeds
 from sltools.attacks import networks
 from sltools.attacks.regression import fitted_decoder
-from sltools.audit.attackers import FEW_PUBLIC, RIDGE, coarse
+from sltools.audit.attackers import FEW_PUBLIC, best_fit, coarse
 from sltools.audit.findings import Share
 from sltools.audit.form import Shape, as_features, bare
 from sltools.audit.system import System
@@ -26,11 +26,10 @@ from sltools.defenses import (
 from sltools.defenses.smashed import Clipping
 
 PAIRS = 200  # of inputs and activations, whose distance correlation is measured
-PUBLIC = 1000  # samples that decoders are fitted to here
+PUBLIC = 500  # samples that decoders are fitted to here
 NOISE = (0.5, 1.0, 2.0)  # standard deviations of the activations
 BITS, KEPT = (4, 2, 1), (0.25, 0.05)
 CLIPPED = (0.5, 0.1)  # of the median norm
-NOISY_RIDGE = 3e-3  # of a decoder that meets what a defence left
 
 
 @dataclass(frozen=True)
@@ -39,8 +38,10 @@ class Wire:
 
     `numbers` and `bytes` are of one sample's activations, `inputs` the numbers of one input.
     `client_parameters` and `client_operations` (multiplications and additions) are beside those of
-    the whole network, as far as it is known. `correlation` is the distance correlation of inputs
-    and activations of up to 200 samples, 0 to 1; few samples raise it.
+    the whole network, as far as it is known; torch counts those of matrix products and
+    convolutions, not of recurrent layers. `correlation` is the distance correlation of inputs and
+    activations of up to 200 samples, 0 to 1; few samples raise it, so `shuffled_correlation` has
+    it for activations of other samples.
     """
 
     numbers: int
@@ -51,6 +52,7 @@ class Wire:
     client_operations: int | None = None
     all_operations: int | None = None
     correlation: float | None = None
+    shuffled_correlation: float | None = None
 
 
 @dataclass(frozen=True)
@@ -85,6 +87,8 @@ def wire(system: System) -> Wire:
     if system.sent is not None and len(system.smashed) > 1:
         pairs = system.sent.images[:PAIRS], system.smashed[:PAIRS]
         known["correlation"] = distance_correlation(*pairs).item()
+        order = torch.randperm(len(pairs[0]), generator=seeds.generator(0, "shuffled pairs"))
+        known["shuffled_correlation"] = distance_correlation(pairs[0], pairs[1][order]).item()
     if system.architecture is not None:
         client = system.architecture.build(0).eval()
         known["client_parameters"] = _parameters(client)
@@ -113,12 +117,12 @@ def defended(system: System) -> Iterator[Defended]:
     """Defences that change what the trained client sends, at several strengths."""
     if system.client is None:
         return
-    one = system.smashed[:1]
+    one, client = system.smashed[:1], bare(system.client)
+    error = _decoder_error(system, client, None)
+    yield Defended("none", _accuracy(system, None), float(one.nbytes), error)
     for name, defense in _defenses(system.smashed):
-        yield Defended(
-            name, _accuracy(system, defense), defense.nbytes(one),
-            _decoder_error(system, bare(system.client), defense),
-        )  # fmt: skip
+        error = _decoder_error(system, client, defense)
+        yield Defended(name, _accuracy(system, defense), defense.nbytes(one), error)
 
 
 def within(seconds: float, measures: Iterator[Any]) -> tuple[list[Any], bool]:
@@ -150,7 +154,7 @@ def _fronts(system: System) -> Iterator[tuple[str, nn.Module, bool]]:
     for count in range(1, len(layers) + (system.rest is None)):
         front = nn.Sequential(*(layer for _, layer in layers[:count])).eval()  # type: ignore[arg-type]
         name, layer = layers[count - 1]
-        label = f"{name} ({type(layer).__name__})" if name.isdigit() else name
+        label = f"{count}: {type(layer).__name__}" if name.isdigit() else name
         yield label, front, count == len(parts[0])  # type: ignore[arg-type]
 
 
@@ -178,7 +182,7 @@ def _decoder_error(system: System, front: nn.Module, defense: Outgoing | None) -
     if defense is not None:
         own, aims = defense("smashed", own), defense("smashed", aims)
     own, aims = coarse(own), coarse(aims)
-    decoder = fitted_decoder(own, images, ridge=RIDGE if defense is None else NOISY_RIDGE, seed=0)
+    decoder = fitted_decoder(own, images, **best_fit(own, images, 0)._asdict(), seed=0)
     return metrics.mse(networks.in_chunks(decoder, aims), system.truth).median().item()
 
 
@@ -187,12 +191,13 @@ def _made(system: System, front: nn.Module, samples: Tensor) -> Tensor:
     return as_features(networks.in_chunks(front, samples))
 
 
-def _accuracy(system: System, defense: Outgoing) -> Share | None:
+def _accuracy(system: System, defense: Outgoing | None) -> Share | None:
     """The share of held-out samples that are classified rightly behind the defence."""
     held_out = system.held_out
     if system.rest is None or system.client is None or held_out is None or not len(held_out):
         return None
-    sent = defense("smashed", networks.in_chunks(system.client, held_out.images))
+    sent = networks.in_chunks(system.client, held_out.images)
+    sent = sent if defense is None else defense("smashed", sent)
     guess = networks.in_chunks(system.rest, sent).argmax(1)
     return Share.where(guess == held_out.labels) if (held_out.labels >= 0).all() else None
 
@@ -203,7 +208,11 @@ def _parameters(network: nn.Module) -> int:
 
 def _operations(network: nn.Module, shape: Shape) -> int:
     """Multiplications and additions for one sample, as torch counts those of matrix products."""
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        network(torch.zeros(1, *shape))
+    counter, fast = FlopCounterMode(display=False), torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # it has no operations that are counted
+    try:
+        with counter, torch.no_grad():
+            network(torch.zeros(1, *shape))
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
     return int(counter.get_total_flops())

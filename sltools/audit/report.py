@@ -68,7 +68,7 @@ def make(system: System, work: Work, settings: dict[str, Any]) -> Report:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["short"] = _short
     page = environment.from_string(template.read_text(encoding="utf-8")).render(
-        facts=facts, picture=_picture(system, work), rows=_rows(work), levels=LEVELS
+        facts=facts, picture=_picture(system, work), rows=_rows(work), best=_best(work)
     )
     return Report(facts, page)
 
@@ -126,6 +126,12 @@ def _untried(findings: list[Finding], work: Work) -> Iterator[str]:
     )
 
 
+def _best(work: Work) -> str:
+    """The best guess without an attack, in a sentence."""
+    best = work.guesses.best_image
+    return "" if best is None else f"The best guess, {best[0]}, has {_short(best[1])}."
+
+
 @dataclass(frozen=True)
 class _Row:
     """A row of the table of attackers, as text."""
@@ -136,6 +142,7 @@ class _Row:
     word: str
     error: str
     ratio: str
+    aligned: str
     identified: str
     copy: str
     labels: str
@@ -159,6 +166,7 @@ def _row(finding: Finding, work: Work) -> _Row:
         word(finding, work.guesses) if error is not None else "",
         _short(error),
         "" if ratio is None else f"{ratio:.2g}",
+        _short(middle.aligned_mse),
         str(middle.identified or ""),
         str(middle.agreement or ""),
         str(middle.groups or ""),

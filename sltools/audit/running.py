@@ -19,6 +19,7 @@ from sltools.progress import bar
 SEEDS = 3  # attackers of each kind, if there is time
 MEASURES_SHARE = 0.15  # of the time, that other cuts and defences may take, each
 TRIAL_STEPS = (4, 12)  # to see how long an attack takes
+MORE = 1.5  # times as many steps as before are worth another try
 MARGIN = 1.1  # on the time that a repetition is expected to take
 
 
@@ -26,7 +27,8 @@ MARGIN = 1.1  # on the time that a repetition is expected to take
 class Work:
     """What an audit has found so far; `images` (T, C, H, W) are those of each attack's first run.
 
-    `not_done` says what the time did not allow, `interrupted` that Ctrl-C ended it.
+    `not_done` says what the time did not allow, `whole` which measures were finished, and
+    `interrupted` that Ctrl-C ended it.
     """
 
     findings: dict[str, Finding] = field(default_factory=dict)
@@ -36,6 +38,7 @@ class Work:
     cuts: list[Cut] | None = None
     defenses: list[Defended] | None = None
     not_done: list[str] = field(default_factory=list)
+    whole: dict[str, bool] = field(default_factory=dict)
     interrupted: bool = False
 
 
@@ -63,38 +66,44 @@ def carry_out(
 
 
 def _measure(system: System, work: Work, seconds: float, seed: int) -> None:
-    if work.wire is None:
-        work.wire = measures.wire(system)
-        work.guesses = guess(system, MEASURES_SHARE * seconds, seed)
-    if work.cuts is None:
-        cuts, whole = measures.within(MEASURES_SHARE * seconds, measures.other_cuts(system))
-        work.cuts = cuts
-        if not whole:
-            work.not_done.append(f"cuts after the {len(cuts)}th")
-    if work.defenses is None:
-        tried, whole = measures.within(MEASURES_SHARE * seconds, measures.defended(system))
-        work.defenses = tried
-        if not whole:
-            work.not_done.append(f"defences after the {len(tried)}th")
+    share = MEASURES_SHARE * seconds
+    work.wire = work.wire or measures.wire(system)
+    work.guesses = guess(system, share, seed)  # anew: a rival may have more time than before
+    if not work.whole.get("other cuts"):
+        work.cuts, work.whole["other cuts"] = measures.within(share, measures.other_cuts(system))
+    if not work.whole.get("defences"):
+        found, work.whole["defences"] = measures.within(share, measures.defended(system))
+        work.defenses = found
+    for what, tried in {"other cuts": work.cuts, "defences": work.defenses}.items():
+        if not work.whole[what]:
+            work.not_done.append(f"{what}, after the first {len(tried or [])}")
 
 
 def _attack_once(
     system: System, work: Work, deadline: float, seed: int, keep: Callable[[Work], None]
 ) -> None:
-    """Try each attacker that was not tried yet."""
-    waiting = [
-        attacker
-        for attacker in ATTACKERS
-        if not (done := work.findings.get(attacker.name)) or not done.runs
-    ]
+    """Try each attacker that was not tried yet, then those that could take more steps."""
+    steps = {attacker.name: _steps(work.findings.get(attacker.name)) for attacker in ATTACKERS}
+    waiting = [attacker for attacker in ATTACKERS if steps[attacker.name] is None]
+    waiting += [a for a in ATTACKERS if (done := steps[a.name]) is not None and done < a.most]
     for number, attacker in enumerate(bar(waiting, "attackers")):
         allowed = (deadline - time.monotonic()) / (len(waiting) - number)
-        reason, steps = _plan(system, attacker, allowed, deadline, seed)
-        if reason:
+        reason, planned = _plan(system, attacker, allowed, deadline, seed)
+        before = steps[attacker.name]
+        if reason and before is None:
             work.findings[attacker.name] = not_tried(attacker, reason)
-        else:
-            _try(system, work, attacker, steps, seed)
+        elif not reason and (before is None or planned > MORE * before):
+            work.findings.pop(attacker.name, None)
+            work.images.pop(attacker.name, None)
+            _try(system, work, attacker, planned, seed)
         keep(work)
+
+
+def _steps(finding: Finding | None) -> int | None:
+    """How many steps an attack took before; None if it was not tried."""
+    if finding is None or not finding.runs:
+        return None
+    return int((finding.settings or {}).get("steps", 0))
 
 
 def _repeat(
@@ -117,11 +126,11 @@ def _try(system: System, work: Work, attacker: Attacker, steps: int, seed: int) 
     before = work.findings.get(attacker.name)
     try:
         found = attacker.run(system, steps, seed)
+        scores = score(system, found, guessed_images(system))
     except Exception as error:  # it runs the user's own code
         if before is None or not before.runs:
             work.findings[attacker.name] = not_tried(attacker, _failure(error))
         return
-    scores = score(system, found, guessed_images(system))
     if found.images is not None and attacker.name not in work.images:
         work.images[attacker.name] = found.images
     runs: list[Scores] = [*(before.runs if before else []), scores]

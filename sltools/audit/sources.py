@@ -80,6 +80,37 @@ def _run(path: Path) -> Any:
     return module
 
 
+def checked_samples(values: Any, labels: Any, what: str) -> Samples | None:
+    """Samples of tensors that a user hands over; raise DataError unless they are as there."""
+    if values is None:
+        return None
+    if not isinstance(values, Tensor) or values.ndim not in (2, 4) or not values.numel():
+        kind = tuple(values.shape) if hasattr(values, "shape") else type(values).__name__
+        raise DataError(f"{what} must be a tensor (N, C, H, W), or of rows (N, D), not {kind}")
+    if not values.is_floating_point() or not values.isfinite().all():
+        raise DataError(
+            f"{what} must be finite floats, as the network takes them, not {values.dtype} from "
+            f"{values.min()} to {values.max()}: of 8-bit pixels give images / 255"
+        )
+    if labels is not None:
+        whole = isinstance(labels, Tensor) and labels.ndim == 1
+        if not whole or labels.is_floating_point() or labels.numel() == 0 or labels.min() < 0:
+            raise DataError(f"the labels of {what} must be a tensor (N,) of whole numbers from 0")
+        labels = labels.long()
+    return Samples(values.detach().float(), labels)
+
+
+def checked_activations(smashed: Any) -> Tensor | None:
+    """Activations (N, ...) of a user; raise DataError unless they are finite floats."""
+    if smashed is None:
+        return None
+    if not isinstance(smashed, Tensor) or smashed.ndim < 2 or not smashed.numel():
+        raise DataError("smashed must be a tensor of activations (N, ...)")
+    if not smashed.is_floating_point() or not smashed.isfinite().all():
+        raise DataError("smashed must be finite floats")
+    return smashed.detach().float()
+
+
 def read_samples(path: str | Path) -> Samples:
     """Read images or rows, with their labels if the file or the folders tell them.
 
@@ -165,7 +196,8 @@ def load_weights(network: nn.Module, weights: dict[str, Tensor], who: str) -> No
     ]
     if missing or wrong:
         lacking = f"{len(missing)} are missing ({', '.join(missing[:3])})" if missing else wrong[0]
-        raise ModelError(f"the weights do not fit {who}: {lacking}")
+        there = ", ".join(list(weights)[:3])
+        raise ModelError(f"the weights do not fit {who}: {lacking}; there are {there}, ...")
     network.load_state_dict({name: weights[name] for name in own})
 
 

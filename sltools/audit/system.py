@@ -1,17 +1,19 @@
 """What is audited: a client's network, what crossed the wire, and who may have which data."""
 
 import hashlib
+import inspect
 import json
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from sltools import seeds
+from sltools import devices, seeds
 from sltools.attacks import networks
 from sltools.audit.form import (
     Builder,
@@ -35,7 +37,7 @@ MOST_SENT, SENT_BYTES = 2000, 256e6  # of what crossed the wire, this much is lo
 MOST_PUBLIC = 5000
 FEWEST = 8
 ROUNDING = 1e-3  # of the variance of activations
-HELD_OUT, PUBLIC = 0.2, 0.3  # of the samples that are no targets, if the client is trained here
+HELD_OUT, PUBLIC = 0.2, 0.35  # of the samples that are no targets, if the client is trained here
 UNKNOWN = -1  # the label of a sample that has none
 TRAINING_SHARE = 0.25  # of the time, that training may take
 
@@ -61,17 +63,25 @@ class Parts:
 
     @property
     def digest(self) -> str:
-        """A hash of all of it; of the code that builds networks, of its names only."""
+        """A hash of all of it, and of the files of the code that builds networks."""
         builders = [self.client, self.rest, *self.also]
-        names = [getattr(builder, "__qualname__", "") for builder in builders]
-        found = hashlib.sha256(json.dumps([self.name, names]).encode())
-        samples = [part for part in (self.samples, self.public) if part is not None]
-        tensors = [tensor for part in samples for tensor in part if tensor is not None]
-        tensors += [] if self.smashed is None else [self.smashed]
-        tensors += [weight for _, weight in sorted((self.weights or {}).items())]
-        tensors += [] if self.view is None else [self.view.fresh().smashed]
-        for tensor in tensors:
-            found.update(repr(tuple(tensor.shape)).encode())
+        code = [source_of(builder) for builder in builders]
+        found = hashlib.sha256(json.dumps([self.name, code, devices.versions()]).encode())
+        tensors: dict[str, Tensor | None] = {"smashed": self.smashed}
+        for role, samples in {"samples": self.samples, "public": self.public}.items():
+            if samples is not None:
+                tensors |= {role: samples.values, f"labels of {role}": samples.labels}
+        tensors |= {f"weight {name}": weight for name, weight in (self.weights or {}).items()}
+        if self.view is not None:
+            found.update(repr((self.view, self.view._client)).encode())
+            tensors["view"] = self.view.fresh().smashed
+            own = self.view._own_model
+            state = own.state_dict() if isinstance(own, nn.Module) else {}
+            tensors |= {f"server {name}": weight for name, weight in state.items()}
+        for name, tensor in sorted(tensors.items()):
+            if tensor is None:
+                continue
+            found.update(repr((name, tuple(tensor.shape))).encode())
             found.update(
                 tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data
             )
@@ -86,7 +96,7 @@ class System:
     `client` is the trained one and `rest` what the server runs. `public` are the attacker's own
     samples, `held_out` are for scoring, `training` is what the client learned from here. Labels are
     -1 where they are not known. `notes` are for the report; `trained` are the weights of both parts
-    if they were trained here.
+    if they were trained here, and `is_taught` says whether there was time for it.
     """
 
     name: str
@@ -104,6 +114,7 @@ class System:
     classes: int = 0
     notes: tuple[str, ...] = ()
     trained: dict[str, Tensor] = field(default_factory=dict)
+    is_taught: bool = True
 
     @cached_property
     def smashed(self) -> Tensor:
@@ -147,6 +158,17 @@ class System:
         return View("server", [message], self.architecture, None, self.rest, grants)
 
 
+def source_of(builder: Builder | None) -> str:
+    """The name of `builder` and the file that it is written in, as far as it is known."""
+    if builder is None:
+        return ""
+    try:
+        text = Path(inspect.getsourcefile(builder) or "").read_text(encoding="utf-8")
+    except (TypeError, OSError, ValueError):
+        text = ""
+    return f"{getattr(builder, '__qualname__', '')}\n{text}"
+
+
 class _Networks(NamedTuple):
     """A client and the rest of its network, with what builds them anew."""
 
@@ -172,8 +194,10 @@ def build(
     `kept` are the weights of both parts if they were trained in an earlier run.
     Raises DataError and ModelError, with what is wrong and what to do.
     """
-    if parts.view is not None:
+    if parts.view is not None and parts.client is None:
         return _of_view(parts, parts.view, targets)
+    if parts.view is not None:
+        parts = replace(parts, smashed=parts.view.smashed)
     example = parts.samples or parts.public
     if parts.client is None and parts.smashed is None:
         raise ModelError("there is nothing to audit: give a client's network, or activations")
@@ -248,9 +272,11 @@ def _of_samples(
     kept: dict[str, Tensor] | None,
 ) -> System:
     """A network and its inputs: it is run here, and trained here if it has no weights."""
-    split = _split(samples, form)
+    given = _split(samples, form)
+    split = _distinct(given)
     if len(split) < FEWEST:
-        raise DataError(f"{len(split)} samples are too few to audit: give 20 or more")
+        alike = f" that differ, of {len(given)}," if len(split) < len(given) else ""
+        raise DataError(f"{len(split)} samples{alike} are too few to audit: give 60 or more")
     known = _networks(parts, form, samples, seed)
     if "client" in known.untrained and (known.rest is None or samples.labels is None):
         raise ModelError(
@@ -262,12 +288,22 @@ def _of_samples(
     aims, training, own, held_out = _divide(
         split, targets, bool(known.untrained), parts.public is not None, seed
     )
-    notes = []
-    if known.untrained:
-        notes.append(_train(known, training, seconds, seed, kept))
     public = _public(parts.public, form, split)
+    if public is not None and known.classes and public.labels.max() >= known.classes:
+        raise DataError(
+            f"the public labels go up to {int(public.labels.max())}, and the rest knows "
+            f"{known.classes} classes, from 0 to {known.classes - 1}"
+        )
+    _other_cuts(parts, known, form, samples.values)  # before any training, for what is wrong
+    notes = []
+    if copies := len(given) - len(split):
+        notes.append(f"{copies} of your {len(given)} samples equal others and were left out.")
+    whole = True
+    if known.untrained:
+        told, whole = _train(known, training, seconds, seed, kept)
+        notes.append(told)
     if public is None:
-        public = _without(own, aims)
+        public = own
         notes.append(
             f"The attacker's own samples are {len(own)} of yours, set aside: data of the very same "
             "kind, as in the worst case."
@@ -278,7 +314,7 @@ def _of_samples(
         parts.name, form, View.of_activations(smashed, known.architecture, known.rest), len(aims),
         client=known.client, rest=known.rest, rest_architecture=known.rest_architecture,
         sent=sent, public=public, held_out=held_out, training=training, classes=known.classes,
-        also=_other_cuts(parts, known, form, samples.values), notes=tuple(notes),
+        also=_other_cuts(parts, known, form, samples.values), notes=tuple(notes), is_taught=whole,
         trained=_whole(known).state_dict() if known.untrained else {},
     )  # fmt: skip
 
@@ -318,12 +354,15 @@ def _networks(parts: Parts, form: Form, samples: Samples | None, seed: int) -> _
 
 def _train(
     known: _Networks, split: Split, seconds: float, seed: int, kept: dict[str, Tensor] | None
-) -> str:
-    """Train what has no weights, in place, or load what was `kept`; say how it went."""
+) -> tuple[str, bool]:
+    """Train what has no weights, in place, or load what was `kept`.
+
+    Returns how it went, in a sentence, and whether there was time to end it.
+    """
     assert known.rest is not None
     if kept is not None:
         load_weights(_whole(known), kept, "the network that was trained here")
-        return f"The network was trained in an earlier run, on {len(split)} of your samples."
+        return f"The network was trained in an earlier run, on {len(split)} of your samples.", True
     if len(split.labels.unique()) < 2:
         raise DataError("the labels must be of two classes at least to train on")
     if "client" in known.untrained:
@@ -331,11 +370,12 @@ def _train(
     else:
         network, inputs = known.rest, networks.in_chunks(known.client, split.images)
         what = "The rest, behind the client's weights, was"
-    epochs, loss = fit(network, inputs, split.labels, seconds=seconds, seed=seed)
+    epochs, loss, whole = fit(network, inputs, split.labels, seconds=seconds, seed=seed)
+    short = "" if whole else " The time was too short for it, so all is done anew if there is more."
     return (
         f"{what} trained here on {len(split)} of your samples: {epochs} epochs, last loss "
-        f"{loss:.2g}."
-    )
+        f"{loss:.2g}.{short}"
+    ), whole
 
 
 def _whole(known: _Networks) -> nn.Sequential:
@@ -386,6 +426,14 @@ def _without(split: Split, private: Split) -> Split:
             "really have, or none, and some of yours are set aside"
         )
     return split[torch.tensor(others)]
+
+
+def _distinct(split: Split) -> Split:
+    """The samples without those that equal an earlier one."""
+    found: dict[bytes, int] = {}
+    for row, pixels in enumerate(pixel_bytes(split.images)):
+        found.setdefault(pixels, row)
+    return split[torch.tensor(sorted(found.values()))]
 
 
 def _divide(

@@ -18,8 +18,10 @@ LEARNT = 0.01  # mean loss of an epoch, after which there is nothing left to lea
 
 def fit(
     network: nn.Module, inputs: Tensor, labels: Tensor, *, seconds: float, seed: int
-) -> tuple[int, float]:
-    """Train `network` in place on inputs (N, ...) and labels (N,); return epochs and last loss.
+) -> tuple[int, float, bool]:
+    """Train `network` in place on inputs (N, ...) and labels (N,).
+
+    Returns the number of epochs, the last loss, and whether there was time for all of it.
 
     Adam with amsgrad at 1e-3, batches of 64 or a quarter of all, for about 2,000 steps or `seconds`
     at most, or until the mean loss of an epoch is below 0.01. The order comes from the stream
@@ -29,9 +31,10 @@ def fit(
     >>> from torch import nn
     >>> from sltools.audit.training import fit
     >>> labels = torch.arange(100) % 2
-    >>> epochs, loss = fit(nn.Linear(1, 2), labels[:, None].float(), labels, seconds=9, seed=0)
-    >>> epochs, loss < 0.5
-    (500, True)
+    >>> inputs = labels[:, None].float()
+    >>> epochs, loss, whole = fit(nn.Linear(1, 2), inputs, labels, seconds=9, seed=0)
+    >>> epochs, loss < 0.5, whole
+    (500, True, True)
     """
     optimizer = Adam(network.parameters(), lr=LR, amsgrad=True)
     order = seeds.generator(seed, "order")
@@ -52,7 +55,7 @@ def fit(
         if mean < LEARNT or time.monotonic() > end:
             break
     network.eval()
-    return done, mean
+    return done, mean, mean < LEARNT or done == epochs
 
 
 def _step(network: nn.Module, optimizer: Adam, inputs: Tensor, labels: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 import copy
 import html
+import inspect
 import linecache
 import traceback
 from collections.abc import Iterable, Mapping
@@ -230,9 +231,13 @@ def _plain_tensor(value: Tensor) -> Tensor:
 
 
 def _is_stub(function: Any, error: NotImplementedError) -> bool:
-    """Say whether `error` was raised by the answer itself, and not in something that it calls."""
+    """Say whether `error` was raised by the answer itself, and not in something that it calls.
+
+    The answer itself is what a decorator wraps.
+    """
     frames = traceback.extract_tb(error.__traceback__)
-    code = function.__code__ if isinstance(function, FunctionType) else None
+    function = inspect.unwrap(function) if isinstance(function, FunctionType) else None
+    code = getattr(function, "__code__", None)
     return code is not None and (frames[-1].filename, frames[-1].name) == (
         code.co_filename,
         code.co_name,

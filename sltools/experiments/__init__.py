@@ -29,13 +29,14 @@ from sltools.experiments.restarts import (
     restart_table,
     score_restarts,
 )  # fmt: skip
-from sltools.experiments.targets import first_targets, public_rows, usual_targets
+from sltools.experiments.targets import first_targets, public_rows, redrawn, usual_targets
 from sltools.experiments.victims import MakeClient, parties, train_victim
 
 __all__ = [
     "BUDGETS", "PRIORS", "STEPS", "AuxiliaryData", "InversionSettings", "LabelSettings",
     "MakeClient", "Outcome", "RestartScores", "auxiliary_data", "check_disjoint", "class_means",
     "cluster_features", "first_targets", "head_cut", "own_network", "paired_verdict", "parties",
-    "priors", "public_rows", "record_epoch", "restart_table", "run_inversion", "run_labels",
-    "score_restarts", "support_vectors", "train_victim", "training", "unsplit", "usual_targets",
+    "priors", "public_rows", "record_epoch", "redrawn", "restart_table", "run_inversion",
+    "run_labels", "score_restarts", "support_vectors", "train_victim", "training", "unsplit",
+    "usual_targets",
 ]  # fmt: skip

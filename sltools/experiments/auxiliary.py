@@ -49,12 +49,18 @@ def auxiliary_data(
 def check_disjoint(auxiliary: data.Split, private: Tensor) -> None:
     """Raise DataError if an image of `auxiliary` is among the `private` ones (N, C, H, W).
 
-    Images are compared as pixels of 8 bits.
+    Images are compared as pixels of 8 bits. No attack looks for such images itself: it has no
+    private ones to compare with.
 
     >>> from sltools import data, experiments
     >>> digits = data.load("digits")
     >>> experiments.check_disjoint(digits.test[10:], digits.test.images[:10])
     """
+    if not isinstance(private, Tensor):
+        raise DataError(
+            f"the private images are a tensor (N, C, H, W), not a {type(private).__name__}: take "
+            "a split's `.images`"
+        )
     known = set(_pixels(private))
     shared = sum(image in known for image in _pixels(auxiliary.images))
     if shared:
@@ -92,7 +98,8 @@ def support_vectors(auxiliary: data.Split, images: Tensor) -> Tensor:
     """Labels (N,) that a support vector machine (RBF, C = 10) gives `images`, from `auxiliary`.
 
     A rival of a stolen client: what the attacker's data are worth without any attack. It learns
-    from each image and from the eight that are moved by a pixel.
+    from each image and from the eight that are moved by a pixel. Raises DataError for images of one
+    class.
 
     >>> from sltools import data, experiments
     >>> digits = data.load("digits")
@@ -102,6 +109,11 @@ def support_vectors(auxiliary: data.Split, images: Tensor) -> Tensor:
     """
     from sklearn.svm import SVC
 
+    if len(auxiliary.labels.unique()) < 2:
+        raise DataError(
+            f"all {len(auxiliary)} auxiliary images are of one class, so there is nothing to tell "
+            "apart: give images of two classes at least"
+        )
     moves = [(down, across) for down in (-1, 0, 1) for across in (-1, 0, 1)]
     moved = torch.cat([auxiliary.images.roll(move, (-2, -1)) for move in moves])
     labels = auxiliary.labels.repeat(len(moves))

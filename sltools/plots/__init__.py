@@ -17,10 +17,11 @@ from sltools.plots.charts import (
     scatter,
 )
 from sltools.plots.diagram import exchange
-from sltools.plots.images import over_time, reconstructions, smashed
+from sltools.plots.images import gallery, over_time, reconstructions, smashed
 from sltools.plots.picture import Picture
 
 __all__ = [
-    "Picture", "Point", "bars", "depth_curve", "exchange", "factors", "frontier", "heat_map",
+    "Picture", "Point", "bars", "depth_curve", "exchange", "factors", "frontier", "gallery",
+    "heat_map",
     "lines", "losses", "over_time", "reconstructions", "rows", "scatter", "smashed",
 ]  # fmt: skip

@@ -85,9 +85,9 @@ def depth_curve(
 ) -> Picture:
     """Draw results over the cuts `labels` (K,): a marker at the median, a bar from low to high.
 
-    `series` maps a name to (median, low, high), each (K,); `baselines` maps a name to one number,
-    or to one for each cut, drawn as grey lines. `xlabel` says what the labels are, if not cuts.
-    Raises DataError for other lengths.
+    `series` maps a name to (median, low, high), each (K,), NaN where there is no result;
+    `baselines` maps a name to one number, or to one for each cut, drawn as grey lines. `xlabel`
+    says what the labels are, if not cuts. Raises DataError for other lengths.
 
     >>> from sltools import plots
     >>> series = {"UnSplit": ([0.01, 0.04], [0.005, 0.03], [0.02, 0.06])}  # median, low, high
@@ -109,15 +109,20 @@ def depth_curve(
         each = [
             f"{short(m)} at {label} ({short(least)} to {short(most)})"
             for label, m, least, most in zip(labels, median, low, high, strict=True)
+            if not np.isnan(m)
         ]
-        sentences.append(f"{name}, median (range): {', '.join(each)}.")
+        sentences.append(f"{name}, median (range): {', '.join(each) or 'no result'}.")
     for (name, level), dashes in zip((baselines or {}).items(), cycle(DASHES[1:]), strict=False):
         levels = array(level)
         constant = levels.ndim == 0
         levels = np.full_like(places, levels) if constant else array(level, places, name)
         ends, padded = np.r_[-0.5, places, len(labels) - 0.5], np.pad(levels, 1, mode="edge")
         axes.plot(ends, padded, label=name, color=GREY, linestyle=dashes, zorder=1)
-        each = [f"{short(level)} at {label}" for label, level in zip(labels, levels, strict=True)]
+        each = [
+            f"{short(level)} at {label}"
+            for label, level in zip(labels, levels, strict=True)
+            if not np.isnan(level)
+        ]
         sentences.append(f"{name}: {short(levels[0]) if constant else ', '.join(each)}.")
     _legend(axes, [*series, *(baselines or {})])
     scale = " (logarithmic scale)" if log else ""

@@ -76,6 +76,34 @@ def _image_name(index: Any, titles: Sequence[str]) -> str:
 
 
 @styled
+def gallery(rows: Mapping[str, Tensor], classes: Sequence[str] | None = None) -> Picture:
+    """Draw rows of images (N, C, H, W) beside their names; nothing is measured of them.
+
+    The first 20 of each row are drawn; `classes` names the class of each column. Raises DataError
+    for rows of different lengths.
+
+    >>> import torch
+    >>> from sltools import plots
+    >>> picture = plots.gallery({"dark": torch.zeros(2, 1, 8, 8), "light": torch.ones(2, 1, 8, 8)})
+    >>> print(picture.alt)
+    Rows of 2 images: dark; light.
+    """
+    counts = {len(images) for images in rows.values()}
+    if len(counts) != 1:
+        raise DataError(f"rows of {sorted(counts)} images; give as many for each row.")
+    shown = min(*counts, MAX_IMAGES)
+    titles = [str(name) for name in classes or []][:shown]
+    axes = _image_axes(len(rows), shown)
+    for row, images in enumerate(rows.values()):
+        for column in range(shown):
+            _draw_image(axes, images[column], row, column)
+    _label_rows(axes, list(rows))
+    _label_columns(axes, titles)
+    of_classes = f" ({', '.join(titles)})" if titles else ""
+    return render(axes, f"Rows of {counted(shown, 'image')}{of_classes}: {'; '.join(rows)}.")
+
+
+@styled
 def over_time(snapshots: Tensor, steps: Sequence[int], truth: Tensor, image: int = 0) -> Picture:
     """Draw how one image's reconstruction took shape, the MSE under each state, the original last.
 

@@ -9,10 +9,13 @@
 #
 # `check` tells at once whether an answer is right, and if not, why. `hint` gives one hint after
 # another. Both can be called as often as you like: nothing is deducted, and nothing leaves your
-# machine.
+# machine. (The first optimiser of a session makes torch load its compiler, `torch._dynamo`, which
+# takes seconds, once, and says nothing: such a check hangs a moment.)
 
 # %%
 import copy
+from collections.abc import Callable
+from functools import wraps
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +77,9 @@ check("10.mmd", squared_mmd)
 #
 # * **Predict** the images $d(f(x_0)), d(f(x_1)), \ldots$ that come back, in this order, from
 #   `images` and `order` alone.
-# * **Measure** them: let the surrogate send, and as the decoder look up, for each of the client's
-#   smashed data, the image whose own come nearest.
+# * **Measure** them: `made` is what the surrogate really sends, $(N, 12)$. As the decoder look up,
+#   for each of the client's smashed data, the image whose own come nearest. (`order` was written
+#   down by somebody, and nobody has checked it: the two need not agree everywhere.)
 #
 # `front` is the client, `images` are $(N, 1, 4, 4)$, `order` is a permutation of $0, \ldots, N-1$.
 # Return both, each of the shape of `images`.
@@ -83,13 +87,13 @@ check("10.mmd", squared_mmd)
 
 # %%
 def predict_and_decode(
-    front: nn.Sequential, images: Tensor, order: Tensor
+    front: nn.Sequential, images: Tensor, order: Tensor, made: Tensor
 ) -> tuple[Tensor, Tensor]:
     ### BEGIN SOLUTION
     predicted = images[order.argsort()]
     with torch.no_grad():
-        received, sent = front(images), front(images[order])
-    return predicted, images[torch.cdist(received, sent).argmin(1)]
+        received = front(images)
+    return predicted, images[torch.cdist(received, made).argmin(1)]
     ### END SOLUTION
 
 
@@ -140,31 +144,38 @@ check("10.aligned", aligned)
 # The server must be left as it was found: it goes on with its own training afterwards. That is more
 # than its weights. It contains BatchNorm.
 #
-# `surrogate` and `server` are `nn.Sequential`, both in training mode, `images` $(B, 1, 4, 4)$,
-# `labels` $(B,)$. Take the step **in place**, then return `left_behind(surrogate, server)`, which
-# is given.
+# `surrogate` and `server` are `nn.Sequential`, both in training mode, and to be left in it;
+# `images` are $(B, 1, 4, 4)$, `labels` $(B,)$. Take the step **in place**, and return nothing:
+# `watched`, which is given, looks at the two that were passed.
 
 
 # %%
-def left_behind(surrogate: nn.Sequential, server: nn.Sequential) -> dict:
-    """What can be seen of the two after the step."""
+def watched(step: Callable) -> Callable:
+    """Take `step`, and return what can be seen afterwards of the two networks that were passed."""
 
     def flat(tensors):
         return torch.cat([values.detach().flatten().float() for values in tensors])
 
-    weights = list(server.parameters())
-    return {
-        "surrogate": flat(surrogate.parameters()),
-        "server": flat(server.state_dict().values()),
-        "gradients": sum(w.grad is not None and bool(w.grad.any()) for w in weights),
-        "frozen": sum(not w.requires_grad for w in weights),
-        "training": sum(layer.training for layer in server.modules()),
-    }
+    @wraps(step)
+    def watched_step(surrogate, server, images, labels, lr):
+        step(surrogate, server, images, labels, lr)
+        weights = list(server.parameters())
+        return {
+            "surrogate": flat(surrogate.parameters()),
+            "server": flat(server.state_dict().values()),
+            "gradients": sum(w.grad is not None and bool(w.grad.any()) for w in weights),
+            "frozen": sum(not w.requires_grad for w in weights),
+            "training": sum(layer.training for layer in server.modules()),
+            "surrogate_training": sum(layer.training for layer in surrogate.modules()),
+        }
+
+    return watched_step
 
 
+@watched
 def frozen_step(
     surrogate: nn.Sequential, server: nn.Sequential, images: Tensor, labels: Tensor, lr: float
-) -> dict:
+) -> None:
     ### BEGIN SOLUTION
     still = copy.deepcopy(server).eval()
     loss = cross_entropy(still(surrogate(images)), labels)
@@ -172,7 +183,6 @@ def frozen_step(
     with torch.no_grad():
         for weight, slope in zip(weights, torch.autograd.grad(loss, weights), strict=True):
             weight -= lr * slope
-    return left_behind(surrogate, server)
     ### END SOLUTION
 
 
@@ -235,7 +245,8 @@ check("10.ahead", ahead)
 # ```
 #
 # * `own` and `own_labels`: the attacker's images and their labels;
-# * `private` and `labels`: the client's images that were attacked, and their true labels;
+# * `private` and `labels`: the client's images that were attacked, and their true labels. An image
+#   is the same as one of `own` if the two are equal pixel by pixel;
 # * `inputs`: the reconstructions, $(R, M, 1, 4, 4)$, of an odd number of runs that differ in their
 #   seed only.
 #
@@ -271,48 +282,24 @@ check("10.fair_study", fair_study)
 # server sees of an inference: `view.smashed`, $(360, 120)$, `view.model`, your own layers, which
 # you may change as you like, and `view.architecture`, from which `.build(seed, "surrogate")` makes
 # a network like the client's, with fresh weights. `images` $(500, 1, 28, 28)$ and `labels` $(500,)$
-# are yours. The attacks of the library may be used, or their pieces: `SDAR`, `PCAT`, `FORA`,
-# `mk_mmd`.
+# are yours. All of `sltools` may be used, also its attacks, `SDAR`, `PCAT` and `FORA`, which take
+# your images and labels together, as `data.Split(images, labels)`.
 #
 # Return the 360 reconstructions, $(360, 1, 28, 28)$, in the order of the smashed data. You meet two
 # clients, each in a call of its own and with weights and images of its own. Scored is the mean
 # squared error over all images, beside that of the **mean image of the right class**, made of your
-# 500. Down to 0.9 of it earns half of the points, down to 0.8 all of them. All images are turned
-# and moved a little, so there is nothing to look up. A call may take 150 seconds of CPU time when
-# it is graded.
+# 500. Down to 0.6 of it earns half of the points, down to 0.46 all of them: a short run of an
+# attack as it stands in the library does not get there. All images are turned and moved a little,
+# so there is nothing to look up. A call may take 150 seconds of CPU time when it is graded.
 
 
 # %%
 def after_fc1(view: View, images: Tensor, labels: Tensor) -> Tensor:
     ### BEGIN SOLUTION
-    z, server = view.smashed, view.model.eval().requires_grad_(False)
-    surrogate = view.architecture.build(0, "surrogate")
-    with torch.no_grad():
-        guessed = server(z).argmax(1)  # the client's labels are not sent; the server can tell
-    mean, spread = z.mean(0), z.std(0) + 0.1 * z.std()
-    steps = 400
-    optimizer = torch.optim.Adam(surrogate.parameters(), lr=3e-3)
-    falling = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps)
-    for _ in range(steps):
-        rows, mine = torch.randint(len(z), (64,)), torch.randint(len(images), (64,))
-        made = surrogate(images[mine])
-        alike = Samples(
-            (made - mean) / spread, (z[rows] - mean) / spread, labels[mine], guessed[rows]
-        )
-        loss = mk_mmd(alike) + cross_entropy(server(made), labels[mine])
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-        falling.step()
-
-    # The decoder: kernel ridge regression from the surrogate's smashed data to the own images.
-    with torch.no_grad():
-        known, asked = (surrogate(images) - mean) / spread, (z - mean) / spread
-    scale = torch.cdist(known, known).square().mean()
-    kernel, across = (torch.exp(-torch.cdist(a, known).square() / scale) for a in (known, asked))
-    mean_image = images.mean(0)
-    weights = torch.linalg.solve(kernel + torch.eye(len(known)), (images - mean_image).flatten(1))
-    return ((across @ weights).view(-1, *images.shape[1:]) + mean_image).clamp(0, 1)
+    own = data.Split(images, labels)
+    # Surrogates of other seeds err in other places: the mean of their images errs less.
+    runs = [SDAR(steps=1000, seed=seed)(view, own).inputs for seed in range(2)]
+    return torch.stack(runs).mean(0)
     ### END SOLUTION
 
 

@@ -21,6 +21,7 @@ class Proof:
 def proofs() -> dict[str, Proof]:
     """Return all proofs by the key of their task."""
     from tests.bank import (
+        audits,
         auxiliary,
         depth,
         inversion,
@@ -44,4 +45,5 @@ def proofs() -> dict[str, Proof]:
         **privacy.PROOFS,
         **malicious.PROOFS,
         **auxiliary.PROOFS,
+        **audits.PROOFS,
     }

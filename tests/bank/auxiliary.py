@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from sltools import data
+from sltools.attacks import PCAT, SDAR
 from sltools.attacks.alignment import Discriminator, Samples, mk_mmd
 from sltools.experiments import class_means
 from tests.bank import Proof
@@ -95,36 +96,34 @@ def mmd_by_loop(made, real, widths):
     return mean(made, made) + mean(real, real) - mean(made, real) - mean(real, made)
 
 
-def decode_by_inverse(front, images, order):
+def decode_by_inverse(front, images, order, made):
     inverse = torch.empty_like(order)
     inverse[order] = torch.arange(len(order))
-    made = {tuple(z.tolist()): x for z, x in zip(front(images[order]), images, strict=True)}
-    return images[inverse], torch.stack([made[tuple(z.tolist())] for z in front(images)])
+    of = {tuple(z.tolist()): x for z, x in zip(made, images, strict=True)}
+    return images[inverse], torch.stack([of[tuple(z.tolist())] for z in front(images)])
 
 
-def decode_by_loop(front, images, order):
+def decode_by_loop(front, images, order, made):
     predicted = [images[order.tolist().index(j)] for j in range(len(images))]
-    z = front(images).detach()
-    made = z[order]
-    measured = [images[(made - sent).abs().sum(1).argmin()] for sent in z]
+    measured = [images[(made - sent).abs().sum(1).argmin()] for sent in front(images)]
     return torch.stack(predicted), torch.stack(measured)
 
 
-def decode_in_numpy(front, images, order):
+def decode_in_numpy(front, images, order, made):
     back = np.argsort(order.numpy())
     z = front(images).detach().numpy()
-    nearest = np.square(z[:, None] - z[order.numpy()]).sum(2).argmin(1)
+    nearest = np.square(z[:, None] - made.numpy()).sum(2).argmin(1)
     return [images.numpy()[back], images.numpy()[nearest]]
 
 
 def _decode(predicted=None, measured=None):
     """Predict, or measure, with one thing wrong."""
 
-    def predict_and_decode(front, images, order):
-        right = images[order.argsort()]
+    def predict_and_decode(front, images, order, made):
+        sent = torch.cdist(made, front(images)).argmin(1)  # the order as it is
         return (
-            predicted(images, order) if predicted else right,
-            measured(images, order) if measured else right,
+            predicted(images, order) if predicted else images[order.argsort()],
+            measured(images, sent) if measured else images[sent.argsort()],
         )
 
     return predict_and_decode
@@ -198,29 +197,40 @@ def aligned_without_the_missing(own, wanted, luck):
     return aligned_by_sorting(own, wanted[known], luck[known])
 
 
-def left_behind(surrogate, server):
+def aligned_with_the_next_class(own, wanted, luck):
+    there = torch.isin(wanted, own)
+    return aligned_by_sorting(own, torch.where(there, wanted, (wanted + 1) % 5), luck)
+
+
+def watched(step):
     def flat(tensors):
         return torch.cat([values.detach().flatten().float() for values in tensors])
 
-    weights = list(server.parameters())
-    return {
-        "surrogate": flat(surrogate.parameters()),
-        "server": flat(server.state_dict().values()),
-        "gradients": sum(w.grad is not None and bool(w.grad.any()) for w in weights),
-        "frozen": sum(not w.requires_grad for w in weights),
-        "training": sum(layer.training for layer in server.modules()),
-    }
+    def watched_step(surrogate, server, images, labels, lr):
+        step(surrogate, server, images, labels, lr)
+        weights = list(server.parameters())
+        return {
+            "surrogate": flat(surrogate.parameters()),
+            "server": flat(server.state_dict().values()),
+            "gradients": sum(w.grad is not None and bool(w.grad.any()) for w in weights),
+            "frozen": sum(not w.requires_grad for w in weights),
+            "training": sum(layer.training for layer in server.modules()),
+            "surrogate_training": sum(layer.training for layer in surrogate.modules()),
+        }
+
+    return watched_step
 
 
+@watched
 def step_with_an_optimizer(surrogate, server, images, labels, lr):
     optimizer = torch.optim.SGD(surrogate.parameters(), lr=lr)
     server.requires_grad_(False).eval()
     cross_entropy(server(surrogate(images)), labels).backward()
     optimizer.step()
     server.requires_grad_(True).train()
-    return left_behind(surrogate, server)
 
 
+@watched
 def step_that_cleans_up(surrogate, server, images, labels, lr):
     server.eval()
     logits = server(surrogate(images)).log_softmax(1)
@@ -229,9 +239,9 @@ def step_that_cleans_up(surrogate, server, images, labels, lr):
         weight.data -= lr * weight.grad
     server.zero_grad()
     server.train()
-    return left_behind(surrogate, server)
 
 
+@watched
 def step_by_two_halves(surrogate, server, images, labels, lr):
     made = surrogate(images)
     heard = made.detach().requires_grad_()
@@ -242,7 +252,6 @@ def step_by_two_halves(surrogate, server, images, labels, lr):
     with torch.no_grad():
         for weight in surrogate.parameters():
             weight.sub_(weight.grad, alpha=lr)
-    return left_behind(surrogate, server)
 
 
 def _step(
@@ -251,6 +260,7 @@ def _step(
 ):  # fmt: skip
     """Take a step with one thing wrong."""
 
+    @watched
     def frozen_step(surrogate, server, images, labels, lr):
         used = copy.deepcopy(server) if of_copy else server
         used.train(mode)
@@ -265,13 +275,18 @@ def _step(
             used.requires_grad_(False)
         if back:
             used.train()
-        return left_behind(surrogate, server)
 
     return frozen_step
 
 
-def step_without_gradient(surrogate, server, images, labels, lr):
-    return left_behind(surrogate, server)
+@watched
+def step_of_a_copy(surrogate, server, images, labels, lr):
+    step_that_cleans_up(copy.deepcopy(surrogate), server, images, labels, lr)
+
+
+@watched
+def step_in_evaluation_mode(surrogate, server, images, labels, lr):
+    step_that_cleans_up(surrogate.eval(), server, images, labels, lr)
 
 
 def _figures(client, surrogate, server, own, own_labels, images, labels):
@@ -341,6 +356,17 @@ def ahead_of_class_means(client, surrogate, server, own, own_labels, images, lab
     return [_rate(stolen, t) - _rate(rival, t) for t in (labels, victim)]
 
 
+def ahead_in_smashed_data(client, surrogate, server, own, own_labels, images, labels):
+    victim, stolen, _ = _figures(client, surrogate, server, own, own_labels, images, labels)
+    rival = _nearest(client(own).detach(), own_labels, client(images).detach())
+    return [_rate(stolen, t) - _rate(rival, t) for t in (labels, victim)]
+
+
+def ahead_on_all(client, surrogate, server, own, own_labels, images, labels):
+    images, labels = torch.cat([images, own]), torch.cat([labels, own_labels])
+    return ahead_by_counting(client, surrogate, server, own, own_labels, images, labels)
+
+
 def ahead_with_the_client(client, surrogate, server, own, own_labels, images, labels):
     return ahead_by_counting(client, client, server, own, own_labels, images, labels)
 
@@ -390,6 +416,20 @@ def _study(owned=True, run=torch.median, of_class=True, kept=None, images=None, 
         return (run(errors.mean(1)) / baseline.mean()).item()
 
     return fair_study
+
+
+def study_with_the_baseline_of_all(own, own_labels, private, labels, inputs):
+    fresh = ~(private[:, None] == own).flatten(2).all(2).any(1)
+    means = torch.stack([own[own_labels == label].mean(0) for label in range(4)])
+    errors = (inputs - private)[:, fresh].square().flatten(1).mean(1)
+    return (errors.median() / (means[labels] - private).square().mean()).item()
+
+
+def study_by_cdist(own, own_labels, private, labels, inputs):
+    fresh = torch.cdist(private.flatten(1), own.flatten(1)).min(1).values > 1e-6
+    means = torch.stack([own[own_labels == label].mean(0) for label in range(4)])
+    baseline = (means[labels] - private)[fresh].square().mean()
+    return ((inputs - private)[:, fresh].square().flatten(1).mean(1).median() / baseline).item()
 
 
 def _surrogate(view, images, labels, steps=300, batch=64, critic=0.0):
@@ -447,11 +487,20 @@ def read_with_a_critic(view, images, labels):
     return read.view(-1, *images.shape[1:])
 
 
-def read_by_neighbours(view, images, labels):
-    known, asked = _surrogate(view, images, labels, steps=500)
-    near = torch.cdist(asked, known).topk(12, largest=False)
-    weights = (-near.values.square() / near.values[:, :1].square()).softmax(1)
-    return (weights[:, :, None, None, None] * images[near.indices]).sum(1)
+def _read_by(*attacks):
+    """The mean of what some attacks of the library read."""
+
+    def after_fc1(view, images, labels):
+        own = data.Split(images, labels)
+        return torch.stack([attack(view, own).inputs for attack in attacks]).mean(0)
+
+    return after_fc1
+
+
+def read_with_moved_images(view, images, labels):
+    moves = [(0, 0), (0, 1), (1, 0), (0, -1), (-1, 0)]
+    moved = torch.cat([images.roll(move, (-2, -1)) for move in moves])
+    return SDAR(steps=1000)(view, data.Split(moved, labels.repeat(len(moves)))).inputs
 
 
 def mean_of_the_guessed_class(view, images, labels):
@@ -503,8 +552,11 @@ PROOFS = {
             "decodes the client's by the client": _decode(measured=_itself),
             "decodes twice": _decode(measured=_twice),
             "looks up one for all": _decode(measured=_one_for_all),
-            "returns smashed data": lambda front, images, order: [front(images[order])] * 2,
-            "returns one of them": lambda front, images, order: images[order.argsort()],
+            "returns the prediction twice": lambda front, images, order, made: (
+                [images[order.argsort()]] * 2
+            ),
+            "returns smashed data": lambda front, images, order, made: [made] * 2,
+            "returns one of them": lambda front, images, order, made: images[order.argsort()],
         },
         right=[decode_by_inverse, decode_by_loop, decode_in_numpy],
     ),
@@ -516,6 +568,9 @@ PROOFS = {
             "returns places in the class": _aligned(name=lambda rows, at, own: at),
             "returns places when sorted": _aligned(name=_place_when_sorted),
             "rounds": _aligned(place=lambda x, n: min(round(x * n), n - 1)),
+            "counts from the end": _aligned(place=lambda x, n: n - 1 - int(x * n)),
+            "counts from 1": _aligned(place=lambda x, n: min(int(x * n) + 1, n - 1)),
+            "takes the next class for a missing one": aligned_with_the_next_class,
             "never draws the last": _aligned(place=lambda x, n: int(x * (n - 1))),
             "gives missing classes row 0": _aligned(missing=0),
             "drops missing classes": aligned_without_the_missing,
@@ -536,7 +591,8 @@ PROOFS = {
             "leaves gradients": _step(of_copy=False, clean=False),
             "leaves the server frozen": _step(of_copy=False, thaw=False),
             "leaves it in evaluation mode": _step(of_copy=False, back=False),
-            "does not step": step_without_gradient,
+            "steps with a copy": step_of_a_copy,
+            "leaves the surrogate in evaluation mode": step_in_evaluation_mode,
             "returns the surrogate alone": lambda *a: _step()(*a)["surrogate"],
         },
         right=[step_with_an_optimizer, step_that_cleans_up, step_by_two_halves],
@@ -558,6 +614,17 @@ PROOFS = {
                 lambda v, s, r, y: (_rate(s, y) - _rate(r, y), _rate(s, v) - _rate(r, s))
             ),
             "takes the client": ahead_with_the_client,
+            "lets the rival see smashed data": ahead_in_smashed_data,
+            "measures on the own images too": ahead_on_all,
+            "divides": _ahead(
+                lambda v, s, r, y: (_rate(s, y) / _rate(r, y), _rate(s, v) / _rate(r, v))
+            ),
+            "divides the difference": _ahead(
+                lambda v, s, r, y: (_rate(s, y) / _rate(r, y) - 1, _rate(s, v) / _rate(r, v) - 1)
+            ),
+            "compares with the victim": _ahead(
+                lambda v, s, r, y: (_rate(s, y) - _rate(v, y), _rate(s, v) - 1)
+            ),
             "counts where the victim is right": _ahead(
                 lambda v, s, r, y: (
                     _rate(s, y) - _rate(r, y),
@@ -582,6 +649,14 @@ PROOFS = {
             "takes the median image": _study(
                 quotient=lambda e, b: e.median(1).values.median() / b.mean()
             ),
+            "takes the median of the runs image by image": _study(
+                quotient=lambda e, b: e.median(0).values.mean() / b.mean()
+            ),
+            "takes medians over images": _study(
+                quotient=lambda e, b: e.median(1).values.median() / b.median()
+            ),
+            "keeps all images in the baseline": study_with_the_baseline_of_all,
+            "looks for shared images by cdist": study_by_cdist,
             "divides image by image": _study(quotient=lambda e, b: (e / b).mean(1).median()),
             "takes means of the private images": _study(
                 images=lambda own, own_labels, private, labels, same: (private, labels)
@@ -609,8 +684,15 @@ PROOFS = {
             "returns an own image of the class": an_own_image_of_the_class,
             "decodes by an untrained surrogate": read_without_training,
             "returns the own images": lambda view, images, labels: images,
+            "takes a short PCAT as it is": _read_by(PCAT(steps=300, batch=32)),
+            "decodes by ridge regression after 300 steps": read_by_ridge,
+            "the same, with kernels and a critic": read_with_a_critic,
         },
-        right=[read_by_ridge, read_with_a_critic, read_by_neighbours],
+        right=[
+            _read_by(SDAR(steps=1000)),
+            _read_by(*(SDAR(steps=600, batch=32, seed=seed) for seed in range(3))),
+            read_with_moved_images,
+        ],
         seeds=range(7000, 7001),  # as the wrong answers
     ),
 }

@@ -78,12 +78,12 @@ for label in range(len(source.classes)):
     extremes["least"].append(ranked[0])
     extremes["most"].append(ranked[-1])
 least, most = (private.images[torch.stack(rows)] for rows in extremes.values())
-plots.reconstructions(least, {"most ink of the class": most}, source.classes)
+plots.gallery({"least ink": least, "most ink": most}, source.classes)
 
 # %% [markdown]
-# (The upper row has the least ink of its class; the number is the distance between the rows.) In
-# vanilla split learning the server knows the class, and a class may tell the attribute. That is the
-# first rival: the share of the attacker's images of that class which have it. It needs no $z$.
+# (Of each class, the image with the least ink and the one with the most.) In vanilla split learning
+# the server knows the class, and a class may tell the attribute. That is the first rival: the share
+# of the attacker's images of that class which have it. It needs no $z$.
 #
 # We score by **AUC**: draw one image with the attribute and one without, and see how often the
 # first gets the higher score; 0.5 is chance. Computed **within each class** and averaged, the class
@@ -300,10 +300,12 @@ claim("AUC, messages kept", [*auc_kept.values()], ">", 0.95)
 # **whoever serves the training has its members**, unless it forgets what it was sent, or cannot
 # link it. Membership is a question for a server that was *not there*, or kept nothing.
 #
-# Recorded: the confidence, the loss (the labels are known), **shadow networks** (trained on halves
-# of the attacker's own images, they show how members look), the confidence **calibrated** by how
-# sure these networks are of the decoded image, and two rows to compare with: the messages kept, and
-# a network of the attacker's that is given the image itself and has never met the victim.
+# Recorded: the confidence; the loss (the labels are known); **shadows**, networks that the attacker
+# trains on halves of its own images: there it knows the members, so a classifier can learn from
+# their outputs how members look; the confidence **calibrated**, less that of the shadow networks in
+# the image as it was decoded, so that what is easy for every network counts less. And two rows to
+# compare with: the messages kept, and a network of the attacker's that is given the image itself
+# and has never met the victim.
 
 # %%
 RIVAL = "own network, given the image"

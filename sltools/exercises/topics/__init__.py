@@ -1,6 +1,7 @@
 """The tasks of each topic, in the order of the lessons: one file each."""
 
 from sltools.exercises.topics import (
+    audits,
     auxiliary,
     depth,
     inversion,
