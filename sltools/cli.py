@@ -221,6 +221,97 @@ def arena(
         raise typer.Exit(INTERRUPTED)
 
 
+class Schedule(StrEnum):
+    """How several clients train with one server."""
+
+    in_turn = "in-turn"
+    splitfed_v1 = "splitfed-v1"
+    splitfed_v2 = "splitfed-v2"
+
+
+class Parts(StrEnum):
+    """How the data are divided among several clients."""
+
+    even = "even"
+    by_class = "class"
+
+
+Cut = Annotated[str, typer.Option(help="Stage after which the client's front ends.")]
+Head = Annotated[
+    str | None, typer.Option(help="Stage before the client's head, which keeps the labels there.")
+]
+Patience = Annotated[float, typer.Option(min=0.1, help="Seconds to wait for an answer.")]
+By = Annotated[Parts, typer.Option(help="How the images are divided among the clients.")]
+
+
+@app.command()
+def serve(
+    clients: Annotated[int, typer.Option(min=1, help="Clients to wait for.")] = 1,
+    host: Annotated[
+        str, typer.Option(help="This machine's address on the network of the clients.")
+    ] = "127.0.0.1",
+    port: Annotated[
+        int, typer.Option(min=0, max=65535, help="Of the first client; the next have the next.")
+    ] = 29500,
+    dataset: DataSet = "digits",
+    cut: Cut = "pool1",
+    head: Head = None,
+    schedule: Annotated[
+        Schedule, typer.Option(help="Layers are handed on, or averaged.")
+    ] = Schedule.in_turn,
+    by: By = Parts.even,
+    epochs: Annotated[int, typer.Option(min=1, help="For each client.")] = 5,
+    seed: Annotated[int, typer.Option(help="Of the server's layers.")] = 0,
+    out: Annotated[Path, typer.Option(help="New folder for messages and layers.")] = Path("served"),
+    timeout: Patience = 60,
+    wait: Annotated[float, typer.Option(min=0.1, help="Seconds to wait for the clients.")] = 600,
+) -> None:
+    """Be the server of clients on other hosts, and print what to type there.
+
+    Nothing that crosses is encrypted.
+    """
+    from sltools.hosts import commands
+
+    served = commands.serve(
+        commands.Setting(dataset, cut, head, seed), out, clients=clients,
+        schedule=schedule.value.replace("-", " "), by=by.value, epochs=epochs, host=host, port=port,
+        timeout=timeout, wait=wait,
+    )  # fmt: skip
+    if served.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
+@app.command()
+def join(
+    server: Annotated[str, typer.Option(help="HOST:PORT, as `sltools serve` prints it.")],
+    dataset: DataSet = "digits",
+    cut: Cut = "pool1",
+    head: Head = None,
+    part: Annotated[str, typer.Option(help="The part of the training images to use.")] = "1/1",
+    by: By = Parts.even,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images in a batch.")] = 64,
+    share_layers: Annotated[
+        bool, typer.Option("--share-layers", help="Let the server read and replace your layers.")
+    ] = False,
+    seed: Annotated[int, typer.Option(help="Of this client's layers and data order.")] = 0,
+    out: Annotated[Path, typer.Option(help="New folder for messages and layers.")] = Path("joined"),
+    timeout: Patience = 60,
+    device: Device = "cpu",
+) -> None:
+    """Be a client of a server on another host.
+
+    Nothing that crosses is encrypted.
+    """
+    from sltools.hosts import commands
+
+    session = commands.join(
+        commands.Setting(dataset, cut, head, seed), server, out, part=part, by=by.value,
+        batch_size=batch_size, share_layers=share_layers, timeout=timeout, device=device,
+    )  # fmt: skip
+    if session.interrupted:
+        raise typer.Exit(INTERRUPTED)
+
+
 @app.command(name="map")
 def field_map(
     needs: Annotated[str | None, _one_of("What the attacker needs", fieldmap.NEEDS)] = None,
@@ -480,5 +571,5 @@ def main() -> None:
     try:
         app()
     except SltoolsError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error}", *getattr(error, "__notes__", ()), sep="\n", file=sys.stderr)
         raise SystemExit(INTERRUPTED if isinstance(error, Interrupted) else 1) from None

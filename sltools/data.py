@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from sltools import seeds
 from sltools.errors import DataError
 
 
@@ -190,6 +191,34 @@ def available() -> dict[str, str]:
     'inside scikit-learn'
     """
     return {"digits": "inside scikit-learn"} | {name: _describe_location(name) for name in _SOURCES}
+
+
+def parts(split: Split, count: int, by: str = "even", seed: int = 0) -> list[Split]:
+    """Divide a split among `count` clients, so that each image goes to one of them.
+
+    `by="even"` deals the images out in random order, from the stream (`seed`, "parts");
+    `by="class"` gives a client the classes c with c mod `count` equal to its place, in the order of
+    the split: no two clients share a class. Raises DataError if a part would be empty.
+
+    >>> from sltools import data
+    >>> digits = data.load("digits").train
+    >>> data.parts(digits, 2)
+    [Split(719 images of shape (1, 28, 28)), Split(718 images of shape (1, 28, 28))]
+    >>> [sorted(set(part.labels.tolist())) for part in data.parts(digits, 3, by="class")]
+    [[0, 3, 6, 9], [1, 4, 7], [2, 5, 8]]
+    """
+    _require(by in ("even", "class"), f"Parts are made by 'even' or by 'class', not {by!r}.")
+    if by == "class":
+        owners = split.labels.cpu() % max(count, 1)
+    else:
+        places = torch.randperm(len(split), generator=seeds.generator(seed, "parts"))
+        owners = places % max(count, 1)
+    rows = [(owners == part).nonzero()[:, 0] for part in range(count)]
+    _require(
+        count >= 1 and all(len(own) for own in rows),
+        f"{len(split)} images by {by} cannot be divided among {count} clients: each needs one.",
+    )
+    return [split[own] for own in rows]
 
 
 def from_tensors(

@@ -23,6 +23,10 @@ class ProtocolError(SltoolsError):
     """A party received a message that the split learning protocol does not allow."""
 
 
+class HostError(SltoolsError):
+    """The party on another host did not come, is gone or silent, or ended the run."""
+
+
 class NotObservable(SltoolsError):
     """A party reached for something that split learning does not show it."""
 

@@ -53,6 +53,25 @@ def unpack(name: str, tensors: dict[str, Tensor], facts: dict[str, Any]) -> Netw
     return Architecture(facts["layers"]).restore(state, facts.get("training", ()))
 
 
+def pack_architecture(value: Architecture | Unsaved | None) -> Any:
+    """Return JSON-able facts of an architecture, or of why there is none."""
+    if isinstance(value, Unsaved):
+        return {"unsaved": value.reason}
+    if value and not value.layers:
+        return {"unsaved": "it is known by the callable that builds it, which no file holds"}
+    return value and [value.layers, value.input_shape]
+
+
+def unpack_architecture(fact: Any) -> Architecture | Unsaved | None:
+    """Undo `pack_architecture`; raise LookupError, TypeError or ValueError for damaged facts."""
+    if isinstance(fact, dict):
+        return Unsaved(str(fact["unsaved"]))
+    if not fact:
+        return None
+    layers, input_shape = fact
+    return Architecture(layers, tuple(input_shape))
+
+
 KINDS = {  # by the class that opens it: a name that only such a folder has, and what it holds
     "View": ("messages", "a view"),
     "SurrogateResult": ("decoder architecture", "what an attacker with data found"),

@@ -285,8 +285,8 @@ class View:
         facts = {
             "party": self.party,
             "messages": messages,
-            "client": _pack_architecture(self._client),
-            "head": _pack_architecture(self._head),
+            "client": saved.pack_architecture(self._client),
+            "head": saved.pack_architecture(self._head),
             "networks": {name: network for name, (_, network) in packed.items()},
             "granted_steps": {name: list(value) for name, value in steps.items()},
         }
@@ -369,8 +369,8 @@ def read_view(folder: str | Path) -> dict[str, Any]:
         return {
             "party": facts["party"],
             "messages": unpack(tensors, facts["messages"]),
-            "client": _unpack_architecture(facts["client"]),
-            "head": _unpack_architecture(facts["head"]),
+            "client": saved.unpack_architecture(facts["client"]),
+            "head": saved.unpack_architecture(facts["head"]),
             "own_model": own_model,
             "grants": grants | networks,
         }
@@ -422,20 +422,3 @@ def _anchors(labels: dict[int, Tensor]) -> dict[int, Tensor]:
 def _copies(tensors: Iterable[Tensor]) -> list[Tensor]:
     """Copy tensors, so that nobody who works on them in place changes what the next one reads."""
     return [tensor.clone() for tensor in tensors]
-
-
-def _pack_architecture(value: Architecture | Unsaved | None) -> Any:
-    if isinstance(value, Unsaved):
-        return {"unsaved": value.reason}
-    if value and not value.layers:
-        return {"unsaved": "it is known by the callable that builds it, which no file holds"}
-    return value and [value.layers, value.input_shape]
-
-
-def _unpack_architecture(fact: Any) -> Architecture | Unsaved | None:
-    if isinstance(fact, dict):
-        return Unsaved(str(fact["unsaved"]))
-    if not fact:
-        return None
-    layers, input_shape = fact
-    return Architecture(layers, tuple(input_shape))

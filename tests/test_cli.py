@@ -276,3 +276,30 @@ def test_a_timeout_has_one_limit_however_it_is_passed(
     output = str(tmp_path / "out.ipynb")
     assert call(monkeypatch, "run", "3", "-o", output, "--timeout", seconds) == 1
     assert "a cell is above 0 and at most 1,000,000 seconds, not" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told"),
+    [
+        (("join", "--server", "here"), "a server is named HOST:PORT, as `sltools serve` prints it"),
+        (("join", "--server", "127.0.0.1:1", "--part", "3/2"), "a part is NUMBER/COUNT"),
+        (("join", "--server", "127.0.0.1:1", "--timeout", "1e9"), "timeout is above 0"),
+        (("join", "--server", "127.0.0.1:1", "--cut", "nope"), "no stage is called 'nope'"),
+        (("serve", "--schedule", "splitfed-v1"), "needs at least 2 clients, not 1"),
+        (("serve", "--wait", "1e9"), "wait is above 0"),
+        (("serve", "--out", "."), "is not empty; name a new folder"),
+    ],
+)
+def test_hosts_that_cannot_be_are_refused_in_one_sentence(
+    arguments: tuple[str, ...],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "something").touch()
+    assert call(monkeypatch, *arguments) == 1
+    captured = capsys.readouterr()
+    assert captured.err.startswith("error: ") and told in captured.err
+    assert "Traceback" not in captured.err

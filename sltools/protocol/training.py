@@ -12,8 +12,10 @@ from sltools.errors import ProtocolError
 from sltools.interrupts import keep_partial
 from sltools.progress import bar
 from sltools.protocol.parties import Batch, Client, Server, exchange
-from sltools.protocol.session import Session, parts, set_mode
+from sltools.protocol.session import Session, set_mode
 from sltools.transcript import Transcript
+
+Weights = dict[str, Tensor]
 
 
 def train(
@@ -54,41 +56,107 @@ def train(
     client = client if isinstance(client, Client) else Client(client)
     server = server if isinstance(server, Server) else Server(server)
     split = expect(Split, split)
-    _check_parties(client, server, split, epochs, batch_size)
-    _move(client, server, devices.find(device))
+    check_parties(client, server, split, epochs, batch_size)
     session = Session.of(client, server, split.images)
-    transcript = session.transcript if record else None
-    step = 0
+    trainee = Trainee(
+        client, split, session.transcript if record else None, batch_size=batch_size, seed=seed
+    )
+    place = devices.find(device)
+    move(client, place)
+    move(server, place)
     with (
         bar(range(epochs), "training") as progress,
         seeds.scope(seed, "training"),
         keep_partial() as work,
     ):
-        for _, order in zip(progress, data_orders(len(split), seed), strict=False):
-            losses, first = [], step
-            for rows in order.split(batch_size):
-                batch = split.images[rows].to(device), split.labels[rows].to(device)
-                loss, exchanges = _step(client, server, batch, step, step - first, transcript)
-                losses += loss
-                step += exchanges
-            session.losses.append(torch.stack(losses).mean().item() if losses else math.nan)
+        for _ in progress:
+            session.losses.append(trainee.train(server))
             progress.set_postfix(loss=f"{session.losses[-1]:.3f}")
     session.interrupted = work.interrupted
     return session
 
 
-def data_orders(samples: int, seed: int) -> Iterator[Tensor]:
+def data_orders(samples: int, seed: int, client: int = 0) -> Iterator[Tensor]:
     """Yield the order (samples,) of the samples in each epoch of a training, without end.
 
-    It comes from the stream (`seed`, "order"). A client keeps it to itself: for scoring only.
+    It comes from the stream (`seed`, "order"), that of a further `client` (1, 2, ...) from one of
+    its own. A client keeps it to itself: for scoring only.
 
     >>> from sltools.protocol import data_orders
     >>> [order.tolist() for _, order in zip(range(2), data_orders(4, seed=0))]
     [[3, 2, 0, 1], [3, 0, 1, 2]]
     """
-    generator = seeds.generator(seed, "order")
+    generator = seeds.generator(seed, f"order/{client}" if client else "order")
     while True:
         yield torch.randperm(samples, generator=generator)
+
+
+class Trainee:
+    """A client with its data, and where it stands in its training: one epoch after another.
+
+    `number` counts the clients of a server from 0. It computes where the client's layers lie.
+
+    >>> from sltools import data, models
+    >>> from sltools.protocol import Client, Server, Trainee
+    >>> front, rest = models.cut(models.mnist_net(), "pool1")
+    >>> trainee = Trainee(Client(front), data.load("digits").train[:128])
+    >>> server = Server(rest)
+    >>> first, second = trainee.train(server), trainee.train(server)
+    >>> second < first, trainee.samples
+    (True, 128)
+    """
+
+    def __init__(
+        self,
+        client: Client,
+        split: Split,
+        transcript: Transcript | None = None,
+        *,
+        batch_size: int = 64,
+        seed: int = 0,
+        number: int = 0,
+    ) -> None:
+        self.client = client
+        self.split = split
+        self.transcript = transcript
+        self.batch_size = batch_size
+        self._orders = data_orders(len(split), seed, number)
+        self._steps = 0  # exchanges so far
+
+    @property
+    def samples(self) -> int:
+        """How many images the client has."""
+        return len(self.split)
+
+    def train(self, server: Server) -> float:
+        """Train for an epoch; return the mean loss of its batches, without probes (or NaN)."""
+        losses, first = [], self._steps
+        device = devices.of(self.client.front)
+        for rows in next(self._orders).split(self.batch_size):
+            batch = self.split.images[rows].to(device), self.split.labels[rows].to(device)
+            place = self._steps, self._steps - first
+            loss, exchanges = _step(self.client, server, batch, *place, self.transcript)
+            losses += loss
+            self._steps += exchanges
+        return mean(losses)
+
+    def weights(self) -> Weights:
+        """Copies of all weights and buffers of the client's parts, by name."""
+        return {name: value.detach().clone() for name, value in self._parts.state_dict().items()}
+
+    def load(self, weights: Weights) -> None:
+        """Take over weights and buffers of a client with the same layers."""
+        self._parts.load_state_dict(weights)
+
+    @property
+    def _parts(self) -> nn.ModuleDict:
+        held = {"front": self.client.front, "head": self.client.head}
+        return nn.ModuleDict({name: part for name, part in held.items() if part is not None})
+
+
+def mean(losses: list[Tensor]) -> float:
+    """The mean of the losses of some batches; NaN if there are none."""
+    return torch.stack(losses).mean().item() if losses else math.nan
 
 
 def _step(
@@ -137,17 +205,19 @@ def _train_step(
     return torch.full((), torch.nan, device=batch[0].device) if loss is None else loss.detach()
 
 
-def _move(client: Client, server: Server, device: torch.device) -> None:
-    """Move the parties, and what their optimisers remember, to `device`."""
-    for part in parts(client, server):
-        part.to(device)
-    for party in (client, server):
-        party.optimizer.load_state_dict(party.optimizer.state_dict())
+def move(party: Client | Server, device: torch.device) -> None:
+    """Move a party's layers, and what its optimiser remembers, to `device`."""
+    held = [party.front, party.head] if isinstance(party, Client) else [party.model]
+    for part in held:
+        if part is not None:
+            part.to(device)
+    party.optimizer.load_state_dict(party.optimizer.state_dict())
 
 
-def _check_parties(
+def check_parties(
     client: Client, server: Server, split: Split, epochs: int, batch_size: int
 ) -> None:
+    """Raise ProtocolError unless the two can train on `split`."""
     if (client.head is not None) != server.label_private:
         raise ProtocolError(
             "the parties disagree: a client with a head keeps its labels and needs "

@@ -1,0 +1,15 @@
+"""Split learning between hosts: a server here, clients elsewhere, on `torch.distributed` (gloo).
+
+What crosses is what crosses in one process (`sltools.protocol`): the client's messages and the
+server's answers, each checked before memory is taken for it. Nothing is encrypted: see
+`docs/hosts.md`.
+"""
+
+from sltools.hosts.client import RemoteServer, join
+from sltools.hosts.journal import Journal, read_journal
+from sltools.hosts.link import Link
+from sltools.hosts.server import RemoteClient, Served, serve
+
+__all__ = [
+    "Journal", "Link", "RemoteClient", "RemoteServer", "Served", "join", "read_journal", "serve",
+]  # fmt: skip

@@ -1,0 +1,164 @@
+"""Split learning between hosts is split learning in one process, bit for bit."""
+
+import shlex
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from sltools import data, hosts, protocol, storage
+from sltools.errors import SltoolsError
+from sltools.hosts import commands
+from sltools.messages import Message
+from tests import hosting
+from tests.hosting import PATIENCE, PROCESSES, SPLIT
+
+
+def ended(*processes):
+    for process in processes:
+        process.join(PATIENCE)
+        assert process.exitcode == 0
+    return True
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("setting", "fork"),
+    [("private", True), pytest.param("vanilla", False, marks=pytest.mark.proofs)],
+)
+def test_one_client_over_loopback_is_trained_as_in_process(setting, fork, tmp_path):
+    addresses = PROCESSES.Queue()
+    server = hosting.start(hosting.serve, tmp_path, addresses, setting, fork, epochs=2)
+    (address,) = addresses.get(timeout=PATIENCE)
+    client = hosting.start(hosting.join, tmp_path, address, setting, fork=fork)
+    assert ended(client, server)
+
+    torch.set_num_threads(1)
+    ours = hosting.parties(setting)
+    session = protocol.train(*ours, SPLIT, epochs=2, batch_size=32, record=True)
+    layers, served = storage.read(tmp_path / "server")
+    assert equal(layers, session.server.model.state_dict())
+    layers, joined = storage.read(tmp_path / "client-1")
+    assert equal(layers, hosting.client_layers(session.client))
+    assert (served["error"], joined["error"]) == (None, None)
+    knows = served["losses"][0] if setting == "vanilla" else joined["losses"]
+    assert knows == session.losses and len(knows) == 2
+    assert joined["accuracy"] == [session.accuracy(SPLIT)]
+    assert joined["digests"] == hosting.digests(session.transcript.messages)
+    inference = session.infer(SPLIT.images)
+    whole = hosting.digests(session.transcript.messages + inference.messages)
+    for journal in ("journals/client-1.journal", "client-1.journal"):
+        kept = hosts.read_journal(tmp_path / journal)
+        assert hosting.digests(kept.messages) == whole
+        assert (kept.client, kept.head) == (session.transcript.client, session.transcript.head)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("schedule", "by", "setting", "clients"),
+    [
+        ("splitfed v1", "class", "private", 2),
+        pytest.param("in turn", "even", "vanilla", 3, marks=pytest.mark.proofs),
+        pytest.param("splitfed v2", "class", "vanilla", 3, marks=pytest.mark.proofs),
+    ],
+)
+def test_several_clients_are_trained_as_in_process(schedule, by, setting, clients, tmp_path):
+    addresses = PROCESSES.Queue()
+    served_as = {"clients": clients, "schedule": schedule, "epochs": 2}
+    server = hosting.start(hosting.serve, tmp_path, addresses, setting, **served_as)
+    splits = data.parts(SPLIT, clients, by)
+    joined = [
+        hosting.start(hosting.join, tmp_path, address, setting, number, split, share_layers=True)
+        for number, (address, split) in enumerate(
+            zip(addresses.get(timeout=PATIENCE), splits, strict=True)
+        )
+    ]
+    assert ended(*joined, server)
+
+    torch.set_num_threads(1)
+    ours = [hosting.parties(setting, seed)[0] for seed in range(clients)]
+    sessions = protocol.train_clients(
+        ours, hosting.parties(setting)[1], splits,
+        schedule=schedule, epochs=2, batch_size=32, record=True,
+    )  # fmt: skip
+    layers, served = storage.read(tmp_path / "server")
+    assert served["error"] is None
+    assert equal(layers, sessions[0].server.model.state_dict())
+    for number, session in enumerate(sessions):
+        layers, joined = storage.read(tmp_path / f"client-{number + 1}")
+        assert joined["error"] is None
+        assert equal(layers, hosting.client_layers(session.client))
+        knows = served["losses"][number] if setting == "vanilla" else joined["losses"]
+        assert knows == session.losses and len(knows) == 2
+        assert joined["digests"] == hosting.digests(session.transcript.messages)
+        assert joined["accuracy"] == [session.accuracy(SPLIT)]
+
+
+@pytest.mark.proofs
+def test_the_commands_do_what_the_functions_do(tmp_path):
+    """What `serve` prints is what `join` takes, and what both write can be opened."""
+    sltools = [sys.executable, "-m", "sltools"]
+    options = ["--epochs", "2", "--port", "0", "--cut", "pool1", "--head", "relu4"]
+    server = subprocess.Popen(
+        [*sltools, "serve", *options, "--out", tmp_path / "served"],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    line = next(line for line in server.stdout if "sltools join" in line)
+    command = [*sltools, *shlex.split(line)[1:], "--out", tmp_path / "joined"]
+    joined = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert joined.returncode == 0, joined.stderr
+    assert server.wait(PATIENCE) == 0
+    source = data.load("digits")
+    session = protocol.train(*hosting.parties("private"), source.train, epochs=2)
+    assert f"test accuracy: {session.accuracy(source.test):.1%}" in joined.stdout
+    found = commands.open_layers(tmp_path / "served" / commands.LAYERS)
+    assert equal(found["model"].state_dict(), session.server.model.state_dict())
+    found = commands.open_layers(tmp_path / "joined" / commands.LAYERS)
+    assert equal(found["front"].state_dict(), session.client.front.state_dict())
+    assert equal(found["head"].state_dict(), session.client.head.state_dict())
+    transcript = hosts.read_journal(tmp_path / "served" / "client-1.journal")
+    assert transcript.view("server").kinds == {
+        "smashed", "features", "feature_gradient", "cut_gradient"
+    }  # fmt: skip
+
+
+def test_a_client_gives_no_layers_that_it_was_not_told_to_share(tmp_path):
+    addresses = PROCESSES.Queue()
+    served_as = {"clients": 2, "schedule": "splitfed v2", "epochs": 1}
+    server = hosting.start(hosting.serve, tmp_path, addresses, "vanilla", **served_as)
+    joined = [
+        hosting.start(hosting.join, tmp_path, address, "vanilla", number)
+        for number, address in enumerate(addresses.get(timeout=PATIENCE))
+    ]
+    assert ended(*joined, server)
+    told = storage.read(tmp_path / "client-1")[1]["error"]
+    assert told.startswith("the server trains several clients and wants this one's layers"), told
+    assert "client 1 ended the run: " in storage.read(tmp_path / "server")[1]["error"]
+
+
+def test_a_journal_that_was_cut_off_is_read_up_to_its_last_whole_message(tmp_path):
+    smashed = Message(0, 0, "smashed", torch.rand(5, 9999))
+    messages = [Message(0, 0, "labels", torch.arange(5)), smashed]
+    path = tmp_path / "journal"
+    with hosts.Journal(path) as journal:
+        for message in messages:
+            journal.append(message)
+    whole = path.read_bytes()
+    assert hosting.digests(hosts.read_journal(path).messages) == hosting.digests(messages)
+    for length, count in ((len(whole) - 1, 1), (len(whole) - 200_000, 1), (2 * 4096, 1), (5000, 0)):
+        path.write_bytes(whole[:length])
+        kept = hosts.read_journal(path).messages
+        assert hosting.digests(kept) == hosting.digests(messages[:count])
+    path.write_bytes(whole[:4096] + b"x" * 5000)
+    with pytest.raises(SltoolsError, match="damaged or no journal"):
+        hosts.read_journal(path)
+    with pytest.raises(SltoolsError, match="cannot be written"):
+        hosts.Journal(path)
+
+
+def equal(layers, others):
+    """Say whether two sets of named weights are the same, bit for bit."""
+    return layers.keys() == others.keys() and all(
+        torch.equal(value, others[name]) for name, value in layers.items()
+    )
