@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import foreign
@@ -13,7 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from sltools import audit, protocol
+from sltools import audit, data, experiments, protocol
 from sltools.audit import attackers, findings, sources, verdicts
 from sltools.audit import measures as audit_measures
 from sltools.audit.form import Form, as_features, undo_features
@@ -89,6 +90,73 @@ def test_the_report_of_recorded_activations_says_what_cannot_be_known() -> None:
     assert "<img" in report.page  # what the attackers made is shown all the same
     runs = [run for found in report.facts["findings"] for run in found["runs"]]
     assert runs and all(run["raw_mse"] is None for run in runs)
+
+
+def test_a_recording_with_its_images_is_scored_and_other_weights_are_noticed() -> None:
+    images, _ = foreign.blobs(30, (3, 32, 32))
+    network = foreign.SmallResNet().eval()
+    smashed, weights = network(images).detach(), network.state_dict()
+    same, noisy = (
+        Parts(foreign.SmallResNet, samples=audit.Samples(images), weights=weights, smashed=sent)
+        for sent in (smashed, smashed + 0.5 * torch.randn(smashed.shape))
+    )
+    assert build(same).notes == () and build(same).truth is not None
+    assert "differs from the recording" in build(noisy).notes[0]
+
+
+def test_a_recording_beside_the_trained_rest_is_attacked_through_it() -> None:
+    images, _ = foreign.blobs(30, (3, 32, 32))
+    client, rest = foreign.SmallResNet().eval(), foreign.Pooled(16)
+    parts = Parts(
+        foreign.SmallResNet,
+        lambda: foreign.Pooled(16),
+        public=audit.Samples(*foreign.blobs(40, (3, 32, 32), seed=1)),
+        weights=client.state_dict() | rest.state_dict(),
+        smashed=client(images).detach(),
+    )
+    system = build(parts)
+    tried = [attacker.name for attacker in audit.ATTACKERS if not attacker.lacking(system)]
+    assert {"SDAR", "PCAT", "FORA", "UnSplit"} <= set(tried) and system.classes == 4
+
+
+def test_a_saved_view_is_audited_without_anything_else(tmp_path: Path) -> None:
+    digits = data.load("digits")
+    session = experiments.train_victim(digits, "pool1", budget="tiny")
+    folder = session.observe(digits.test.images[:12]).save(tmp_path / "seen")
+    system = build(Parts(view=View.open(folder)))
+    found = next(a for a in audit.ATTACKERS if a.name == "UnSplit").run(system, 2, 0)
+    assert tuple(found.images.shape) == (10, 1, 28, 28)  # type: ignore[union-attr]
+
+
+def test_targets_training_and_public_samples_are_apart() -> None:
+    system = _system("rows", 80)
+    parts = [system.truth, system.training.images, system.public.images,  # type: ignore[union-attr]
+             system.held_out.images]  # type: ignore[union-attr]  # fmt: skip
+    rows = [row.numpy().tobytes() for part in parts for row in part]  # type: ignore[union-attr]
+    assert len(rows) == len(set(rows)) == 80
+
+
+def test_samples_that_are_alike_count_once() -> None:
+    images, labels = foreign.blobs(40, (3, 32, 32))
+    twice = audit.Samples(torch.cat([images, images]), torch.cat([labels, labels]))
+    weights = foreign.SmallResNet().state_dict()
+    system = build(Parts(foreign.SmallResNet, samples=twice, weights=weights))
+    assert "40 of your 80 samples equal others" in system.notes[0]
+    alike = audit.Samples(torch.ones(20, 3, 32, 32))
+    with pytest.raises(DataError, match="1 samples that differ, of 20, are too few"):
+        build(Parts(foreign.SmallResNet, samples=alike, weights=weights))
+
+
+def test_private_samples_are_taken_out_of_the_public_ones() -> None:
+    images, labels = foreign.blobs(40, (3, 32, 32))
+    public, _ = foreign.blobs(20, (3, 32, 32), seed=1)
+    both = audit.Samples(torch.cat([images[:5], public]))
+    weights = foreign.SmallResNet().state_dict()
+    parts = Parts(foreign.SmallResNet, samples=audit.Samples(images, labels), weights=weights)
+    system = build(replace(parts, public=both))
+    assert len(system.public) == 20  # type: ignore[arg-type]
+    with pytest.raises(DataError, match="all public samples are among the private ones"):
+        build(replace(parts, public=audit.Samples(images[:5])))
 
 
 def test_the_audit_of_the_papers_network_agrees_with_the_recorded_table() -> None:

@@ -239,7 +239,7 @@ def _of_recording(parts: Parts, activations: Tensor, form: Form, targets: int, s
     """Recorded activations, and the network that sent them if it is known."""
     smashed = as_features(activations)
     sent = _truth(parts.samples, form, smashed)
-    architecture, client, notes = None, None, []
+    architecture, client, rest, classes, notes = None, None, None, 0, []
     if parts.client is not None:
         known = _networks(parts, form, None, seed)
         if known.activation_shape != tuple(activations.shape[1:]):
@@ -249,6 +249,8 @@ def _of_recording(parts: Parts, activations: Tensor, form: Form, targets: int, s
             )
         architecture = known.architecture
         client = None if "client" in known.untrained else known.client
+        if "rest" not in known.untrained:
+            rest, classes = known.rest, known.classes
     if client is not None and sent is not None:
         difference = networks.relative_error(client, sent.images, smashed)
         if difference > ROUNDING:
@@ -257,8 +259,9 @@ def _of_recording(parts: Parts, activations: Tensor, form: Form, targets: int, s
                 f"{difference:.1%} of its variance: other weights, another order, or a defence."
             )
     return System(
-        parts.name, form, View.of_activations(smashed, architecture), min(targets, len(smashed)),
-        client=client, sent=sent, public=_public(parts.public, form, sent), notes=tuple(notes),
+        parts.name, form, View.of_activations(smashed, architecture, rest),
+        min(targets, len(smashed)), client=client, rest=rest, classes=classes, sent=sent,
+        public=_public(parts.public, form, sent), notes=tuple(notes),
     )  # fmt: skip
 
 
