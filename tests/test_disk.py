@@ -13,12 +13,25 @@ from typing import Any
 import click
 import joblib  # noqa: F401 - now: where a disk is full it finds no room for semaphores
 import nbformat
+import numpy as np
 import papermill
 import pytest
 import torch
 import typer
+from safetensors.torch import save_file
 
-from sltools import arena, cli, exercises, experiments, lessons, plots, protocol, storage, sweep
+from sltools import (
+    arena,
+    audit,
+    cli,
+    exercises,
+    experiments,
+    lessons,
+    plots,
+    protocol,
+    storage,
+    sweep,
+)
 from sltools.errors import LessonError
 from sltools.exercises import record
 from sltools.grading import grade as grading
@@ -43,10 +56,16 @@ WRITERS = {  # the command, and what it is told; PLACE is where it writes
     "assignment new": [
         *("assignment", "new", "--salt", "salt", "--roster", "roster.csv", "--out", "PLACE")
     ],
+    "audit": [
+        *("audit", "--client", "net.py:client", "--weights", "w.safetensors"),
+        *("--images", "images.npy", "--minutes", "0.1", "--out", "PLACE"),
+    ],
     "attack inversion": ["attack", "inversion", "--save", "PLACE", "--json"],
     "attack labels": ["attack", "labels", "--save", "PLACE", "--json"],
 }
-READERS = {"doctor", "check"}  # `check` only sets a damaged file of progress aside
+READERS = {"doctor", "check", "map"}  # `check` only sets a damaged file of progress aside
+HOSTS = {"serve", "join"}  # they wait for each other: see test_cli and test_hosts
+AUDIT = {"work.json", "report.json", "report.html"}  # tell the command and how long it took
 
 
 @pytest.fixture(autouse=True)
@@ -67,6 +86,10 @@ def _moments(tmp_path: Path, little_course: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(grading, "_compare", lambda *_: grading._Similarities({}, {}))
     monkeypatch.setattr(experiments, "run_inversion", lambda settings: OUTCOME)
     monkeypatch.setattr(experiments, "run_labels", lambda settings: OUTCOME)
+    monkeypatch.setattr(audit.running, "ATTACKERS", ())
+    Path("net.py").write_text("from torch import nn\ndef client(): return nn.Conv2d(1, 1, 1)\n")
+    save_file(torch.nn.Conv2d(1, 1, 1).state_dict(), "w.safetensors")
+    np.save("images.npy", np.random.default_rng(0).random((20, 1, 4, 4), np.float32))
     Path("subs").mkdir()
     Path("subs/one.ipynb").write_text(notebook(["x = 1"]))
     Path("salt").write_bytes(bytes(range(40)))
@@ -114,7 +137,7 @@ def test_no_command_is_left_out() -> None:
         else:
             yield " ".join(above)
 
-    assert {*names(typer.main.get_command(cli.app))} == WRITERS.keys() | READERS
+    assert {*names(typer.main.get_command(cli.app))} == WRITERS.keys() | READERS | HOSTS
 
 
 @pytest.mark.parametrize("room", [0, 600])
@@ -138,7 +161,7 @@ def test_a_full_disk_is_one_sentence_and_the_same_command_goes_on(
     assert not any(path.stat().st_size == 0 for path in place.rglob("*.ipynb"))
     assert call(monkeypatch, *_told(name, place)) == 0
     after = _tree(place)
-    changing = {"arena.json", "arena.csv", "sweep.csv", "facts.json"}
+    changing = {"arena.json", "arena.csv", "sweep.csv", "facts.json", *AUDIT}
     assert all(after[file] == content for file, content in whole.items() if file not in changing)
     assert after.keys() > whole.keys() or name == "sweep"
 
@@ -159,7 +182,7 @@ def test_what_is_killed_while_it_writes_leaves_only_whole_files(
         with pytest.raises(_Killed):
             cli.main()
     files = _tree(left)
-    stamped = {"arena.json", "arena.csv", "sweep.csv", ".sltools-course.json"}
+    stamped = {"arena.json", "arena.csv", "sweep.csv", ".sltools-course.json", *AUDIT}
     for file, content in files.items():
         assert file in stamped or content == whole[file] or (name, content) == ("run", b""), file
     if name == "run":
@@ -224,18 +247,21 @@ def test_a_home_directory_is_found(
 def test_an_arena_keeps_its_trials_and_tells_the_one_it_has_no_room_for(
     full_disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any
 ) -> None:
-    command = _told("arena", tmp_path / "place")
-    assert call(monkeypatch, *command[:-3], "1", *command[-2:]) == 0
+    def command(victims: int) -> list[str]:
+        told = _told("arena", tmp_path / "place")
+        return [*told[:-3], str(victims), *told[-2:]]
+
+    assert call(monkeypatch, *command(30)) == 0  # so many that the rows are the largest file
     kept = (tmp_path / "place/arena.csv").read_bytes()
     capsys.readouterr()
     with full_disk(len(kept) + 20):  # room for half a row
-        assert call(monkeypatch, *command) == 1
+        assert call(monkeypatch, *command(31)) == 1
     assert (tmp_path / "place/arena.csv").read_bytes() == kept
     unkept = capsys.readouterr().err.split("if it is not there:\n")[1]
-    assert unkept.strip().splitlines()[0] == "digits,tiny,none,0,1,service,-1,accuracy,0.9,0.1"
-    assert call(monkeypatch, *command) == 0
+    assert unkept.strip().splitlines()[0] == "digits,tiny,none,0,30,service,-1,accuracy,0.9,0.1"
+    assert call(monkeypatch, *command(31)) == 0
     whole = (tmp_path / "place/arena.csv").read_bytes()
-    assert whole.startswith(kept) and whole.count(b"service") == 2
+    assert whole.startswith(kept) and whole.count(b"service") == 31
 
 
 def test_a_notebook_that_runs_keeps_its_last_state_on_a_full_disk(
