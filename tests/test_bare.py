@@ -16,6 +16,7 @@ from typing import Any
 
 import nbformat
 import pytest
+from PIL import Image
 
 from sltools import lessons
 from sltools.lessons import Lesson
@@ -120,15 +121,28 @@ def _texts(cell: Any) -> list[str]:
     return [output.data.get("text/plain", "") for output in cell.outputs if "data" in output]
 
 
+NETWORK = """
+from torch import nn
+def Front(): return nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU())
+def Rest(): return nn.Sequential(nn.Flatten(), nn.Linear(144, 2))
+"""
+
+
 @pytest.fixture
 def prepared(empty: Path, environment: dict[str, str]) -> Path:
-    """What the commands of the README suppose: data, and notebooks to grade."""
+    """What the commands of the README suppose: data, notebooks to grade, a split to audit."""
     (empty / "submissions").mkdir()
     notebook = nbformat.read(ROOT / "exercises" / "04_inversion_and_stealing.ipynb", as_version=4)
     nbformat.write(notebook, empty / "submissions" / "ann.ipynb")
     (mnist := empty / "data" / "mnist").mkdir(parents=True)
     write(mnist, idx_content(train=3000, test=200))
     environment["SLTOOLS_DATA_DIR"] = str(mnist.parent)
+    (empty / "net.py").write_text(NETWORK)
+    for number in range(40):
+        folder = empty / "scans" / f"class {number % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        colour = (100 * (number % 2) + number, number, 2 * number)
+        Image.new("RGB", (8, 8), colour).save(folder / f"{number}.png")
     return empty
 
 
