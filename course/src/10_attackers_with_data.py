@@ -816,7 +816,7 @@ for kind in kinds:
 
 # %%
 least = {
-    kind: min(np.median(found) for name in ATTACKS if (found := shares_with(name, "fc1", kind)))
+    kind: min(np.median(of_kind) for name in ATTACKS if (of_kind := shares_with(name, "fc1", kind)))
     for kind in kinds[1:]
 }
 harm = [kind for kind, share in least.items() if share < 1]
