@@ -285,7 +285,8 @@ def imitated(kind: str, first: Tensor, second: Tensor, z: Tensor) -> Tensor:
         step = steps[steps > 1e-4 * steps.max()].min()
         places = ((z - levels.min()) / step).round()
         return (
-            levels.min() + places.clamp(0, round(float((levels.max() - levels.min()) / step))) * step
+            levels.min()
+            + places.clamp(0, round(float((levels.max() - levels.min()) / step))) * step
         )
     if kind == "top-k":
         flat, count = z.flatten(1).abs(), int((first[0] != 0).sum())
