@@ -277,7 +277,9 @@ def test_other_cuts_are_those_of_the_trained_network() -> None:
 # --- Time, Ctrl-C, and going on
 
 
-def test_what_the_time_does_not_allow_is_told_and_done_by_the_same_call(tmp_path: Path) -> None:
+def test_what_the_time_does_not_allow_is_told_and_done_by_the_same_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client, rest, shape = SYSTEMS["rows"]
     options = {"images": _samples(shape)[0], "labels": _samples(shape)[1], "rest": rest}
     short = audit.run(client, **options, minutes=0, folder=tmp_path / "out")  # type: ignore[arg-type]
@@ -287,7 +289,9 @@ def test_what_the_time_does_not_allow_is_told_and_done_by_the_same_call(tmp_path
     assert runs["decoder, weights known"] and runs["clusters of activations"]
     assert long.facts["defences"] and long.facts["cuts"]
     assert short.facts["system"]["notes"] != long.facts["system"]["notes"]  # trained anew
+    monkeypatch.delattr("sltools.audit.measures.other_cuts")  # whole, and not measured again
     again = audit.run(client, **options, minutes=0.3, folder=tmp_path / "out")  # type: ignore[arg-type]
+    assert again.facts["cuts"] == long.facts["cuts"]
     assert "trained in an earlier run" in str(again.facts["system"]["notes"])
     kept = json.loads((tmp_path / "out" / "report.json").read_text())
     assert kept["findings"] == json.loads(json.dumps(again.facts["findings"]))

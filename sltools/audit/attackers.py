@@ -111,18 +111,29 @@ def _known_weights_search(system: System, steps: int, seed: int) -> Found:
 
 def _known_weights_decoder(system: System, steps: int, seed: int) -> Found:
     assert system.client is not None and system.public is not None
-    made = coarse(networks.in_chunks(system.client, system.public.images))
-    fit = best_fit(made[:PAIRS], system.public.images[:PAIRS], seed)
-    decoder = fitted_decoder(made, system.public.images, **fit._asdict(), seed=seed)
+    made = networks.in_chunks(system.client, system.public.images)
+    sent = system.smashed[: system.targets]
+    images, fit = decode(made, system.public.images, sent, seed)
     own = f"auxiliary images ({len(system.public)})"
     return Found(
-        networks.in_chunks(decoder, coarse(system.smashed[: system.targets])),
+        images,
         settings=fit._asdict(),
         knowledge=("client model (granted)", "smashed", own),
     )
 
 
-def best_fit(made: Tensor, images: Tensor, seed: int) -> Fit:
+def decode(made: Tensor, images: Tensor, sent: Tensor, seed: int) -> tuple[Tensor, Fit]:
+    """Decode what was `sent` (T, ...) with a decoder fitted to pairs, and say how it was fitted.
+
+    The pairs are smashed data `made` (N, ...) of `images` (N, C, H, W), N at least 2.
+    """
+    made, sent = _coarse(made), _coarse(sent)
+    fit = _best_fit(made[:PAIRS], images[:PAIRS], seed)
+    decoder = fitted_decoder(made, images, **fit._asdict(), seed=seed)
+    return networks.in_chunks(decoder, sent), fit
+
+
+def _best_fit(made: Tensor, images: Tensor, seed: int) -> Fit:
     """How to fit a decoder to pairs of smashed data (N, ...) and images (N, C, H, W), N at least 2.
 
     Chosen on the pairs alone, one by one, or with many inputs on the last fifth of them.
@@ -133,14 +144,13 @@ def best_fit(made: Tensor, images: Tensor, seed: int) -> Fit:
 
     def error(ridge: float) -> float:
         decoder = fitted_decoder(made[:count], images[:count], ridge=ridge, seed=seed)
-        return (
-            metrics.mse(networks.in_chunks(decoder, made[count:]), images[count:]).median().item()
-        )
+        decoded = networks.in_chunks(decoder, made[count:])
+        return metrics.mse(decoded, images[count:]).median().item()
 
     return Fit("random", min(RIDGES, key=error))
 
 
-def coarse(smashed: Tensor) -> Tensor:
+def _coarse(smashed: Tensor) -> Tensor:
     """Smashed data (N, ...), or the means of windows of maps that are too large to be decoded."""
     while smashed.ndim == 4 and smashed[0].numel() > MOST_FEATURES and min(smashed.shape[2:]) > 1:
         smashed = avg_pool2d(smashed, 2)
@@ -171,9 +181,7 @@ def _hijack(system: System, steps: int, seed: int) -> Found:
     per_epoch = -(-len(system.training) // batch)
     epochs = max(1, steps // per_epoch)
     session = finished(
-        protocol.train(
-            front, server, system.training, epochs=epochs, batch_size=batch, seed=seed
-        )  # fmt: skip
+        protocol.train(front, server, system.training, epochs=epochs, batch_size=batch, seed=seed)
     )
     front.eval()
     sent = networks.in_chunks(front, system.sent.images[: system.targets])

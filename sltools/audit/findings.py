@@ -9,7 +9,7 @@ import torch
 from scipy.stats import binomtest
 from torch import Tensor, nn
 
-from sltools import experiments, metrics, seeds
+from sltools import experiments, metrics
 from sltools.attacks import networks
 from sltools.audit.attackers import Attacker, Found
 from sltools.audit.system import System
@@ -101,10 +101,10 @@ class Guesses:
 
     Errors are medians over the targets: `blank` of black, `mean` of the mean of the attacker's (or
     of what was sent), `class_mean` of the mean of the class. `victim` is the accuracy of client and
-    server, `untrained` that of a fresh client before the
-    server's part, and `rivals` those of classifiers made from the attacker's own samples alone,
-    each with its agreement. `majority` always says the most frequent class; `shuffled` is what
-    groups dealt out at random have, `identified` how many targets the best guess tells apart.
+    server, `untrained` that of a fresh client before the server's part, and `rivals` those of
+    classifiers that saw no activations, each with its agreement. `majority` always says the most
+    frequent class; `shuffled` is what groups dealt out at random have, `identified` how many
+    targets the best guess tells apart.
     """
 
     blank: float | None = None
@@ -162,8 +162,8 @@ def guess(system: System, seconds: float, seed: int) -> Guesses:
     if system.is_labelled and system.sent is not None:
         labels = system.sent.labels
         found["majority"] = Share(int(labels.bincount().max()), len(labels))
-        order = torch.randperm(len(labels), generator=seeds.generator(0, "random partition"))
-        found["shuffled"] = metrics.cluster_accuracy(labels[order], labels)
+        blind = metrics.score_labels(labels, int(labels.max()) + 1, clusters=labels)
+        found["shuffled"] = blind.random_partition
     if system.rest is not None and system.client is not None:
         found |= _classifier_guesses(system, min(seconds, RIVAL_SECONDS), seed)
     return Guesses(**found)

@@ -137,6 +137,7 @@ def _unpack(kept: dict[str, Any], images: dict[str, Tensor]) -> Work:
         None if work["wire"] is None else Wire(**work["wire"]),
         None if work["cuts"] is None else [Cut(**cut) for cut in work["cuts"]],
         None if work["defenses"] is None else [Defended(**_shares(d)) for d in work["defenses"]],
+        whole=work["whole"],
     )
 
 

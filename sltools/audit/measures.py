@@ -11,8 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from sltools import metrics, models, seeds
 from sltools.attacks import networks
-from sltools.attacks.regression import fitted_decoder
-from sltools.audit.attackers import FEW_PUBLIC, best_fit, coarse
+from sltools.audit.attackers import FEW_PUBLIC, decode
 from sltools.audit.findings import Share
 from sltools.audit.form import Shape, as_features, bare
 from sltools.audit.system import System
@@ -181,9 +180,8 @@ def _decoder_error(system: System, front: nn.Module, defense: Outgoing | None) -
     aims = _made(system, front, system.form.samples(system.truth))
     if defense is not None:
         own, aims = defense("smashed", own), defense("smashed", aims)
-    own, aims = coarse(own), coarse(aims)
-    decoder = fitted_decoder(own, images, **best_fit(own, images, 0)._asdict(), seed=0)
-    return metrics.mse(networks.in_chunks(decoder, aims), system.truth).median().item()
+    decoded, _ = decode(own, images, aims, seed=0)
+    return metrics.mse(decoded, system.truth).median().item()
 
 
 def _made(system: System, front: nn.Module, samples: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from sltools.audit.sources import Samples, load_weights
 from sltools.audit.training import fit
 from sltools.data import Split
 from sltools.errors import DataError, ModelError
+from sltools.experiments.auxiliary import pixel_bytes
 from sltools.messages import Message
 from sltools.models import Architecture
 from sltools.view import View
@@ -38,6 +39,7 @@ MOST_PUBLIC = 5000
 FEWEST = 8
 ROUNDING = 1e-3  # of the variance of activations
 HELD_OUT, PUBLIC = 0.2, 0.35  # of the samples that are no targets, if the client is trained here
+LEVELS = 2**16 - 1  # by which two samples are told apart: columns of a table may lie close
 UNKNOWN = -1  # the label of a sample that has none
 TRAINING_SHARE = 0.25  # of the time, that training may take
 
@@ -65,7 +67,7 @@ class Parts:
     def digest(self) -> str:
         """A hash of all of it, and of the files of the code that builds networks."""
         builders = [self.client, self.rest, *self.also]
-        code = [source_of(builder) for builder in builders]
+        code = [_source_of(builder) for builder in builders]
         found = hashlib.sha256(json.dumps([self.name, code, devices.versions()]).encode())
         tensors: dict[str, Tensor | None] = {"smashed": self.smashed}
         for role, samples in {"samples": self.samples, "public": self.public}.items():
@@ -158,7 +160,7 @@ class System:
         return View("server", [message], self.architecture, None, self.rest, grants)
 
 
-def source_of(builder: Builder | None) -> str:
+def _source_of(builder: Builder | None) -> str:
     """The name of `builder` and the file that it is written in, as far as it is known."""
     if builder is None:
         return ""
@@ -292,11 +294,8 @@ def _of_samples(
         split, targets, bool(known.untrained), parts.public is not None, seed
     )
     public = _public(parts.public, form, split)
-    if public is not None and known.classes and public.labels.max() >= known.classes:
-        raise DataError(
-            f"the public labels go up to {int(public.labels.max())}, and the rest knows "
-            f"{known.classes} classes, from 0 to {known.classes - 1}"
-        )
+    if public is not None and known.classes:
+        _check_labels(public.labels, known.classes, "public labels")
     _other_cuts(parts, known, form, samples.values)  # before any training, for what is wrong
     notes = []
     if copies := len(given) - len(split):
@@ -421,8 +420,8 @@ def _public(samples: Samples | None, form: Form, private: Split | None) -> Split
 
 def _without(split: Split, private: Split) -> Split:
     """The samples of `split` that are not among the private ones, if any is left."""
-    known = set(pixel_bytes(private.images))
-    others = [image not in known for image in pixel_bytes(split.images)]
+    known = set(pixel_bytes(private.images, LEVELS))
+    others = [image not in known for image in pixel_bytes(split.images, LEVELS)]
     if not any(others):
         raise DataError(
             "all public samples are among the private ones: give samples that the attacker may "
@@ -434,7 +433,7 @@ def _without(split: Split, private: Split) -> Split:
 def _distinct(split: Split) -> Split:
     """The samples without those that equal an earlier one."""
     found: dict[bytes, int] = {}
-    for row, pixels in enumerate(pixel_bytes(split.images)):
+    for row, pixels in enumerate(pixel_bytes(split.images, LEVELS)):
         found.setdefault(pixels, row)
     return split[torch.tensor(sorted(found.values()))]
 
@@ -484,15 +483,9 @@ def _other_cuts(
     return found
 
 
-def _check_labels(labels: Tensor | None, classes: int) -> None:
+def _check_labels(labels: Tensor | None, classes: int, what: str = "labels") -> None:
     if labels is not None and labels.max() >= classes:
         raise DataError(
-            f"the labels go up to {int(labels.max())}, and the rest knows {classes} classes, from "
+            f"the {what} go up to {int(labels.max())}, and the rest knows {classes} classes, from "
             f"0 to {classes - 1}"
         )
-
-
-def pixel_bytes(images: Tensor) -> list[bytes]:
-    """The pixels of each image (N, C, H, W) in [0, 1], to 16 bits: equal for equal images."""
-    whole = (images.detach().cpu() * 65535).round().to(torch.int32)
-    return [image.numpy().tobytes() for image in whole]

@@ -61,8 +61,8 @@ def check_disjoint(auxiliary: data.Split, private: Tensor) -> None:
             f"the private images are a tensor (N, C, H, W), not a {type(private).__name__}: take "
             "a split's `.images`"
         )
-    known = set(_pixels(private))
-    shared = sum(image in known for image in _pixels(auxiliary.images))
+    known = set(pixel_bytes(private))
+    shared = sum(image in known for image in pixel_bytes(auxiliary.images))
     if shared:
         raise DataError(
             f"{shared} of {len(auxiliary)} auxiliary images are among the private ones, so the "
@@ -71,9 +71,18 @@ def check_disjoint(auxiliary: data.Split, private: Tensor) -> None:
         )
 
 
-def _pixels(images: Tensor) -> list[bytes]:
-    """The 8-bit pixels of each image."""
-    whole = (images.detach().cpu() * 255).round().to(torch.uint8)
+def pixel_bytes(images: Tensor, levels: int = 255) -> list[bytes]:
+    """Each image (N, C, H, W) in [0, 1] as bytes, which are equal for equal images.
+
+    Images are equal if all their pixels round to the same of `levels` steps.
+
+    >>> import torch
+    >>> from sltools.experiments.auxiliary import pixel_bytes
+    >>> one, other = pixel_bytes(torch.tensor([0.5, 0.5001]).view(2, 1, 1, 1))
+    >>> one == other
+    True
+    """
+    whole = (images.detach().cpu() * levels).round().to(torch.int32)
     return [image.numpy().tobytes() for image in whole]
 
 
