@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from sltools import audit, data, experiments, protocol
-from sltools.audit import attackers, findings, sources, verdicts
+from sltools.audit import attackers, findings, running, sources, training, verdicts
 from sltools.audit import measures as audit_measures
 from sltools.audit.form import Form, as_features, undo_features
 from sltools.audit.system import Parts, build
@@ -78,7 +78,9 @@ def test_activations_from_a_file_alone_are_attacked_and_not_scored(tmp_path: Pat
     system = build(Parts(sources.builder(f"{tmp_path}/net.py:client"), **parts))  # type: ignore[arg-type]
     assert system.truth is None and system.architecture is not None
     lacking = {a.name: a.lacking(system) for a in audit.ATTACKERS}
-    assert [name for name, why in lacking.items() if not why] == ["FORA", "UnSplit"]
+    assert [name for name, why in lacking.items() if not why] == [
+        "feature map, displayed", "UnSplit", "FORA",
+    ]  # fmt: skip
 
 
 def test_the_report_of_recorded_activations_says_what_cannot_be_known() -> None:
@@ -202,16 +204,83 @@ def test_perfect_images_and_blind_guesses_are_scored_as_such() -> None:
     assert negative.identified.right == 0 and negative.aligned_mse < 1e-6  # type: ignore[union-attr,operator]
     told = [verdicts.word(findings.Finding("x", audit.LEVELS[1], "", runs=[some]), guesses)
             for some in scores]  # fmt: skip
-    assert told == ["recovered", "no better", "no better", "no better"]
+    assert told == ["recovered", "no better", "no better", "in part"]  # a negative shows it all
 
 
 def test_a_client_that_sends_its_inputs_is_read_and_noise_hinders() -> None:
     system = _trivial()
-    none, *others = list(audit_measures.defended(system))
+    none, *others = [measure() for measure in audit_measures.defended(system)]
     assert none.name == "none" and none.decoder_mse < 1e-3  # type: ignore[operator]
     noise = {defense.name: defense.decoder_mse for defense in others}
     assert noise["Gaussian noise, 2 of the spread"] > 10 * none.decoder_mse  # type: ignore[operator]
     assert noise["clipped to 0.5 of the median norm"] < noise["quantised to 1 bit"]  # type: ignore[operator]
+
+
+def test_shapes_in_false_colours_are_seen_though_the_error_is_that_of_a_guess() -> None:
+    """Dark rectangles of one colour, found as bright ones of another."""
+    draw = torch.Generator().manual_seed(0)
+    images = torch.rand(60, 3, 24, 24, generator=draw) / 20 + 0.9
+    for image in images:
+        top, left = torch.randint(14, (2,), generator=draw).tolist()
+        image[:, top : top + 9, left : left + 7] = torch.tensor([0.2, 0.4, 0.1]).view(3, 1, 1)
+    system = build(Parts(lambda: nn.Conv2d(3, 4, 3), samples=audit.Samples(images),
+                         weights=nn.Conv2d(3, 4, 3).state_dict()))  # fmt: skip
+    truth, guessed = system.truth, findings.guessed_images(system)
+    assert truth is not None and guessed is not None
+    guesses = findings.guess(system, 1, 0)
+    found = [
+        findings.Finding("x", audit.LEVELS[1], "", runs=[findings.score(
+            system, attackers.Found(made), guessed)])
+        for made in ((1 - truth).flip(1) / 2, guessed, torch.rand_like(truth))
+    ]  # fmt: skip
+    assert [verdicts.word(one, guesses) for one in found] == ["in part", "no better", "no better"]
+    told = verdicts.verdicts(found, guesses)[0].answer
+    assert told.startswith("With this effort, in part")
+    assert "the shapes of 100% (10 of 10" in told and "the error alone says no more" in told
+
+
+def test_a_listener_looks_at_the_maps() -> None:
+    look = next(a for a in audit.ATTACKERS if a.name == "feature map, displayed")
+    system = _trivial()
+    found = findings.score(system, look.run(system, 0, 0), findings.guessed_images(system))
+    assert found.raw_mse < 0.01 and found.identified.value == 1  # type: ignore[operator,union-attr]
+    assert look.lacking(_system("rows")) == "the activations are vectors, which show no picture"
+
+
+def test_a_client_without_parameters_is_had_by_who_knows_its_architecture() -> None:
+    images, labels = foreign.blobs(80, (1, 16, 16))
+    rest = lambda: nn.Sequential(nn.Flatten(), nn.Linear(256, 4))  # noqa: E731
+    parts = Parts(nn.Identity, rest, audit.Samples(images, labels))
+    system = build(parts, seconds=9)
+    assert system.is_weightless and system.taught_here == ("rest",)
+    lacking = {a.name: a.lacking(system) for a in audit.ATTACKERS}
+    assert {name for name, why in lacking.items() if "no parameters" in why} == {"UnSplit", "SDAR"}
+    decoder = next(a for a in audit.ATTACKERS if a.name == "decoder, weights known")
+    assert decoder.level_in(system) == "knows the architecture"
+    setting = verdicts.Setting.of(system)
+    found = findings.not_tried(system, decoder, "")
+    said = verdicts.verdicts([found], findings.Guesses(), setting)
+    assert said[1].answer.startswith("It costs nothing: the client has no parameters")
+
+
+def test_samples_that_a_trained_client_may_know_are_not_called_held_out() -> None:
+    images, labels = foreign.blobs(80, (3, 32, 32))
+    weights = foreign.SmallResNet().state_dict()
+    parts = Parts(foreign.SmallResNet, lambda: foreign.Pooled(16), audit.Samples(images, labels))
+    trained, given = build(parts, seconds=1), build(replace(parts, weights=weights), seconds=1)
+    assert verdicts.Setting.of(trained) == verdicts.USUAL
+    scored_on, server, _ = verdicts.Setting.of(given)
+    assert scored_on == "samples that the client may have learned from"
+    assert server == "a part that was trained here in the server's place"
+
+
+def test_many_activations_are_decoded_by_least_squares_of_themselves() -> None:
+    """More numbers for each sample than samples, of which the inputs are a linear function."""
+    images, _ = foreign.blobs(120, (1, 16, 16))
+    mixed = images.flatten(1) @ torch.randn(256, 2304, generator=torch.Generator().manual_seed(0))
+    decoded, fit = attackers.decode(mixed[:100], images[:100], mixed[100:], seed=0)
+    errors = (decoded - images[100:]).square().mean((1, 2, 3))
+    assert fit.features == "linear" and errors.median() < 0.1 * images.var()
 
 
 def test_operations_are_those_of_the_layers() -> None:
@@ -238,7 +307,9 @@ def test_copies_are_scored_beside_the_victim_on_held_out_samples() -> None:
     assert same.agreement == findings.Share(len(system.held_out), len(system.held_out))
     guesses = findings.guess(system, 20, 0)
     assert same.accuracy == guesses.victim and guesses.victim.value > 0.6  # type: ignore[union-attr]
-    machine = guesses.rivals["a support vector machine of the attacker's samples"]  # type: ignore[index]
+    machine = guesses.rivals[
+        f"a support vector machine of {len(system.public)} of the attacker's samples"
+    ]  # type: ignore[index]
     network = guesses.rivals["a network of the attacker's samples"]  # type: ignore[index]
     assert machine[0].value > 0.6 and network[0].value > 0.5  # type: ignore[union-attr]
 
@@ -261,7 +332,7 @@ def test_a_rest_that_works_in_place_leaves_the_activations_alone() -> None:
 def test_other_cuts_are_those_of_the_trained_network() -> None:
     system = build(Parts(foreign.mlp_front, foreign.mlp_rest, audit.Samples(*_samples((12,)))),
                    seconds=1)  # fmt: skip
-    cuts = list(audit_measures.other_cuts(system))
+    cuts = [measure() for measure in audit_measures.other_cuts(system)]
     assert [cut.name for cut in cuts] == ["1: Linear", "2: ReLU", "3: Linear", "4: ReLU"]
     assert [cut.is_yours for cut in cuts] == [False, False, False, True]
     assert [cut.client_parameters for cut in cuts] == [416, 416, 944, 944]
@@ -321,6 +392,57 @@ def test_an_audit_that_is_interrupted_keeps_what_is_done(
     assert not again.interrupted
 
 
+def test_training_keeps_to_its_time_within_an_epoch(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(10_000))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))
+    steps, _, whole = training.fit(
+        nn.Linear(2, 2), torch.rand(640, 2), torch.arange(640) % 2, seconds=3, seed=0
+    )
+    assert steps == 4 and not whole  # of ten in an epoch
+
+
+def test_training_that_had_no_time_goes_on_from_where_it_was(tmp_path: Path) -> None:
+    client, rest, shape = SYSTEMS["rows"]
+    images, labels = _samples(shape)
+    notes = [
+        str(audit.run(client, images, labels, rest, minutes=minutes, folder=tmp_path / "out")
+            .facts["system"]["notes"])
+        for minutes in (0, 0, 0.2)
+    ]  # fmt: skip
+    assert "earlier run" not in notes[0] and ": 1 step," in notes[0]
+    assert all("from where an earlier run left it" in told for told in notes[1:])
+    assert "it goes on if there is more" not in notes[2]
+
+
+def test_a_measure_that_was_finished_late_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    ticks = iter(range(100))
+    monkeypatch.setattr("time.monotonic", lambda: float(next(ticks)))
+    assert audit_measures.within(0.5, [lambda: "slow"]) == ([], False)
+    assert audit_measures.within(1.5, [lambda: "slow"]) == (["slow"], True)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_a_longer_try_that_does_not_end_leaves_what_was_found(
+    monkeypatch: pytest.MonkeyPatch, error: type[BaseException]
+) -> None:
+    def run(system: audit.System, steps: int, seed: int) -> attackers.Found:
+        if steps > 100:
+            raise error
+        return attackers.Found(system.truth, settings={"steps": steps})
+
+    def offer(most: int) -> None:
+        one = attackers.Attacker("x", audit.LEVELS[0], "", lambda _: "", run, 5, most)
+        monkeypatch.setattr(running, "ATTACKERS", (one,))
+
+    system, work = _trivial(), running.Work()
+    monkeypatch.setattr(audit_measures, "within", lambda *_: ([], True))
+    for most in (100, 1000):
+        offer(most)
+        running.carry_out(system, work, seconds=9999, seed=0, keep=lambda _: None)
+        assert len(work.findings["x"].runs) == 1 and "x" in work.images
+    assert work.interrupted == (error is KeyboardInterrupt)
+
+
 def test_another_audit_does_not_go_into_the_folder(tmp_path: Path) -> None:
     client, rest, shape = SYSTEMS["rows"]
     images, labels = _samples(shape)
@@ -332,6 +454,41 @@ def test_another_audit_does_not_go_into_the_folder(tmp_path: Path) -> None:
     with pytest.raises(SltoolsError, match="is not empty and holds no audit"):
         audit.run(client, images, labels, rest, minutes=0, folder=tmp_path / "mine")
     assert (tmp_path / "mine" / "notes.txt").read_text() == "mine"
+
+
+def test_the_same_source_that_builds_something_else_is_another_audit() -> None:
+    samples = audit.Samples(*foreign.blobs(8, (3, 32, 32)))
+
+    def digest(act: Callable[[Tensor], Tensor]) -> str:
+        class Front(nn.Module):
+            def __init__(self) -> None:
+                super().__init__()
+                self.conv = nn.Conv2d(3, 4, 3)
+
+            def forward(self, images: Tensor) -> Tensor:
+                return act(self.conv(images))
+
+        return Parts(Front, samples=samples).digest
+
+    assert digest(torch.relu) == digest(torch.relu) != digest(torch.tanh)
+
+
+def test_what_cannot_be_measured_is_told_and_the_facts_are_json(tmp_path: Path) -> None:
+    class Vast(nn.Conv2d):
+        def forward(self, images: Tensor) -> Tensor:
+            return 1e30 * super().forward(images)
+
+    images, _ = foreign.blobs(40, (3, 16, 16))
+    vast = lambda: Vast(3, 4, 3)  # noqa: E731
+    report = audit.run(
+        vast, images, weights=vast().state_dict(), minutes=0.2, folder=tmp_path / "o"
+    )
+    assert any(told.startswith("Defences: it failed") for told in report.facts["not tried"])
+
+    def refuse(text: str) -> None:
+        raise AssertionError(f"{text} is no JSON")
+
+    json.loads((tmp_path / "o" / "report.json").read_text(), parse_constant=refuse)
 
 
 def test_what_fails_leaves_no_folder(tmp_path: Path) -> None:
@@ -376,6 +533,24 @@ def _mixing() -> nn.Module:
             return image - image.mean(0)
 
     return Mixer()
+
+
+class _Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 4, 3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        made: Tensor = self.conv(image)
+        return made + 0.1 * torch.randn_like(made)
+
+
+def test_a_client_that_adds_noise_is_audited_and_leaves_the_random_state_alone() -> None:
+    images, labels = foreign.blobs(40, (3, 32, 32))
+    state = torch.get_rng_state()
+    report = audit.run(_Noisy, images, labels, lambda: foreign.Pooled(4), minutes=0)
+    assert "drawn at random" in report.facts["system"]["notes"][0]
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def _tuple() -> nn.Module:

@@ -60,7 +60,8 @@ def cross_validated(smashed: Tensor, images: Tensor, *, seed: int) -> Fit:
     standard = _standard(flat, own, _alike(own.variance, own.variance))
     errors = {}
     for name in FEATURES:
-        features = _hidden(name, flat, seed).of(standard).double().cpu()
+        made = standard if name == "linear" else _hidden(flat, seed).of(standard)
+        features = made.double().cpu()
         # The ridge counts as in `_least_squares`. With the mean of all images taken out before, and
         # no intercept, the image that is left out would follow from the others: they sum to zero.
         alphas = [ridge * features.numel() for ridge in RIDGES]
@@ -109,17 +110,22 @@ def fitted_decoder(
     own = Moments.of(flat)
     sent = own if sent is None else Moments(*(part.detach().flatten().to(flat) for part in sent))
     trust = _alike(own.variance.sqrt(), sent.variance.sqrt())
-    hidden = _hidden(features, flat, seed)
+    scale = _standard(sent.mean + 1, sent, trust)  # makes what was sent standard
     mean = pixels.mean(0)
-    parts = zip(flat.split(CHUNK), pixels.split(CHUNK), strict=True)
-    pairs = ((hidden.of(_standard(some, own, trust)), wanted - mean) for some, wanted in parts)
-    solution = _least_squares(pairs, ridge)
-    # Weights for data that are not standard:
-    read = hidden.weight * _standard(sent.mean + 1, sent, trust)
-    first = _dense(read, hidden.bias - read @ sent.mean)
-    layers = [nn.Flatten(), first, hidden.activation, _dense(solution.T, mean)]
+    if features == "linear":
+        standard = _standard(flat, own, trust)
+        read = (_linear_least_squares(standard, pixels - mean, ridge) * scale[:, None]).T
+        layers: list[nn.Module] = [_dense(read, mean - read @ sent.mean)]
+    else:
+        hidden = _hidden(flat, seed)
+        parts = zip(flat.split(CHUNK), pixels.split(CHUNK), strict=True)
+        pairs = ((hidden.of(_standard(some, own, trust)), wanted - mean) for some, wanted in parts)
+        solution = _least_squares(pairs, ridge)
+        read = hidden.weight * scale
+        first = _dense(read, hidden.bias - read @ sent.mean)
+        layers = [first, nn.ReLU(), _dense(solution.T, mean)]
     shaped = [nn.Unflatten(1, tuple(images.shape[1:])), nn.Hardtanh(0.0, 1.0)]
-    return nn.Sequential(*layers, *shaped).to(images.device).eval()
+    return nn.Sequential(nn.Flatten(), *layers, *shaped).to(images.device).eval()
 
 
 def _alike(one: Tensor, other: Tensor) -> Tensor:
@@ -134,26 +140,22 @@ def _standard(flat: Tensor, moments: Moments, trust: Tensor) -> Tensor:
 
 
 class _Hidden(NamedTuple):
-    """What makes features (N, F) of standard inputs (N, D): weights (F, D), biases (F,)."""
+    """What makes random features (N, F) of standard inputs (N, D): weights (F, D), biases (F,)."""
 
     weight: Tensor
     bias: Tensor
-    activation: nn.Module
 
     def of(self, standard: Tensor) -> Tensor:
-        made: Tensor = self.activation(standard @ self.weight.T + self.bias)
-        return made
+        return (standard @ self.weight.T + self.bias).relu()
 
 
-def _hidden(features: Features, inputs: Tensor, seed: int) -> _Hidden:
-    """Random features, of about one size for standard inputs, or the inputs (N, D) themselves."""
+def _hidden(inputs: Tensor, seed: int) -> _Hidden:
+    """Random features, of about one size for standard inputs (N, D)."""
     count = inputs.shape[1]
-    if features == "linear":
-        return _Hidden(torch.eye(count).to(inputs), torch.zeros(count).to(inputs), nn.Identity())
     draw = seeds.generator(seed, "random features")
     weight = torch.randn(RANDOM, count, generator=draw) / count**0.5
     bias = torch.randn(RANDOM, generator=draw)
-    return _Hidden(weight.to(inputs), bias.to(inputs), nn.ReLU())
+    return _Hidden(weight.to(inputs), bias.to(inputs))
 
 
 def _dense(weight: Tensor, bias: Tensor) -> nn.Linear:
@@ -173,3 +175,19 @@ def _least_squares(pairs: Iterable[tuple[Tensor, Tensor]], ridge: float) -> Tens
         cross = cross.to(features) + features.T @ wanted.double()
     gram.diagonal().add_(ridge * count * len(gram))
     return torch.linalg.solve(gram, cross).float()
+
+
+def _linear_least_squares(inputs: Tensor, wanted: Tensor, ridge: float) -> Tensor:
+    """The same weights (D, P) for inputs (N, D), by the smaller of two systems: D or N equations.
+
+    X' (X X' + c)^-1 Y equals (X' X + c)^-1 X' Y.
+    """
+    count, size = inputs.shape
+    if size <= count:
+        return _least_squares(zip(inputs.split(CHUNK), wanted.split(CHUNK), strict=True), ridge)
+    gram = torch.zeros(count, count, dtype=torch.float64, device=inputs.device)
+    for part in inputs.split(CHUNK, 1):
+        columns = part.double()
+        gram += columns @ columns.T
+    gram.diagonal().add_(ridge * count * size)
+    return inputs.T @ torch.linalg.solve(gram, wanted.double()).float()

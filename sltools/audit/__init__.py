@@ -22,6 +22,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from sltools import seeds
 from sltools.audit import report as reporting
 from sltools.audit.attackers import ATTACKERS, LEVELS
 from sltools.audit.findings import Finding, Share
@@ -29,7 +30,7 @@ from sltools.audit.folder import Folder
 from sltools.audit.report import PAGE, Report
 from sltools.audit.running import Work, carry_out
 from sltools.audit.sources import Samples, checked_activations, checked_samples
-from sltools.audit.system import TARGETS, Parts, System, build
+from sltools.audit.system import TARGETS, Kept, Parts, System, build
 from sltools.audit.verdicts import Verdict
 from sltools.errors import SltoolsError
 from sltools.view import View
@@ -38,6 +39,8 @@ __all__ = [
     "ATTACKERS", "LEVELS", "PAGE", "Finding", "Parts", "Report", "Samples", "Share", "System",
     "Verdict", "build", "run", "run_parts",
 ]  # fmt: skip
+
+IDLE = 0.7  # of the time, for which a machine works on an audit at least if nothing else is on it
 
 
 def run(
@@ -122,18 +125,44 @@ def _carry_out(
     settings: dict[str, Any],
     place: Folder | None,
 ) -> Report:
-    start, seconds = time.monotonic(), 60 * minutes
+    start, seconds = _Clock(), 60 * minutes
     kept = place.victim() if place else None
-    system = build(parts, targets=targets, seconds=seconds, seed=seed, kept=kept)
-    if place and kept is None and system.trained and system.is_taught:
-        place.keep_victim(system.trained)
-    work = place.work() if place else Work()
+    with seeds.scope(seed, "audited network"):  # it may draw at random when it is used
+        system = build(parts, targets=targets, seconds=seconds, seed=seed, kept=kept)
+        if place and system.trained and not (kept and kept.is_taught):
+            place.keep_victim(Kept(system.trained, system.is_taught))
+        work = place.work() if place else Work()
 
-    def keep(work: Work) -> None:
-        if place:
-            report = reporting.make(system, work, settings)
-            place.keep(work, report, again=not system.is_taught)
+        def report() -> Report:
+            return reporting.make(system, work, settings | start.told(minutes))
 
-    left = max(0.0, seconds - (time.monotonic() - start))
-    carry_out(system, work, seconds=left, seed=seed, keep=keep)
-    return reporting.make(system, work, settings)
+        def keep(work: Work) -> None:
+            if place:
+                place.keep(work, report(), again=not system.is_taught)
+
+        left = max(0.0, seconds - start.elapsed)
+        carry_out(system, work, seconds=left, seed=seed, keep=keep)
+        return report()
+
+
+class _Clock:
+    """How long an audit took, and how much of that the machine worked on it."""
+
+    def __init__(self) -> None:
+        self._start, self._start_of_work = time.monotonic(), time.process_time()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds until now."""
+        return time.monotonic() - self._start
+
+    def told(self, minutes: float) -> dict[str, str]:
+        """The time taken, and whether the machine was busy with something else, for the report."""
+        taken, worked = self.elapsed / 60, (time.process_time() - self._start_of_work) / 60
+        told = f"{taken:.1f}"
+        if taken > max(minutes, 0.1) and worked < IDLE * taken:
+            told += (
+                f", of which this audit had the processor for {worked:.1f}: the machine was busy "
+                "with other work, so attackers had fewer steps than they may have elsewhere"
+            )
+        return {"minutes taken": told}

@@ -4,13 +4,14 @@ Each is one attack at one level of knowledge: what keeps it from being tried on 
 steps it may take, and what it found.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import avg_pool2d
+from torch.nn.functional import avg_pool2d, interpolate
 
 from sltools import metrics, protocol, seeds
 from sltools.attacks import (
@@ -23,7 +24,7 @@ from sltools.attacks import (
     UnSplit,
     networks,
 )
-from sltools.attacks.regression import Fit, cross_validated, fitted_decoder
+from sltools.attacks.regression import FEATURES, Fit, cross_validated, fitted_decoder
 from sltools.attacks.surrogate import SurrogateAttack
 from sltools.audit.system import System
 from sltools.interrupts import finished
@@ -32,6 +33,7 @@ FEW_PUBLIC = 5  # samples, with fewer of which an attacker with data is not trie
 RIDGES = (3e-6, 3e-4, 3e-2)  # of a decoder with too many inputs to try more
 MOST_CROSS_VALIDATED = 2000  # inputs
 PAIRS = 1000  # by which it is chosen how to fit a decoder
+MOST_PAIRS = 2000  # that a linear decoder of many inputs is fitted to: an equation for each
 MOST_FEATURES = 70_000  # numbers for each sample, which a fitted decoder has the memory for
 COLOUR_TARGETS = 50  # from fewer, colours cannot be told
 BATCH = 64
@@ -43,14 +45,16 @@ LEVELS = (
     "knows the client's weights",
     "steers the training",
 )
+KNOWN_WEIGHTS = LEVELS[4]
+GROUPS = "clusters of activations"
 
 
 @dataclass(frozen=True, eq=False)
 class Found:
     """What one attack found: images (T, C, H, W) of the targets, a copy of the client, groups.
 
-    `groups` (M,) are clusters of all that was sent, without names. `settings` and `knowledge` are
-    those of the attack.
+    `groups` (M,) are clusters of all that was sent, without names. `settings`, `knowledge` and
+    `objective` are those of the attack; it can see all three.
     """
 
     images: Tensor | None = None
@@ -58,6 +62,7 @@ class Found:
     groups: Tensor | None = None
     settings: dict[str, Any] | None = None
     knowledge: tuple[str, ...] = ()
+    objective: float | None = None
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ class Attacker:
     `lacking(system)` says why it cannot be tried, or "". `run(system, steps, seed)` tries it with
     `most` steps, or at least `least` if there is little time; both 0 for one that takes no steps.
     It raises KeyboardInterrupt if it was interrupted: half an attack would pass for a weak one.
+    `is_seeded` says whether another seed may find something else.
     """
 
     name: str
@@ -76,6 +82,12 @@ class Attacker:
     run: Callable[[System, int, int], Found]
     least: int = 0
     most: int = 0
+    is_seeded: bool = True
+
+    def level_in(self, system: System) -> str:
+        """Its level, where there are no weights to be known: who knows the network has it all."""
+        known = system.is_weightless and self.level == KNOWN_WEIGHTS
+        return LEVELS[1] if known else self.level
 
 
 def _cluster(system: System, steps: int, seed: int) -> Found:
@@ -88,6 +100,29 @@ def _cluster(system: System, steps: int, seed: int) -> Found:
     machine = KMeans(count, n_init=10, random_state=seeds.derive(seed, "k-means") % 2**32)
     groups = torch.from_numpy(machine.fit_predict(activations.numpy())).long()
     return Found(groups=groups, settings={"clusters": count}, knowledge=("smashed", "classes"))
+
+
+def _look(system: System, steps: int, seed: int) -> Found:
+    """The activations as pictures: all if they have the inputs' shape, or the map of most variance.
+
+    Each channel goes from its least value of all that was sent to its greatest.
+    """
+    shape = system.form.image_shape
+    maps, chosen = system.smashed, "all"
+    if _looks_like_inputs(system):
+        maps = maps.view(-1, *shape)
+    else:
+        best = int(maps.var(0).mean((1, 2)).argmax())
+        maps, chosen = maps[:, best : best + 1], str(best)
+    low, high = maps.amin((0, 2, 3), keepdim=True), maps.amax((0, 2, 3), keepdim=True)
+    shown = (maps[: system.targets] - low) / (high - low).clamp_min(1e-12)
+    images = interpolate(shown, shape[1:], mode="bilinear").expand(-1, shape[0], -1, -1)
+    return Found(images, settings={"map": chosen}, knowledge=("smashed", "shape of the inputs"))
+
+
+def _looks_like_inputs(system: System) -> bool:
+    sent, shape = tuple(system.smashed.shape[1:]), system.form.image_shape
+    return sent in (shape, (math.prod(shape),))
 
 
 def _unsplit(system: System, steps: int, seed: int) -> Found:
@@ -129,6 +164,8 @@ def decode(made: Tensor, images: Tensor, sent: Tensor, seed: int) -> tuple[Tenso
     """
     made, sent = _coarse(made), _coarse(sent)
     fit = _best_fit(made[:PAIRS], images[:PAIRS], seed)
+    if fit.features == "linear" and made[0].numel() > MOST_CROSS_VALIDATED:
+        made, images = made[:MOST_PAIRS], images[:MOST_PAIRS]
     decoder = fitted_decoder(made, images, **fit._asdict(), seed=seed)
     return networks.in_chunks(decoder, sent), fit
 
@@ -142,12 +179,12 @@ def _best_fit(made: Tensor, images: Tensor, seed: int) -> Fit:
         return cross_validated(made, images, seed=seed)
     count = max(1, len(made) - len(made) // 5 - 1)
 
-    def error(ridge: float) -> float:
-        decoder = fitted_decoder(made[:count], images[:count], ridge=ridge, seed=seed)
+    def error(fit: Fit) -> float:
+        decoder = fitted_decoder(made[:count], images[:count], **fit._asdict(), seed=seed)
         decoded = networks.in_chunks(decoder, made[count:])
         return metrics.mse(decoded, images[count:]).median().item()
 
-    return Fit("random", min(RIDGES, key=error))
+    return min((Fit(features, ridge) for features in FEATURES for ridge in RIDGES), key=error)
 
 
 def _coarse(smashed: Tensor) -> Tensor:
@@ -200,7 +237,9 @@ def _sought(system: System) -> int:
 
 def _found(system: System, result: Any) -> Found:
     images = result.inputs[: system.targets].cpu()
-    return Found(images, result.clone, None, result.settings, result.knowledge)
+    return Found(
+        images, result.clone, None, result.settings, result.knowledge, result.objective
+    )  # fmt: skip
 
 
 def _needs(*checks: tuple[Callable[[System], bool], str]) -> Callable[[System], str]:
@@ -216,6 +255,14 @@ _NO_LABELS = (lambda s: not s.is_labelled, "no labels are known, so groups could
 _NO_ARCHITECTURE = (
     lambda s: s.architecture is None,
     "the client's architecture is not known here: give the function that builds it",
+)
+_NO_PARAMETERS = (
+    lambda s: s.is_weightless,
+    "the client has no parameters: who knows its architecture has it",
+)
+_NO_MAPS = (
+    lambda s: s.smashed.ndim < 4 and not _looks_like_inputs(s),
+    "the activations are vectors, which show no picture",
 )
 _NO_WEIGHTS = (lambda s: s.client is None, "the client's weights were not given")
 _NO_PUBLIC = (
@@ -244,27 +291,31 @@ _NO_TRAINING = (
 )
 _FEW_TO_TRAIN = (
     lambda s: len(s.training) < 5 * BATCH,
-    "there are too few samples to train a client on with a malicious server",
+    f"a malicious server needs a client that trains on {5 * BATCH} samples or more: give about 800",
 )
 
 _NEEDED_FOR_LABELS = (_NO_REST, _NO_PUBLIC, _FEW_PUBLIC, _NO_PUBLIC_LABELS, _CLASSES)
 
-# From cheap to dear, which is the order they are tried in.
+# In the order they are tried in: what is cheap, then from the weakest to the strongest.
 ATTACKERS = (
-    Attacker("clusters of activations", LEVELS[0], "k-means of the directions of the activations",
+    Attacker(GROUPS, LEVELS[0], "k-means of the directions of the activations",
              _needs(_NO_LABELS), _cluster),
-    Attacker("decoder, weights known", LEVELS[4], "least squares, cross-validated",
+    Attacker("feature map, displayed", LEVELS[0], "the map that varies most, as a picture",
+             _needs(_NO_MAPS), _look),
+    Attacker("decoder, weights known", KNOWN_WEIGHTS, "least squares, cross-validated",
              _needs(_NO_WEIGHTS, _NO_PUBLIC, _FEW_PUBLIC), _known_weights_decoder),
+    Attacker("UnSplit", LEVELS[1], "Erdoğan et al., WPES 2022",
+             _needs(_NO_ARCHITECTURE, _NO_PARAMETERS), _unsplit, 200, 1000),
     Attacker("FORA", LEVELS[2], "Xu et al., CVPR 2024", _needs(_NO_PUBLIC, _FEW_PUBLIC),
              _with_data(FORA()), 100, 500),
     Attacker("SDAR", LEVELS[3], "Zhu et al., NDSS 2025",
-             _needs(_NO_ARCHITECTURE, *_NEEDED_FOR_LABELS), _with_data(SDAR()), 100, 1000),
+             _needs(_NO_ARCHITECTURE, _NO_PARAMETERS, *_NEEDED_FOR_LABELS), _with_data(SDAR()),
+             100, 1000),
     Attacker("PCAT", LEVELS[3], "Gao and Zhang, USENIX Security 2023",
              _needs(*_NEEDED_FOR_LABELS), _with_data(PCAT()), 100, 1000),
-    Attacker("UnSplit", LEVELS[1], "Erdoğan et al., WPES 2022", _needs(_NO_ARCHITECTURE), _unsplit,
-             200, 1000),
-    Attacker("search, weights known", LEVELS[4], "He et al., ACSAC 2019",
-             _needs(_NO_WEIGHTS), _known_weights_search, 100, 500),
+    Attacker("search, weights known", KNOWN_WEIGHTS, "He et al., ACSAC 2019",
+             _needs(_NO_WEIGHTS), _known_weights_search, 100, 500, is_seeded=False),
     Attacker("feature-space hijacking", LEVELS[5], "Pasquini et al., CCS 2021",
-             _needs(_NO_PUBLIC, _FEW_PUBLIC, _NO_TRAINING, _FEW_TO_TRAIN), _hijack, 300, 2000),
+             _needs(_NO_PUBLIC, _FEW_PUBLIC, _NO_TRAINING, _FEW_TO_TRAIN, _NO_PARAMETERS), _hijack,
+             300, 2000),
 )  # fmt: skip

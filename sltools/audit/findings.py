@@ -1,7 +1,7 @@
 """What attacks found, scored beside what a guess without any attack has."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import Any, NamedTuple
 
@@ -58,20 +58,25 @@ class Scores:
 
     `raw_mse` is the median over the targets, `worst_mse` the greatest. `closer` counts the targets
     whose reconstruction is nearer to the truth than the best guess without an attack, `identified`
-    those that are more like their own original than like any other target. `accuracy` and
-    `agreement` are those of the copy, before the server's part. `groups` is the share of samples
-    that are in a group of their class, under the names that suit best.
+    those that are more like their own original than like any other target. `structure` is the SSIM
+    of grey images whose contrast and brightness are set right, `shaped` counts the targets of which
+    it is above that of the guess and of flat grey. `accuracy` and `agreement` are those of the
+    copy, before the server's part. `groups` is the share of samples that are in a group of their
+    class, under the names that suit best. `objective` is the attack's own, which it can see.
     """
 
     raw_mse: float | None = None
     worst_mse: float | None = None
     aligned_mse: float | None = None
     ssim: float | None = None
+    structure: float | None = None
+    shaped: Share | None = None
     closer: Share | None = None
     identified: Share | None = None
     accuracy: Share | None = None
     agreement: Share | None = None
     groups: Share | None = None
+    objective: float | None = None
 
 
 @dataclass(frozen=True)
@@ -94,6 +99,12 @@ class Finding:
             return None
         return sorted(self.runs, key=_order)[(len(self.runs) - 1) // 2]
 
+    @property
+    def kept(self) -> Scores | None:
+        """The run of the least objective, which the attacker would keep, if there are several."""
+        runs = [(run.objective, run) for run in self.runs if run.objective is not None]
+        return min(runs, key=lambda pair: pair[0])[1] if len(runs) > 1 else None
+
 
 @dataclass(frozen=True)
 class Guesses:
@@ -103,8 +114,8 @@ class Guesses:
     of what was sent), `class_mean` of the mean of the class. `victim` is the accuracy of client and
     server, `untrained` that of a fresh client before the server's part, and `rivals` those of
     classifiers that saw no activations, each with its agreement. `majority` always says the most
-    frequent class; `shuffled` is what groups dealt out at random have, `identified` how many
-    targets the best guess tells apart.
+    frequent class; `shuffled` is what groups dealt out at random have. `identified`, `aligned_mse`
+    and `structure` are those of the best guess of images, see `Scores`.
     """
 
     blank: float | None = None
@@ -117,6 +128,8 @@ class Guesses:
     majority: Share | None = None
     shuffled: float | None = None
     identified: Share | None = None
+    aligned_mse: float | None = None
+    structure: float | None = None
 
     @property
     def best_image(self) -> tuple[str, float] | None:
@@ -133,12 +146,12 @@ class Guesses:
         if self.untrained_agreement is not None:
             rivals["an untrained client"] = (self.untrained, self.untrained_agreement)
         pairs = [(name, *scores) for name, scores in rivals.items()]
-        return max(pairs, key=lambda pair: pair[2].value if pair[2] else 0.0) if pairs else None
+        return max(pairs, key=lambda pair: _value(pair[2])) if pairs else None
 
 
 def score(system: System, found: Found, guessed: Tensor | None) -> Scores:
     """Score what one run found; `guessed` (T, C, H, W) are the images of the best guess."""
-    scores: dict[str, Any] = {}
+    scores: dict[str, Any] = {"objective": found.objective}
     if found.images is not None and system.truth is not None and guessed is not None:
         scores |= _image_scores(found.images, system.truth, guessed)
     if found.copy is not None and system.held_out is not None and system.client is not None:
@@ -156,9 +169,12 @@ def guess(system: System, seconds: float, seed: int) -> Guesses:
         name: metrics.mse(made, system.truth).median().item()  # type: ignore[arg-type]
         for name, made in _image_guesses(system).items()
     }
-    guessed = guessed_images(system)
-    if guessed is not None and system.targets > 1:
-        found["identified"] = Share.where(_identified(guessed, system.truth))  # type: ignore[arg-type]
+    guessed, truth = guessed_images(system), system.truth
+    if guessed is not None and truth is not None:
+        scores = _image_scores(guessed, truth, guessed)
+        found |= {name: scores[name] for name in ("identified", "aligned_mse")}
+        if scores["structure"] is not None:
+            found["structure"] = _blind_structure(guessed, truth).median().item()
     if system.is_labelled and system.sent is not None:
         labels = system.sent.labels
         found["majority"] = Share(int(labels.bincount().max()), len(labels))
@@ -167,6 +183,18 @@ def guess(system: System, seconds: float, seed: int) -> Guesses:
     if system.rest is not None and system.client is not None:
         found |= _classifier_guesses(system, min(seconds, RIVAL_SECONDS), seed)
     return Guesses(**found)
+
+
+def better(one: Guesses, other: Guesses) -> Guesses:
+    """The `other` guesses, with those rivals of either that had more time to learn."""
+    rivals = dict(one.rivals or {})
+    for name, scores in (other.rivals or {}).items():
+        rivals[name] = max(rivals.get(name, scores), scores, key=lambda pair: _value(pair[1]))
+    return replace(other, rivals=rivals or None)
+
+
+def _value(share: Share | None) -> float:
+    return 0.0 if share is None else share.value
 
 
 def guessed_images(system: System) -> Tensor | None:
@@ -193,14 +221,34 @@ def _image_guesses(system: System) -> dict[str, Tensor]:
 
 def _image_scores(images: Tensor, truth: Tensor, guessed: Tensor) -> dict[str, Any]:
     scores = metrics.score_images(images, truth)
-    return {
+    found: dict[str, Any] = {
         "raw_mse": scores.mse.median().item(),
         "worst_mse": scores.mse.max().item(),
         "aligned_mse": scores.aligned_mse.median().item(),
-        "ssim": None if scores.ssim is None else scores.ssim.median().item(),
         "closer": Share.where(scores.mse < metrics.mse(guessed, truth)),
         "identified": Share.where(_identified(images, truth)) if len(truth) > 1 else None,
+        "structure": None,
     }
+    if scores.ssim is not None:
+        structure, blind = _structure(images, truth), _blind_structure(guessed, truth)
+        found["ssim"] = scores.ssim.median().item()
+        found["structure"] = structure.median().item()
+        found["shaped"] = Share.where(structure > blind)
+    return found
+
+
+def _structure(images: Tensor, truth: Tensor) -> Tensor:
+    """SSIM (T,) of grey images, whose contrast and brightness are set right by the truth.
+
+    What it sees is there for the eye though every colour is wrong, or black is white.
+    """
+    grey, aims = images.mean(1, keepdim=True), truth.mean(1, keepdim=True)
+    return metrics.ssim(metrics.affine_align(grey, aims).aligned, aims)
+
+
+def _blind_structure(guessed: Tensor, truth: Tensor) -> Tensor:
+    """That of the best guess or of flat grey, which comes nearer to what is mostly flat: (T,)."""
+    return torch.maximum(_structure(guessed, truth), _structure(torch.zeros_like(truth), truth))
 
 
 def _identified(images: Tensor, truth: Tensor) -> Tensor:
@@ -250,8 +298,9 @@ def _classifier_guesses(system: System, seconds: float, seed: int) -> dict[str, 
         found["untrained"] = _accuracy(classes, system.held_out).get("accuracy")
         found["untrained_agreement"] = Share.where(classes == truth)
     if system.public_is_labelled and system.public is not None:
-        rivals["a support vector machine of the attacker's samples"] = experiments.support_vectors(
-            system.public[:MOST_OF_RIVAL], system.held_out.images
+        count = min(MOST_OF_RIVAL, len(system.public))
+        rivals[f"a support vector machine of {count} of the attacker's samples"] = (
+            experiments.support_vectors(system.public[:MOST_OF_RIVAL], system.held_out.images)
         )
         if system.architecture is not None and system.rest_architecture is not None:
             own = nn.Sequential(
@@ -279,9 +328,9 @@ def _order(scores: Scores) -> float:
     return 0.0
 
 
-def not_tried(attacker: Attacker, reason: str) -> Finding:
+def not_tried(system: System, attacker: Attacker, reason: str) -> Finding:
     """The finding that an attacker was not tried."""
-    return Finding(attacker.name, attacker.level, attacker.source, reason)
+    return Finding(attacker.name, attacker.level_in(system), attacker.source, reason)
 
 
 def spread(finding: Finding) -> tuple[float, float] | None:

@@ -16,9 +16,11 @@ from sltools.audit.findings import Finding, Guesses, Scores, Share
 from sltools.audit.measures import Cut, Defended, Wire
 from sltools.audit.report import FACTS, PAGE, Report
 from sltools.audit.running import Work
+from sltools.audit.system import Kept
 from sltools.errors import SltoolsError
 
-WORK, IMAGES, VICTIM = "work.json", "reconstructions.safetensors", "victim.safetensors"
+WORK, IMAGES = "work.json", "reconstructions.safetensors"
+VICTIM, BEGUN = "victim.safetensors", "victim-begun.safetensors"
 
 
 class Folder:
@@ -60,18 +62,20 @@ class Folder:
                 f"{self.path / WORK} is damaged ({error!r}): name another folder, or delete it"
             ) from None
 
-    def victim(self) -> dict[str, Tensor] | None:
-        """The weights of the network that was trained here, if it was."""
-        path = self.path / VICTIM
+    def victim(self) -> Kept | None:
+        """The network that was trained here, if it was, or as far as the time went."""
+        path = self.path / (VICTIM if (self.path / VICTIM).exists() else BEGUN)
         try:
-            return load_file(path) if path.exists() else None
+            return Kept(load_file(path), path.name == VICTIM) if path.exists() else None
         except (OSError, SafetensorError) as error:
             raise SltoolsError(f"{path} is damaged ({error}): name another folder") from None
 
-    def keep_victim(self, weights: dict[str, Tensor]) -> None:
-        """Keep the weights of the network that was trained here, after what it belongs to."""
+    def keep_victim(self, victim: Kept) -> None:
+        """Keep the network that was trained here, after what it belongs to."""
         self._keep_work(Work())
-        _save(self.path / VICTIM, weights)
+        _save(self.path / (VICTIM if victim.is_taught else BEGUN), victim.weights)
+        if victim.is_taught:
+            (self.path / BEGUN).unlink(missing_ok=True)
 
     def keep(self, work: Work, report: Report, *, again: bool) -> None:
         """Write the report, and what is needed to go on, unless all is to be done `again`."""
@@ -106,7 +110,7 @@ def _check_ours(path: Path) -> None:
         raise SltoolsError(f"{path} is a file: name a folder")
     entries = list(path.iterdir()) if path.is_dir() else []
     names = {entry.name for entry in entries if not storage.is_temporary(entry)}
-    others = names - {WORK, IMAGES, VICTIM, PAGE, FACTS, storage.LOCK}
+    others = names - {WORK, IMAGES, VICTIM, BEGUN, PAGE, FACTS, storage.LOCK}
     if others or (names - {storage.LOCK} and WORK not in names):
         raise SltoolsError(
             f"{path} is not empty and holds no audit; name a new folder, nothing is overwritten"

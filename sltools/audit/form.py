@@ -189,7 +189,8 @@ def activation_shape(module: nn.Module, samples: Tensor, who: str) -> Shape:
     """The shape of one of the activations that `module` makes of samples (N, ...).
 
     Raises ModelError, about `who`, for a module of several inputs or outputs, one that fails at the
-    samples or mixes them, and for activations that are no finite numbers.
+    samples or mixes them, and for activations that are no finite numbers. One that draws at random
+    is not asked whether it mixes them, see `is_random`.
     """
     _check_one_input(module, who)
     try:
@@ -209,12 +210,30 @@ def activation_shape(module: nn.Module, samples: Tensor, who: str) -> Shape:
             )
         if not made.is_floating_point() or not made.isfinite().all():
             raise ModelError(f"{who} makes NaN, infinite or whole numbers of the samples")
-    if not torch.allclose(one, two[:1], rtol=1e-3, atol=1e-4 * float(one.abs().max())):
+    if not _is_close(one, two[:1]) and not is_random(module, samples):
         raise ModelError(
             f"{who} makes something else of a sample when another is beside it; every sample must "
             "be worked on by itself"
         )
     return tuple(one.shape[1:])
+
+
+def is_random(module: nn.Module, samples: Tensor) -> bool:
+    """Whether `module` makes something else of the same samples (N, ...) the next time.
+
+    >>> import torch
+    >>> from torch import nn
+    >>> from sltools.audit.form import is_random
+    >>> is_random(nn.Dropout(), torch.ones(2, 64)), is_random(nn.ReLU(), torch.ones(2, 64))
+    (True, False)
+    """
+    with torch.no_grad():
+        one, again = (module(samples[:2].clone()) for _ in range(2))
+    return not _is_close(one, again)
+
+
+def _is_close(one: Tensor, other: Tensor) -> bool:
+    return torch.allclose(one, other, rtol=1e-3, atol=1e-4 * float(one.abs().max()))
 
 
 def _check_one_input(module: nn.Module, who: str) -> None:

@@ -1,9 +1,10 @@
 """What can be measured without an attack's luck: the wire, other cuts, and simple defences."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +30,8 @@ PUBLIC = 500  # samples that decoders are fitted to here
 NOISE = (0.5, 1.0, 2.0)  # standard deviations of the activations
 BITS, KEPT = (4, 2, 1), (0.25, 0.05)
 CLIPPED = (0.5, 0.1)  # of the median norm
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -99,44 +102,50 @@ def wire(system: System) -> Wire:
     return Wire(one.numel(), one.nbytes, torch.Size(shape).numel(), **known)  # type: ignore[arg-type]
 
 
-def other_cuts(system: System) -> Iterator[Cut]:
+def other_cuts(system: System) -> list[Callable[[], Cut]]:
     """The cuts of the network that change nothing about it, and those that the user named.
 
     None are known unless client and rest are nn.Sequential.
     """
-    for name, front, is_yours in _fronts(system):
-        made = _made(system, front, system.form.samples(torch.zeros(1, *system.form.image_shape)))
-        yield Cut(
-            name, made.nbytes, _parameters(front), _operations(front, system.form.shape),
-            _decoder_error(system, front, None), is_yours,
-        )  # fmt: skip
+    return [partial(_cut, system, *front) for front in _fronts(system)]
 
 
-def defended(system: System) -> Iterator[Defended]:
+def _cut(system: System, name: str, front: nn.Module, is_yours: bool) -> Cut:
+    made = _made(system, front, system.form.samples(torch.zeros(1, *system.form.image_shape)))
+    return Cut(
+        name, made.nbytes, _parameters(front), _operations(front, system.form.shape),
+        _decoder_error(system, front, None), is_yours,
+    )  # fmt: skip
+
+
+def defended(system: System) -> list[Callable[[], Defended]]:
     """Defences that change what the trained client sends, at several strengths."""
     if system.client is None:
-        return
-    one, client = system.smashed[:1], bare(system.client)
-    error = _decoder_error(system, client, None)
-    yield Defended("none", _accuracy(system, None), float(one.nbytes), error)
-    for name, defense in _defenses(system.smashed):
-        error = _decoder_error(system, client, defense)
-        yield Defended(name, _accuracy(system, defense), defense.nbytes(one), error)
+        return []
+    defenses = [("none", None), *_defenses(system.smashed)]
+    return [partial(_defended, system, name, defense) for name, defense in defenses]
 
 
-def within(seconds: float, measures: Iterator[Any]) -> tuple[list[Any], bool]:
-    """What `measures` yields in `seconds`, and whether that is all.
+def _defended(system: System, name: str, defense: Outgoing | None) -> Defended:
+    assert system.client is not None
+    one, error = system.smashed[:1], _decoder_error(system, bare(system.client), defense)
+    size = float(one.nbytes) if defense is None else defense.nbytes(one)
+    return Defended(name, _accuracy(system, defense), size, error)
+
+
+def within(seconds: float, measures: Sequence[Callable[[], T]]) -> tuple[list[T], bool]:
+    """What those of the `measures` find that begin within `seconds`, and whether these are all.
 
     >>> from sltools.audit.measures import within
-    >>> within(9.0, iter("abc"))
-    (['a', 'b', 'c'], True)
+    >>> within(9.0, [lambda: "a", lambda: "b"])
+    (['a', 'b'], True)
     """
-    found: list[Any] = []
+    found: list[T] = []
     end = time.monotonic() + seconds
     for measure in measures:
         if time.monotonic() > end:
             return found, False
-        found.append(measure)
+        found.append(measure())
     return found, True
 
 

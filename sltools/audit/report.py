@@ -2,6 +2,7 @@
 
 import html
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -15,7 +16,7 @@ from sltools.audit.attackers import ATTACKERS, LEVELS
 from sltools.audit.findings import Finding, Scores, not_tried, typical
 from sltools.audit.running import Work
 from sltools.audit.system import System
-from sltools.audit.verdicts import Verdict, gain, verdicts, word
+from sltools.audit.verdicts import Setting, Verdict, gain, verdicts, word
 from sltools.data import Split
 from sltools.defenses import __all__ as ALL_DEFENSES
 
@@ -54,9 +55,19 @@ class Report:
 
     def write(self, folder: Path) -> Path:
         """Write both files into `folder`, in place of what they were before."""
-        storage.write_atomic(folder / FACTS, json.dumps(self.facts, indent=1) + "\n")
+        facts = json.dumps(_fit_for_json(self.facts), indent=1, allow_nan=False)
+        storage.write_atomic(folder / FACTS, facts + "\n")
         storage.write_atomic(folder / PAGE, self.page)
         return folder / PAGE
+
+
+def _fit_for_json(facts: Any) -> Any:
+    """Facts with None for infinities and NaN, which JSON does not know."""
+    if isinstance(facts, dict):
+        return {name: _fit_for_json(fact) for name, fact in facts.items()}
+    if isinstance(facts, (list, tuple)):
+        return [_fit_for_json(fact) for fact in facts]
+    return None if isinstance(facts, float) and not math.isfinite(facts) else facts
 
 
 def make(system: System, work: Work, settings: dict[str, Any]) -> Report:
@@ -68,14 +79,15 @@ def make(system: System, work: Work, settings: dict[str, Any]) -> Report:
     environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
     environment.filters["short"] = _short
     page = environment.from_string(template.read_text(encoding="utf-8")).render(
-        facts=facts, picture=_picture(system, work), rows=_rows(work), best=_best(work)
+        facts=facts, picture=_picture(system, work), rows=_rows(system, work), best=_best(work)
     )
     return Report(facts, page)
 
 
 def _facts(system: System, work: Work, settings: dict[str, Any]) -> dict[str, Any]:
-    findings = _in_order(work)
-    said = verdicts(findings, work.guesses)
+    findings = _in_order(system, work)
+    setting = Setting.of(system)
+    said = verdicts(findings, work.guesses, setting)
     return {
         "name": system.name,
         "interrupted": work.interrupted,
@@ -89,6 +101,7 @@ def _facts(system: System, work: Work, settings: dict[str, Any]) -> dict[str, An
             "attacker's own samples": _count(system.public),
             "attacker's samples are labelled": system.public_is_labelled,
             "held-out samples": _count(system.held_out),
+            "copies are scored on": setting.scored_on,
             "samples trained on here": _count(system.training if system.trained else None),
             "notes": list(system.notes),
         },
@@ -103,9 +116,9 @@ def _facts(system: System, work: Work, settings: dict[str, Any]) -> dict[str, An
     }  # fmt: skip
 
 
-def _in_order(work: Work) -> list[Finding]:
+def _in_order(system: System, work: Work) -> list[Finding]:
     """Findings from the weakest to the strongest attacker, one for each there is."""
-    found = [work.findings.get(a.name) or not_tried(a, "not reached") for a in ATTACKERS]
+    found = [work.findings.get(a.name) or not_tried(system, a, "not reached") for a in ATTACKERS]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
 
@@ -114,11 +127,14 @@ def _untried(findings: list[Finding], work: Work) -> Iterator[str]:
         if not finding.runs:
             yield f"{finding.attacker} ({finding.level}): {finding.reason}."
     for what in work.not_done:
-        yield f"{what[0].upper()}{what[1:]}: there was no time; give more --minutes."
+        yield f"{what[0].upper()}{what[1:]}."
     others = [name for name in ALL_DEFENSES if name not in (*TRIED_DEFENSES, *NO_DEFENSES)]
     yield (
         f"Defences that change the training, or need it: {', '.join(sorted(others))}. Lesson 08 "
         "and `sltools arena` try them."
+    )
+    yield (
+        "A probe of the activations: a classifier by somebody who knows the labels of some of them."
     )
     yield (
         "Attackers with more: many more steps or samples, several messages about one input, the "
@@ -143,6 +159,7 @@ class _Row:
     error: str
     ratio: str
     aligned: str
+    structure: str
     identified: str
     copy: str
     labels: str
@@ -150,8 +167,8 @@ class _Row:
     reason: str
 
 
-def _rows(work: Work) -> list[_Row]:
-    return [_row(finding, work) for finding in _in_order(work)]
+def _rows(system: System, work: Work) -> list[_Row]:
+    return [_row(finding, work) for finding in _in_order(system, work)]
 
 
 def _row(finding: Finding, work: Work) -> _Row:
@@ -167,6 +184,7 @@ def _row(finding: Finding, work: Work) -> _Row:
         _short(error),
         "" if ratio is None else f"{ratio:.2g}",
         _short(middle.aligned_mse),
+        "" if middle.structure is None else f"{middle.structure:.2f}",
         str(middle.identified or ""),
         str(middle.agreement or ""),
         str(middle.groups or ""),
@@ -178,7 +196,9 @@ def _row(finding: Finding, work: Work) -> _Row:
 
 def _picture(system: System, work: Work) -> str:
     """An <img> of the targets above what each attacker made of them."""
-    order = [finding.attacker for finding in _in_order(work) if finding.attacker in work.images]
+    order = [
+        finding.attacker for finding in _in_order(system, work) if finding.attacker in work.images
+    ]
     if not order:
         return ""
     rows = {name: _drawable(work.images[name]) for name in order}

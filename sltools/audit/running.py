@@ -2,14 +2,24 @@
 
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import TypeVar
 
 from torch import Tensor
 
 from sltools.audit import measures
 from sltools.audit.attackers import ATTACKERS, Attacker
-from sltools.audit.findings import Finding, Guesses, Scores, guess, guessed_images, not_tried, score
+from sltools.audit.findings import (
+    Finding,
+    Guesses,
+    better,
+    guess,
+    guessed_images,
+    not_tried,
+    score,
+)
 from sltools.audit.measures import Cut, Defended, Wire
 from sltools.audit.system import System
 from sltools.errors import SltoolsError
@@ -20,6 +30,7 @@ SEEDS = 3  # attackers of each kind, if there is time
 MEASURES_SHARE = 0.15  # of the time, that other cuts and defences may take, each
 TRIAL_STEPS = (4, 12)  # to see how long an attack takes
 MORE = 1.5  # times as many steps as before are worth another try
+T = TypeVar("T")
 MARGIN = 1.1  # on the time that a repetition is expected to take
 
 
@@ -27,8 +38,8 @@ MARGIN = 1.1  # on the time that a repetition is expected to take
 class Work:
     """What an audit has found so far; `images` (T, C, H, W) are those of each attack's first run.
 
-    `not_done` says what the time did not allow, `whole` which measures were finished, and
-    `interrupted` that Ctrl-C ended it.
+    `not_done` says what else could not be measured and why, `whole` which measures were finished,
+    and `interrupted` that Ctrl-C ended it.
     """
 
     findings: dict[str, Finding] = field(default_factory=dict)
@@ -59,7 +70,7 @@ def carry_out(
     work.interrupted = interruption.interrupted
     if work.interrupted:
         for attacker in ATTACKERS:
-            interrupted = not_tried(attacker, "interrupted before its turn")
+            interrupted = not_tried(system, attacker, "interrupted before its turn")
             work.findings.setdefault(attacker.name, interrupted)
     keep(work)
     return work
@@ -67,16 +78,40 @@ def carry_out(
 
 def _measure(system: System, work: Work, seconds: float, seed: int) -> None:
     share = MEASURES_SHARE * seconds
-    work.wire = work.wire or measures.wire(system)
-    work.guesses = guess(system, share, seed)  # anew: a rival may have more time than before
+    work.wire = work.wire or _or_told(work, "the wire", lambda: measures.wire(system))
+    guesses = _or_told(work, "guesses", lambda: guess(system, share, seed))
+    work.guesses = better(work.guesses, guesses or Guesses())
     if not work.whole.get("other cuts"):
-        work.cuts, work.whole["other cuts"] = measures.within(share, measures.other_cuts(system))
+        work.cuts = _within(work, "other cuts", share, lambda: measures.other_cuts(system))
     if not work.whole.get("defences"):
-        found, work.whole["defences"] = measures.within(share, measures.defended(system))
-        work.defenses = found
-    for what, tried in {"other cuts": work.cuts, "defences": work.defenses}.items():
-        if not work.whole[what]:
-            work.not_done.append(f"{what}, after the first {len(tried or [])}")
+        work.defenses = _within(work, "defences", share, lambda: measures.defended(system))
+
+
+def _within(
+    work: Work, what: str, seconds: float, measured: Callable[[], Sequence[Callable[[], T]]]
+) -> list[T]:
+    """What those measures find for which there is time, and that do not fail."""
+    waiting = _or_told(work, what, measured)
+    tried, in_time = measures.within(
+        seconds, [partial(_or_told, work, what, measure) for measure in waiting or []]
+    )
+    if not in_time:
+        work.not_done.append(
+            f"{what}, after the first {len(tried)}: there was no time; give more --minutes"
+        )
+    found = [one for one in tried if one is not None]
+    work.whole[what] = in_time and waiting is not None and len(found) == len(tried)
+    return found
+
+
+def _or_told(work: Work, what: str, measure: Callable[[], T]) -> T | None:
+    """What `measure` finds; None, and a word in `work`, if it fails at the user's code or data."""
+    try:
+        return measure()
+    except Exception as error:
+        if (told := f"{what}: {_failure(error)}") not in work.not_done:
+            work.not_done.append(told)
+        return None
 
 
 def _attack_once(
@@ -91,11 +126,9 @@ def _attack_once(
         reason, planned = _plan(system, attacker, allowed, deadline, seed)
         before = steps[attacker.name]
         if reason and before is None:
-            work.findings[attacker.name] = not_tried(attacker, reason)
+            work.findings[attacker.name] = not_tried(system, attacker, reason)
         elif not reason and (before is None or planned > MORE * before):
-            work.findings.pop(attacker.name, None)
-            work.images.pop(attacker.name, None)
-            _try(system, work, attacker, planned, seed)
+            _try(system, work, attacker, planned, seed, anew=True)
         keep(work)
 
 
@@ -114,30 +147,36 @@ def _repeat(
         for attacker in ATTACKERS:
             found = work.findings[attacker.name]
             left = deadline - time.monotonic()
-            if len(found.runs) == number and MARGIN * found.seconds < left and attacker.most:
+            again = attacker.is_seeded and attacker.most
+            if again and len(found.runs) == number and MARGIN * found.seconds < left:
                 steps = (found.settings or {})["steps"]
                 _try(system, work, attacker, steps, seed + 1000 * number)
                 keep(work)
 
 
-def _try(system: System, work: Work, attacker: Attacker, steps: int, seed: int) -> None:
-    """One run of an attack, scored; one that fails is told as what was not tried."""
-    start = time.monotonic()
-    before = work.findings.get(attacker.name)
+def _try(
+    system: System, work: Work, attacker: Attacker, steps: int, seed: int, *, anew: bool = False
+) -> None:
+    """One run of an attack, scored, beside earlier ones or, `anew`, in their place.
+
+    One that fails is told as what was not tried, unless there are runs of it.
+    """
+    start, name = time.monotonic(), attacker.name
+    before = work.findings.get(name)
     try:
         found = attacker.run(system, steps, seed)
         scores = score(system, found, guessed_images(system))
     except Exception as error:  # it runs the user's own code
         if before is None or not before.runs:
-            work.findings[attacker.name] = not_tried(attacker, _failure(error))
+            work.findings[name] = not_tried(system, attacker, _failure(error))
         return
-    if found.images is not None and attacker.name not in work.images:
-        work.images[attacker.name] = found.images
-    runs: list[Scores] = [*(before.runs if before else []), scores]
-    seconds = before.seconds if before and before.runs else time.monotonic() - start
-    work.findings[attacker.name] = Finding(
-        attacker.name, attacker.level, attacker.source, "", found.settings, found.knowledge,
-        seconds, runs,
+    earlier = [] if before is None or anew else before.runs
+    if found.images is not None and not earlier:
+        work.images[name] = found.images
+    seconds = before.seconds if before and earlier else time.monotonic() - start
+    work.findings[name] = Finding(
+        name, attacker.level_in(system), attacker.source, "", found.settings, found.knowledge,
+        seconds, [*earlier, scores],
     )  # fmt: skip
 
 

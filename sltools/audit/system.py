@@ -3,6 +3,7 @@
 import hashlib
 import inspect
 import json
+import re
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -22,6 +23,7 @@ from sltools.audit.form import (
     as_features,
     bare,
     client_architecture,
+    is_random,
     rest_of,
 )
 from sltools.audit.sources import Samples, load_weights
@@ -65,9 +67,9 @@ class Parts:
 
     @property
     def digest(self) -> str:
-        """A hash of all of it, and of the files of the code that builds networks."""
-        builders = [self.client, self.rest, *self.also]
-        code = [_source_of(builder) for builder in builders]
+        """A hash of all of it, of the code that builds networks, and of what that code makes."""
+        code = [_source_of(builder) for builder in (self.client, self.rest, *self.also)]
+        code += _made_by(self)
         found = hashlib.sha256(json.dumps([self.name, code, devices.versions()]).encode())
         tensors: dict[str, Tensor | None] = {"smashed": self.smashed}
         for role, samples in {"samples": self.samples, "public": self.public}.items():
@@ -98,7 +100,7 @@ class System:
     `client` is the trained one and `rest` what the server runs. `public` are the attacker's own
     samples, `held_out` are for scoring, `training` is what the client learned from here. Labels are
     -1 where they are not known. `notes` are for the report; `trained` are the weights of both parts
-    if they were trained here, and `is_taught` says whether there was time for it.
+    if any was trained here, `taught_here` which, and `is_taught` whether there was time for it.
     """
 
     name: str
@@ -116,6 +118,7 @@ class System:
     classes: int = 0
     notes: tuple[str, ...] = ()
     trained: dict[str, Tensor] = field(default_factory=dict)
+    taught_here: tuple[str, ...] = ()
     is_taught: bool = True
 
     @cached_property
@@ -127,6 +130,16 @@ class System:
     def truth(self) -> Tensor | None:
         """The images (T, C, H, W) that the attacks are scored on."""
         return None if self.sent is None else self.sent.images[: self.targets]
+
+    @property
+    def is_weightless(self) -> bool:
+        """Whether the client has no parameters, so that its architecture says all of it."""
+        return self.client is not None and not self.client.state_dict()
+
+    @property
+    def is_held_out(self) -> bool:
+        """Whether the client has surely not learned from what copies are scored on."""
+        return "client" in self.taught_here or self.is_weightless
 
     @property
     def is_labelled(self) -> bool:
@@ -160,6 +173,13 @@ class System:
         return View("server", [message], self.architecture, None, self.rest, grants)
 
 
+class Kept(NamedTuple):
+    """The `weights` of both parts as an earlier run trained them, and whether it had the time."""
+
+    weights: dict[str, Tensor]
+    is_taught: bool
+
+
 def _source_of(builder: Builder | None) -> str:
     """The name of `builder` and the file that it is written in, as far as it is known."""
     if builder is None:
@@ -169,6 +189,37 @@ def _source_of(builder: Builder | None) -> str:
     except (TypeError, OSError, ValueError):
         text = ""
     return f"{getattr(builder, '__qualname__', '')}\n{text}"
+
+
+def _made_by(parts: Parts) -> list[str]:
+    """Tell the networks that `parts` build: their layers, and the size of what they make.
+
+    The code may be the same where they are not: a function may take others from elsewhere.
+    """
+    example = parts.samples or parts.public
+    inputs = None if example is None else example.values[:2]
+    told, sent = _trace(parts.client, inputs)
+    others = [(parts.rest, sent), *((builder, inputs) for builder in parts.also)]
+    return [told, *(_trace(builder, given)[0] for builder, given in others)]
+
+
+def _trace(builder: Builder | None, inputs: Tensor | None) -> tuple[str, Tensor | None]:
+    """A network in words and rounded numbers, and what it makes of `inputs` with weights of a seed.
+
+    What cannot be built is told by `build`.
+    """
+    if builder is None:
+        return "", inputs
+    try:
+        with seeds.scope(0, "trace"), torch.no_grad():
+            network = builder().eval()
+            made = None if inputs is None else network(inputs.clone())
+            size = "" if made is None else f"{made.abs().mean():.3g} {made.std():.3g}"
+        shapes = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    except Exception:
+        return "", None
+    layers = re.sub(r" at 0x[0-9a-f]+", "", repr(network))
+    return f"{layers}\n{shapes}\n{size}", made
 
 
 class _Networks(NamedTuple):
@@ -182,6 +233,12 @@ class _Networks(NamedTuple):
     classes: int = 0
     untrained: tuple[str, ...] = ()
 
+    def notes(self, samples: Tensor) -> list[str]:
+        """What the report should say of them, given samples (N, ...) as the client takes them."""
+        if not is_random(bare(self.client), samples[:2]):
+            return []
+        return ["What the client sends of an input is drawn at random, and is not the same twice."]
+
 
 def build(
     parts: Parts,
@@ -189,11 +246,11 @@ def build(
     targets: int = TARGETS,
     seconds: float = 300,
     seed: int = 0,
-    kept: dict[str, Tensor] | None = None,
+    kept: Kept | None = None,
 ) -> System:
     """Check `parts`, train for at most a quarter of `seconds` what has no weights, and deal out.
 
-    `kept` are the weights of both parts if they were trained in an earlier run.
+    `kept` is what an earlier run trained; if its time was too short, this one goes on with it.
     Raises DataError and ModelError, with what is wrong and what to do.
     """
     if parts.view is not None and parts.client is None:
@@ -241,7 +298,8 @@ def _of_recording(parts: Parts, activations: Tensor, form: Form, targets: int, s
     """Recorded activations, and the network that sent them if it is known."""
     smashed = as_features(activations)
     sent = _truth(parts.samples, form, smashed)
-    architecture, client, rest, classes, notes = None, None, None, 0, []
+    architecture, client, rest, classes = None, None, None, 0
+    notes: list[str] = []
     if parts.client is not None:
         known = _networks(parts, form, None, seed)
         if known.activation_shape != tuple(activations.shape[1:]):
@@ -250,6 +308,7 @@ def _of_recording(parts: Parts, activations: Tensor, form: Form, targets: int, s
                 f"the client makes {known.activation_shape}: are they of this network, at this cut?"
             )
         architecture = known.architecture
+        notes += known.notes((parts.samples or parts.public).values)  # type: ignore[union-attr]
         client = None if "client" in known.untrained else known.client
         if "rest" not in known.untrained:
             rest, classes = known.rest, known.classes
@@ -274,7 +333,7 @@ def _of_samples(
     targets: int,
     seconds: float,
     seed: int,
-    kept: dict[str, Tensor] | None,
+    kept: Kept | None,
 ) -> System:
     """A network and its inputs: it is run here, and trained here if it has no weights."""
     given = _split(samples, form)
@@ -288,8 +347,12 @@ def _of_samples(
             "a client without weights says nothing: its layers are random. Give its weights, or "
             "the rest of the network and labels, and both are trained here"
         )
-    if known.untrained and samples.labels is None:  # of the rest alone
+    notes = known.notes(samples.values)
+    if known.untrained == ("rest",) and _classes_in(samples.labels) < 2:
         known = known._replace(rest=None, rest_architecture=None, classes=0, untrained=())
+        notes.append(
+            "The rest was left out: it has no weights, and no labels of two classes to learn from."
+        )
     aims, training, own, held_out = _divide(
         split, targets, bool(known.untrained), parts.public is not None, seed
     )
@@ -297,7 +360,6 @@ def _of_samples(
     if public is not None and known.classes:
         _check_labels(public.labels, known.classes, "public labels")
     _other_cuts(parts, known, form, samples.values)  # before any training, for what is wrong
-    notes = []
     if copies := len(given) - len(split):
         notes.append(f"{copies} of your {len(given)} samples equal others and were left out.")
     whole = True
@@ -317,7 +379,7 @@ def _of_samples(
         client=known.client, rest=known.rest, rest_architecture=known.rest_architecture,
         sent=sent, public=public, held_out=held_out, training=training, classes=known.classes,
         also=_other_cuts(parts, known, form, samples.values), notes=tuple(notes), is_taught=whole,
-        trained=_whole(known).state_dict() if known.untrained else {},
+        trained=_whole(known).state_dict() if known.untrained else {}, taught_here=known.untrained,
     )  # fmt: skip
 
 
@@ -330,8 +392,9 @@ def _networks(parts: Parts, form: Form, samples: Samples | None, seed: int) -> _
     architecture = client_architecture(parts.client, form)
     client = architecture.build(seed, "victim").eval()
     made = activation_shape(bare(client), inputs, "the client")
-    weights, untrained = parts.weights, () if parts.weights else ("client",)
-    if weights is not None:
+    weights: dict[str, Tensor] | None = parts.weights
+    untrained = () if weights or not client.state_dict() else ("client",)
+    if weights:
         load_weights(bare(client), weights, "the client")
     if parts.rest is None:
         return _Networks(client, architecture, made, untrained=untrained)
@@ -355,16 +418,21 @@ def _networks(parts: Parts, form: Form, samples: Samples | None, seed: int) -> _
 
 
 def _train(
-    known: _Networks, split: Split, seconds: float, seed: int, kept: dict[str, Tensor] | None
+    known: _Networks, split: Split, seconds: float, seed: int, kept: Kept | None
 ) -> tuple[str, bool]:
-    """Train what has no weights, in place, or load what was `kept`.
+    """Train what has no weights, in place, from what was `kept` on.
 
     Returns how it went, in a sentence, and whether there was time to end it.
     """
     assert known.rest is not None
+    begun = ""
     if kept is not None:
-        load_weights(_whole(known), kept, "the network that was trained here")
-        return f"The network was trained in an earlier run, on {len(split)} of your samples.", True
+        load_weights(_whole(known), kept.weights, "the network that was trained here")
+        if kept.is_taught:
+            told = f"The network was trained in an earlier run, on {len(split)} of your samples."
+            return told, True
+        seed = seeds.derive(seed, repr([float(weight.sum()) for weight in kept.weights.values()]))
+        begun = ", from where an earlier run left it"
     if len(split.labels.unique()) < 2:
         raise DataError("the labels must be of two classes at least to train on")
     if "client" in known.untrained:
@@ -372,12 +440,14 @@ def _train(
     else:
         network, inputs = known.rest, networks.in_chunks(known.client, split.images)
         what = "The rest, behind the client's weights, was"
-    epochs, loss, whole = fit(network, inputs, split.labels, seconds=seconds, seed=seed)
-    short = "" if whole else " The time was too short for it, so all is done anew if there is more."
-    return (
-        f"{what} trained here on {len(split)} of your samples: {epochs} epochs, last loss "
-        f"{loss:.2g}.{short}"
-    ), whole
+    steps, loss, whole = fit(network, inputs, split.labels, seconds=seconds, seed=seed)
+    short = "" if whole else " The time was too short for it: it goes on if there is more."
+    told = f"{steps:,} step{'s' * (steps > 1)}, last loss {loss:.2g}.{short}"
+    return f"{what} trained here on {len(split)} of your samples{begun}: {told}", whole
+
+
+def _classes_in(labels: Tensor | None) -> int:
+    return 0 if labels is None else len(labels.unique())
 
 
 def _whole(known: _Networks) -> nn.Sequential:

@@ -21,41 +21,45 @@ def fit(
 ) -> tuple[int, float, bool]:
     """Train `network` in place on inputs (N, ...) and labels (N,).
 
-    Returns the number of epochs, the last loss, and whether there was time for all of it.
+    Returns the number of steps, the mean loss of the last epoch, and whether there was time for all
+    of it.
 
     Adam with amsgrad at 1e-3, batches of 64 or a quarter of all, for about 2,000 steps or `seconds`
-    at most, or until the mean loss of an epoch is below 0.01. The order comes from the stream
-    (`seed`, "order"). It is left in evaluation mode. Raises DataError if it diverges.
+    at most (one step at least), or until the mean loss of an epoch is below 0.01. The order comes
+    from the stream (`seed`, "order"). It is left in evaluation mode. Raises DataError if it
+    diverges.
 
     >>> import torch
     >>> from torch import nn
     >>> from sltools.audit.training import fit
     >>> labels = torch.arange(100) % 2
     >>> inputs = labels[:, None].float()
-    >>> epochs, loss, whole = fit(nn.Linear(1, 2), inputs, labels, seconds=9, seed=0)
-    >>> epochs, loss < 0.5, whole
-    (500, True, True)
+    >>> steps, loss, whole = fit(nn.Linear(1, 2), inputs, labels, seconds=9, seed=0)
+    >>> steps, loss < 0.5, whole
+    (2000, True, True)
     """
     optimizer = Adam(network.parameters(), lr=LR, amsgrad=True)
     order = seeds.generator(seed, "order")
     size = max(2, min(BATCH, len(labels) // 4))
     epochs = -(-STEPS // -(-len(labels) // size))
-    end, done, mean = time.monotonic() + seconds, 0, 0.0
+    end, steps = time.monotonic() + seconds, 0
     network.train()
     for _ in bar(range(epochs), "training"):
-        losses = [
-            _step(network, optimizer, inputs[rows], labels[rows])
-            for rows in torch.randperm(len(labels), generator=order).split(size)
-            if len(rows) > 1  # normalisation over one sample is none
-        ]
-        mean = torch.stack(losses).mean().item()
+        rows = torch.randperm(len(labels), generator=order).split(size)
+        batches = [some for some in rows if len(some) > 1]  # normalisation over one sample is none
+        losses = []
+        for some in batches:
+            losses.append(_step(network, optimizer, inputs[some], labels[some]))
+            if time.monotonic() > end:
+                break
+        steps, mean = steps + len(losses), torch.stack(losses).mean().item()
         if not math.isfinite(mean):
             raise DataError("the training diverged: its loss is not a number. Are inputs scaled?")
-        done += 1
-        if mean < LEARNT or time.monotonic() > end:
+        if mean < LEARNT or len(losses) < len(batches):
             break
     network.eval()
-    return done, mean, mean < LEARNT or done == epochs
+    whole = len(losses) == len(batches)
+    return steps, mean, whole and (mean < LEARNT or steps == epochs * len(batches))
 
 
 def _step(network: nn.Module, optimizer: Adam, inputs: Tensor, labels: Tensor) -> Tensor:
