@@ -233,29 +233,25 @@ class LabelInference:
         return {"labels": _certain_argmin(rows, noise), "scores": rows, "device": str(device)}
 
     def _cluster(self, view: View) -> dict[str, Any]:
-        from sklearn.cluster import KMeans  # slow to import, and only needed here
-
         classes = _last_linear(view.head_architecture.build(self.seed)).out_features
         gradients = view.feature_gradients.flatten(1).double().cpu()
         _check_finite([gradients])
-        norms = gradients.norm(dim=1)
-        seen = norms > 0  # a client that is certain in float32 returns exact zeros
+        seen = gradients.norm(dim=1) > 0  # a client that is certain in float32 returns exact zeros
         if (count := int(seen.sum())) < classes:
             raise AttackError(
                 f"{count} samples with a gradient cannot form {classes} clusters: give the attack "
                 "more steps of the training"
             )
-        directions = (gradients[seen] / norms[seen, None]).numpy()
-        state = seeds.derive(self.seed, "clusters") % 2**32  # scikit-learn takes no more
-        kmeans = KMeans(classes, n_init=RESTARTS, random_state=state).fit(directions)
+        found, distances = direction_clusters(
+            gradients[seen], classes, state=seeds.derive(self.seed, "clusters")
+        )
         clusters = torch.full((len(seen),), -1)
         scores = torch.full((len(seen), classes), torch.nan)
-        clusters[seen] = torch.from_numpy(kmeans.labels_).long()
-        scores[seen] = torch.from_numpy(kmeans.transform(directions)).float()
-        found = {"clusters": clusters, "scores": scores}
+        clusters[seen], scores[seen] = found, distances.float()
+        result = {"clusters": clusters, "scores": scores}
         if "anchor_labels" in view.granted:
-            found["labels"] = _name_clusters(clusters, scores, view.anchor_labels.cpu())
-        return found
+            result["labels"] = _name_clusters(clusters, scores, view.anchor_labels.cpu())
+        return result
 
     def _count(self, view: View) -> dict[str, Any]:
         classes = _last_linear(view.head_architecture.build(self.seed)).out_features
@@ -266,6 +262,29 @@ class LabelInference:
         at_least = (excess - rounding).ceil().clamp(min=0)
         counts = (excess + batch / classes).round().maximum(at_least)
         return {"counts": counts.long(), "counts_at_least": at_least.long()}
+
+
+def direction_clusters(rows: Tensor, count: int, *, state: int) -> tuple[Tensor, Tensor]:
+    """Put rows (N, D) into `count` clusters by their directions.
+
+    Returns the cluster of each (N,) and its distances from the centres (N, count). k-means, of
+    whose partitions from ten random starts, of which `state` is the seed, the tightest is kept.
+
+    >>> import torch
+    >>> from sltools.attacks.labels import direction_clusters
+    >>> rows = torch.tensor([[1.0, 0.0], [9.0, 0.1], [0.0, 3.0], [0.0, 0.2]])
+    >>> clusters, distances = direction_clusters(rows, 2, state=0)
+    >>> [int(other == clusters[0]) for other in clusters], tuple(distances.shape)
+    ([1, 1, 0, 0], (4, 2))
+    """
+    from sklearn.cluster import KMeans  # slow to import, and only needed here
+
+    norms = rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
+    directions = (rows / norms).numpy()
+    seed = state % 2**32  # scikit-learn takes no more
+    kmeans = KMeans(count, n_init=RESTARTS, random_state=seed).fit(directions)
+    clusters = torch.from_numpy(kmeans.labels_).long()
+    return clusters, torch.from_numpy(kmeans.transform(directions))
 
 
 def matching_distances(head: nn.Module, features: Tensor, gradient: Tensor) -> Tensor:

@@ -5,11 +5,11 @@ steps it may take, and what it found.
 """
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
@@ -24,6 +24,7 @@ from sltools.attacks import (
     UnSplit,
     networks,
 )
+from sltools.attacks.labels import direction_clusters
 from sltools.attacks.regression import FEATURES, Fit, cross_validated, fitted_decoder
 from sltools.attacks.surrogate import SurrogateAttack
 from sltools.audit.system import System
@@ -92,13 +93,13 @@ class Attacker:
 
 def _cluster(system: System, steps: int, seed: int) -> Found:
     """As many groups of activations as there are classes."""
-    from sklearn.cluster import KMeans
+    from sklearn.exceptions import ConvergenceWarning
 
-    activations = system.smashed.flatten(1)
-    activations = activations / activations.norm(dim=1, keepdim=True).clamp_min(1e-12)
     count = system.classes or int(system.sent.labels.max()) + 1  # type: ignore[union-attr]
-    machine = KMeans(count, n_init=10, random_state=seeds.derive(seed, "k-means") % 2**32)
-    groups = torch.from_numpy(machine.fit_predict(activations.numpy())).long()
+    state = seeds.derive(seed, "k-means")
+    with warnings.catch_warnings():  # of activations that differ less than classes do
+        warnings.simplefilter("error", ConvergenceWarning)
+        groups, _ = direction_clusters(system.smashed.flatten(1), count, state=state)
     return Found(groups=groups, settings={"clusters": count}, knowledge=("smashed", "classes"))
 
 
@@ -291,7 +292,7 @@ _NO_TRAINING = (
 )
 _FEW_TO_TRAIN = (
     lambda s: len(s.training) < 5 * BATCH,
-    f"a malicious server needs a client that trains on {5 * BATCH} samples or more: give about 800",
+    f"a malicious server needs a client that trains on {5 * BATCH} samples or more: give about 750",
 )
 
 _NEEDED_FOR_LABELS = (_NO_REST, _NO_PUBLIC, _FEW_PUBLIC, _NO_PUBLIC_LABELS, _CLASSES)

@@ -79,8 +79,8 @@ def carry_out(
 def _measure(system: System, work: Work, seconds: float, seed: int) -> None:
     share = MEASURES_SHARE * seconds
     work.wire = work.wire or _or_told(work, "the wire", lambda: measures.wire(system))
-    guesses = _or_told(work, "guesses", lambda: guess(system, share, seed))
-    work.guesses = better(work.guesses, guesses or Guesses())
+    if guesses := _or_told(work, "guesses", lambda: guess(system, share, seed)):
+        work.guesses = better(work.guesses, guesses)
     if not work.whole.get("other cuts"):
         work.cuts = _within(work, "other cuts", share, lambda: measures.other_cuts(system))
     if not work.whole.get("defences"):
@@ -196,7 +196,7 @@ def _plan(
     if not attacker.most:
         return "", 0
     try:
-        fixed, each = _cost(system, attacker, seed)
+        fixed, each = _cost(system, attacker, seed, allowed)
     except Exception as error:  # it runs the user's own code
         return _failure(error), 0
     left = deadline - time.monotonic()
@@ -212,8 +212,12 @@ def _plan(
     return "", steps
 
 
-def _cost(system: System, attacker: Attacker, seed: int) -> tuple[float, float]:
-    """The seconds that an attack takes besides its steps, and for each of them."""
+def _cost(system: System, attacker: Attacker, seed: int, allowed: float) -> tuple[float, float]:
+    """The seconds that an attack takes besides its steps, and for each of them.
+
+    One trial, shared out among its steps, is enough of an attack that takes all that is `allowed`
+    for it.
+    """
     times, counts = [], []
     for steps in TRIAL_STEPS:
         start = time.monotonic()
@@ -222,6 +226,8 @@ def _cost(system: System, attacker: Attacker, seed: int) -> tuple[float, float]:
             found = attacker.run(system, steps, seed)
         times.append(time.monotonic() - start)
         counts.append((found.settings or {}).get("steps", steps))
+        if times[0] > allowed:
+            return 0.0, times[0] / counts[0]
     each = (times[1] - times[0]) / (counts[1] - counts[0]) if counts[1] > counts[0] else 0.0
     each = each if each > 0 else times[1] / counts[1]
     return max(0.0, times[0] - counts[0] * each), each

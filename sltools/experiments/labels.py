@@ -7,10 +7,10 @@ from dataclasses import asdict, dataclass
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import normalize
 
 from sltools import data, metrics, models, plots, protocol
 from sltools.attacks import LabelInference
+from sltools.attacks.labels import direction_clusters
 from sltools.errors import Interrupted, SltoolsError
 from sltools.experiments.outcome import Outcome, provenance
 from sltools.experiments.presets import check_budget
@@ -185,11 +185,9 @@ def cluster_features(view: View, classes: int) -> Tensor:
     >>> len(clusters), len(clusters.unique())
     (30, 10)
     """
-    from sklearn.cluster import KMeans
-
     u = view.features.cpu()
-    directions = normalize(u - u.mean(0), dim=1)
-    return torch.from_numpy(KMeans(classes, n_init=10, random_state=0).fit(directions).labels_)
+    clusters, _ = direction_clusters(u - u.mean(0), classes, state=0)
+    return clusters
 
 
 def _record_training(
