@@ -768,6 +768,39 @@ def test_a_constant_network_is_no_victim_and_no_theft() -> None:
     assert second.answer.startswith("None that is clearly better than without an attack")
 
 
+def _scored(level: int, name: str, *errors: float, **scores: object) -> findings.Finding:
+    runs = [findings.Scores(raw_mse=error, objective=1 - error, **scores) for error in errors]  # type: ignore[arg-type]
+    return findings.Finding(name, audit.LEVELS[level], "", runs=runs)
+
+
+def test_who_is_enough_is_said_beside_weaker_attackers() -> None:
+    apart = findings.Share(9, 10)
+    found = [
+        _scored(1, "UnSplit", 0.11, 0.12, 0.13, identified=apart),
+        _scored(2, "FORA"),  # for want of time
+        _scored(3, "SDAR", 0.02),
+    ]
+    guesses = findings.Guesses(mean=0.1, identified=findings.Share(1, 10))
+    told = verdicts.verdicts(found, guesses)[0].answer
+    assert told.startswith("Yes: an attacker who has labelled samples (SDAR) is enough")
+    assert "In part it takes less: an attacker who knows the architecture (UnSplit" in told
+    assert "(0.13 in the run of least objective" in told and "and yet 90% (9 of 10" in told
+    assert "Of weaker attackers, FORA could not be tried" in told
+
+
+def test_an_error_counts_as_it_is_printed() -> None:
+    guesses = findings.Guesses(mean=0.1)
+    words = [verdicts.word(_scored(1, "x", error), guesses) for error in (0.0904, 0.0906)]
+    assert words == ["in part", "no better"]
+
+
+def test_rivals_keep_what_they_learned_in_more_time() -> None:
+    good, poor = (findings.Share(right, 10) for right in (9, 4))
+    long, short = (findings.Guesses(rivals={"a network": (share, share)}) for share in (good, poor))
+    for one, other in ((long, short), (short, long)):
+        assert findings.better(one, other).rivals == long.rivals
+
+
 def test_a_full_disk_is_told_in_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

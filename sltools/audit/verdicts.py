@@ -77,10 +77,13 @@ def word(finding: Finding, guesses: Guesses) -> str:
     ratio = gain(finding, guesses)
     if ratio is None:
         return "not scored"
-    ratio = float(f"{ratio:.2g}")
-    if ratio <= RECOVERED:
+    if _printed(ratio) <= RECOVERED:
         return "recovered"
-    return "in part" if ratio <= PARTLY or shown(finding, guesses) else "no better"
+    return "in part" if _printed(ratio) <= PARTLY or shown(finding, guesses) else "no better"
+
+
+def _printed(ratio: float) -> float:
+    return float(f"{ratio:.2g}")
 
 
 def shown(finding: Finding, guesses: Guesses) -> str:
@@ -180,7 +183,7 @@ def _error(finding: Finding, guesses: Guesses) -> str:
         f"attack ({best[0]}) has {best[1]:.2g}"
     )
     reason = shown(finding, guesses)
-    if reason and float(f"{ratio:.2g}") > PARTLY:
+    if reason and _printed(ratio) > PARTLY:
         return f"{text}: the error alone says no more than a guess, and yet {reason}"
     return text + _told_apart(finding, guesses)
 
