@@ -190,4 +190,5 @@ def _linear_least_squares(inputs: Tensor, wanted: Tensor, ridge: float) -> Tenso
         columns = part.double()
         gram += columns @ columns.T
     gram.diagonal().add_(ridge * count * size)
-    return inputs.T @ torch.linalg.solve(gram, wanted.double()).float()
+    solution = torch.linalg.solve(gram, wanted.double())
+    return torch.cat([(part.double().T @ solution).float() for part in inputs.split(CHUNK, 1)])

@@ -34,6 +34,7 @@ FEW_PUBLIC = 5  # samples, with fewer of which an attacker with data is not trie
 RIDGES = (3e-6, 3e-4, 3e-2)  # of a decoder with too many inputs to try more
 MOST_CROSS_VALIDATED = 2000  # inputs
 PAIRS = 1000  # by which it is chosen how to fit a decoder
+MOST_WEIGHTS = 100_000_000  # of a linear decoder, for which there is the memory
 MOST_PAIRS = 2000  # that a linear decoder of many inputs is fitted to: an equation for each
 MOST_FEATURES = 70_000  # numbers for each sample, which a fitted decoder has the memory for
 COLOUR_TARGETS = 50  # from fewer, colours cannot be told
@@ -185,7 +186,9 @@ def _best_fit(made: Tensor, images: Tensor, seed: int) -> Fit:
         decoded = networks.in_chunks(decoder, made[count:])
         return metrics.mse(decoded, images[count:]).median().item()
 
-    return min((Fit(features, ridge) for features in FEATURES for ridge in RIDGES), key=error)
+    linear = made[0].numel() * images[0].numel() <= MOST_WEIGHTS
+    kinds = FEATURES if linear else ("random",)
+    return min((Fit(features, ridge) for features in kinds for ridge in RIDGES), key=error)
 
 
 def _coarse(smashed: Tensor) -> Tensor:
