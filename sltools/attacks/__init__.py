@@ -11,6 +11,7 @@ from sltools.attacks.labels import LabelInference, LabelResult
 from sltools.attacks.leaks import GradientLeak, LeakResult
 from sltools.attacks.membership import MembershipInference
 from sltools.attacks.pcat import PCAT
+from sltools.attacks.poisoning import Backdoor, LabelFlip, StealthyClient
 from sltools.attacks.result import InversionResult
 from sltools.attacks.sdar import SDAR
 from sltools.attacks.surrogate import SurrogateResult
@@ -22,6 +23,7 @@ __all__ = [
     "PCAT",
     "SDAR",
     "AttributeInference",
+    "Backdoor",
     "BlindDeconvolution",
     "CuriousServer",
     "DecoderInversion",
@@ -30,10 +32,12 @@ __all__ = [
     "HijackingServer",
     "InversionResult",
     "KnownWeightsInversion",
+    "LabelFlip",
     "LabelInference",
     "LabelResult",
     "LeakResult",
     "MembershipInference",
+    "StealthyClient",
     "SurrogateResult",
     "Trigger",
     "UnSplit",

@@ -9,10 +9,12 @@
 Each says in `promises` what it promises and in `leaves` what it leaves open.
 """
 
+from sltools.defenses.aggregation import CoordinateMedian, Krum, TrimmedMean
 from sltools.defenses.correlation import NoPeek, distance_correlation
 from sltools.defenses.gradients import Marvell, MaxNorm
 from sltools.defenses.labels import RandomisedResponse
 from sltools.defenses.outgoing import Compose, Outgoing
+from sltools.defenses.safesplit import SafeSplit
 from sltools.defenses.smashed import (
     GaussianNoise,
     LaplaceNoise,
@@ -23,7 +25,9 @@ from sltools.defenses.smashed import (
 from sltools.defenses.weights import PrivateOptimizer
 
 __all__ = [
+    "CoordinateMedian",
     "GaussianNoise",
+    "Krum",
     "LaplaceNoise",
     "LocalPrivacy",
     "Marvell",
@@ -33,7 +37,9 @@ __all__ = [
     "PrivateOptimizer",
     "Quantisation",
     "RandomisedResponse",
+    "SafeSplit",
     "Compose",
     "TopK",
+    "TrimmedMean",
     "distance_correlation",
 ]
