@@ -23,7 +23,9 @@ class LabelFlip:
 
     All messages are those of an honest client, and the network shall answer `target` to `source`
     (targeted label flipping, Tolpegin et al., ESORICS 2020). `rate` is the share of the images of
-    `source` that are flipped, drawn from the stream (`seed`, "poison").
+    `source` that are flipped, drawn from the stream (`seed`, "poison"). All data are repeated
+    `copies` times: in SplitFed a client then trains as much longer in a round, and counts as much
+    more in an average that is weighted by samples.
 
     Raises AttackError for senseless settings, and for data that hold no image to flip.
 
@@ -39,12 +41,14 @@ class LabelFlip:
     source: int
     target: int
     rate: float = 1.0
+    copies: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
         attack_check.integer("source", self.source, 0)
         attack_check.integer("target", self.target, 0)
         attack_check.share("rate", self.rate)
+        attack_check.integer("copies", self.copies)
         attack_check.seed(self.seed)
         if self.source == self.target:
             raise AttackError(f"source and target are both {self.source}: nothing would be flipped")
@@ -54,7 +58,7 @@ class LabelFlip:
         labels = split.labels.clone()
         stream = seeds.generator(self.seed, "poison")
         labels[_drawn(labels == self.source, self.rate, stream)] = self.target
-        return _with(split, labels=labels)
+        return _repeated(split, split.images, labels, self.copies)
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,7 @@ class Backdoor:
     The network shall do its task, and answer the trigger's target whenever it sees the trigger
     (BadNets, Gu et al. 2017; by a client of split learning, Yu et al. 2023). Images of the target
     class stay as they are. Which ones are stamped comes from the stream (`seed`, "poison").
+    `copies` is as in `LabelFlip`.
 
     Raises AttackError for senseless settings, and for data that hold no image to stamp.
 
@@ -79,19 +84,21 @@ class Backdoor:
 
     trigger: Trigger = Trigger()
     rate: float = 0.5
+    copies: int = 1
     seed: int = 0
 
     def __post_init__(self) -> None:
         if not isinstance(self.trigger, Trigger):
             raise AttackError(f"the trigger is a Trigger(...), not {self.trigger!r}")
         attack_check.share("rate", self.rate)
+        attack_check.integer("copies", self.copies)
         attack_check.seed(self.seed)
 
     def poison(self, split: Own) -> Own:
         """Return a copy of the client's data with stamped images."""
         stream = seeds.generator(self.seed, "poison")
         images, labels, _ = self.stamp(split.images, split.labels, stream)
-        return _with(split, images=images, labels=labels)
+        return _repeated(split, images, labels, self.copies)
 
     def stamp(
         self, images: Tensor, labels: Tensor, stream: torch.Generator
@@ -113,8 +120,11 @@ class StealthyClient(Client):
     It stamps a share of each batch, as `backdoor` says, and lets its head learn from all of it; but
     of stamped images it returns a gradient dL/du of zero. So the server's layers, and the client's
     front, learn from its honest images alone, and the backdoor travels in the head, which the next
-    client is handed or the average takes in. Ours, for a defence that looks at the server's layers
+    client is handed or the average takes in. With a `volume` above 0 it returns that share of their
+    true gradient instead. Ours, for a defence that looks at the server's layers
     (`sltools.defenses.SafeSplit`). `options` are those of `Client`, without `returning`.
+
+    Raises AttackError without a head, and for a senseless setting.
 
     >>> from sltools import data, models
     >>> from sltools.attacks import Backdoor, StealthyClient
@@ -165,8 +175,9 @@ def _drawn(candidates: Tensor, rate: float, stream: torch.Generator) -> Tensor:
     return places[drawn.sort().values.to(places.device)]
 
 
-def _with(split: Own, **tensors: Tensor) -> Own:
-    """The same data with other images or labels."""
+def _repeated(split: Own, images: Tensor, labels: Tensor, copies: int) -> Own:
+    """Data of the same kind with these images and labels, all of them `copies` times."""
     own: Any = split
-    changed: Own = replace(own, **tensors)
+    times = torch.arange(len(labels), device=labels.device).repeat(copies)
+    changed: Own = replace(own, images=images[times], labels=labels[times])
     return changed
