@@ -21,6 +21,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
+from filelock import FileLock
 
 from benchmarks import write_facts
 from benchmarks.record_auxiliary import check_settings
@@ -108,6 +109,9 @@ class Row:
 
 def main(
     datasets: str = "digits,mnist",
+    studies: Annotated[
+        str, typer.Option(help="Of main, adaptive, detectors.")
+    ] = "main,adaptive,detectors",
     seeds: Annotated[int, typer.Option(help="How many.")] = SEEDS,
     summary: Annotated[bool, typer.Option(help="Print the tables and measure nothing.")] = False,
 ) -> None:
@@ -118,29 +122,44 @@ def main(
         if not summary:
             check_settings(path.with_suffix(".json"), facts_of(name))
             write_facts(path.with_suffix(".json"), facts_of(name))
-            measured = {row.case for row in read(path)}
             dataset = data.load(name)
-            for case in bar([case for case in cases(name, seeds) if case not in measured], name):
-                append(path, measure(dataset, case))
+            cases = [
+                Case(*case, seed)
+                for seed in range(seeds)
+                for study in studies.split(",")
+                for case in STUDIES[study](name != "digits")
+            ]
+            for case in bar(cases, name):
+                if case not in {row.case for row in read(path)}:  # another process may measure too
+                    append(path, measure(dataset, case))
         print("\n\n".join(tables(name)))
 
 
-def cases(name: str, seeds: int) -> Iterator[Case]:
-    """All trainings on a data set; of MNIST only those beside the published table."""
-    brief = name != "digits"
-    for seed in range(seeds):
-        for attack in ATTACKS[:2] if brief else ATTACKS:
-            for defense in (NONE, "SafeSplit"):
-                yield Case(IN_TURN, defense, attack, seed)
-            for defense in () if brief else (NONE, "Krum", "median", "trimmed mean"):
-                yield Case(SPLITFED, defense, attack, seed)
-        if not brief:
-            yield Case(SPLITFED, NONE, DILUTED, seed)
-            for defense in (NONE, "SafeSplit"):
-                for attack in (RARELY, STEALTHY, FAINTLY):
-                    yield Case(IN_TURN, defense, attack, seed)
-            for attack in ATTACKS:
-                yield Case(IN_TURN, DETECTED, attack, seed)
+def _main_cases(brief: bool) -> Iterator[tuple[str, str, str]]:
+    """Attacks beside defences; of MNIST only what stands beside the published table."""
+    for attack in ATTACKS[:2] if brief else ATTACKS:
+        for defense in (NONE, "SafeSplit"):
+            yield IN_TURN, defense, attack
+        for defense in () if brief else (NONE, "Krum", "median", "trimmed mean"):
+            yield SPLITFED, defense, attack
+
+
+def _adaptive_cases(brief: bool) -> Iterator[tuple[str, str, str]]:
+    """Attackers who know the defence, and one who does not know the average."""
+    if not brief:
+        yield SPLITFED, NONE, DILUTED
+        for defense in ("SafeSplit", NONE):
+            for attack in (FAINTLY, STEALTHY, RARELY):
+                yield IN_TURN, defense, attack
+
+
+def _detector_cases(brief: bool) -> Iterator[tuple[str, str, str]]:
+    """What the detectors of honest clients say."""
+    for attack in () if brief else ATTACKS:
+        yield IN_TURN, DETECTED, attack
+
+
+STUDIES = {"main": _main_cases, "adaptive": _adaptive_cases, "detectors": _detector_cases}
 
 
 def measure(dataset: data.Dataset, case: Case) -> Row:
@@ -235,8 +254,12 @@ def _row(cells: dict[str, str]) -> Row:
 
 def append(path: Path, row: Row) -> None:
     """Write the file anew with one row more, in one step."""
-    rows = [*read(path), row]
-    with storage.atomic_path(path) as part, part.open("w", newline="", encoding="utf-8") as file:
+    with (
+        FileLock(path.with_name(f".{path.name}.lock")),
+        storage.atomic_path(path) as part,
+        part.open("w", newline="", encoding="utf-8") as file,
+    ):
+        rows = [*read(path), row]
         writer = csv.DictWriter(file, [field.name for field in fields(Row)])
         writer.writeheader()
         for one in rows:
@@ -274,7 +297,7 @@ def main_table(rows: list[Row]) -> str:
     lines = []
     for schedule in (IN_TURN, SPLITFED):
         for defense in DEFENSES:
-            runs = {attack: _of(rows, schedule, defense, attack) for attack in ATTACKS}
+            runs = {attack: of(rows, schedule, defense, attack) for attack in ATTACKS}
             if runs[CLEAN]:
                 cells = [
                     low(row.accuracy for row in runs[CLEAN]),
@@ -299,7 +322,7 @@ def turn_table(rows: list[Row]) -> str:
     lines = []
     for attack in (CLEAN, FLIP, BACKDOOR, RARELY, FAINTLY, STEALTHY):
         for defense in (NONE, "SafeSplit"):
-            runs = _of(rows, IN_TURN, defense, attack)
+            runs = of(rows, IN_TURN, defense, attack)
             if runs:
                 cells = [
                     high(row.success for row in runs),
@@ -317,7 +340,7 @@ def alarm_table(rows: list[Row]) -> str:
     head = [f"| attack | {' | '.join(COLUMNS.values())} |", "|---|---|---|---|---|"]
     lines = []
     for attack in ATTACKS:
-        runs = _of(rows, IN_TURN, DETECTED, attack)
+        runs = of(rows, IN_TURN, DETECTED, attack)
         cells = [high(getattr(row, column) for row in runs) for column in COLUMNS]
         lines.append(f"| {attack} | {' | '.join(cells)} |")
     return "\n".join(head + lines)
@@ -331,14 +354,15 @@ def published_table() -> str:
         "|---|---|---|---|---|",
     ]
     for name, defense in (("before", NONE), ("after", "SafeSplit")):
-        runs = _of(rows, IN_TURN, defense, BACKDOOR)
+        runs = of(rows, IN_TURN, defense, BACKDOOR)
         theirs = [f"{value:.1%}" for value in PUBLISHED[name]]
         ours = high(row.trigger for row in runs), low(row.accuracy for row in runs)
         lines.append(f"| {name} | {theirs[0]} | {ours[0]} | {theirs[1]} | {ours[1]} |")
     return "\n".join(lines)
 
 
-def _of(rows: list[Row], schedule: str, defense: str, attack: str) -> list[Row]:
+def of(rows: list[Row], schedule: str, defense: str, attack: str) -> list[Row]:
+    """The rows of one case, one for each seed."""
     return [
         row
         for row in rows
@@ -375,6 +399,7 @@ def facts_of(name: str) -> dict[str, Any]:
         "trigger": asdict(TRIGGER),
         "never_planted": asdict(NEVER_PLANTED),
         "rate": Backdoor().rate,
+        "adaptive": {"rate": RARE, "volume": FAINT},
         "copies_in_splitfed": COPIES,
         "flip": [SOURCE, FLIPPED],
         "defenses": {key: repr(make()) for key, make in DEFENSES.items() if key != "SafeSplit"},

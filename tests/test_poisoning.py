@@ -20,7 +20,7 @@ RULES = {"Krum": Krum(1), "TrimmedMean": TrimmedMean(1), "CoordinateMedian": Coo
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 
 
-# ---- what a poisoned client has -------------------------------------------------------------------
+# ---- what a poisoned client has ------------------------------------------------------------------
 
 
 def test_a_flip_changes_labels_of_one_class_and_nothing_else():
@@ -129,7 +129,7 @@ HONEST = [[1.0, 1.0], [1.1, 0.9], [0.9, 1.1], [1.0, 1.2]]
 def test_one_liar_cannot_leave_the_range_of_the_honest(rule, lie):
     """Wherever it stands, and however many samples it claims."""
     for place in range(5):
-        rows = HONEST[:place] + [[lie, -lie]] + HONEST[place:]
+        rows = [*HONEST[:place], [lie, -lie], *HONEST[place:]]
         merged = rule(states(*rows), samples=[1e9 if at == place else 1 for at in range(5)])
         assert (merged["w"] >= 0.9).all() and (merged["w"] <= 1.2).all()
 

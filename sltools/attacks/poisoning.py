@@ -162,8 +162,9 @@ class StealthyClient(Client):
         return super().open(images, labels, **place)
 
     def _hide(self, gradient: Tensor, labels: Tensor) -> Tensor:
-        loud = torch.ones(len(gradient)).index_fill(0, self._stamped.cpu(), self.volume)
-        return gradient * loud.to(gradient).unsqueeze(1)
+        faint = gradient.clone()
+        faint[self._stamped] *= self.volume
+        return faint
 
 
 def _drawn(candidates: Tensor, rate: float, stream: torch.Generator) -> Tensor:

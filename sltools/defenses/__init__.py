@@ -1,10 +1,15 @@
-"""What a client can do about it: each defence is one argument of `protocol.Client`.
+"""What can be done about it. Against servers, each defence is one argument of `protocol.Client`:
 
     Client(front, outgoing=GaussianNoise(0.5))                    # changes what is sent
     Client(front, outgoing=Compose(TopK(0.1), RandomisedResponse(1.0, classes=10)))
     Client(front, penalty=NoPeek(0.5))                            # changes what is learned
     Client(front, head, returning=Marvell(4.0))                   # changes dL/du
     Client(front, optimizer=PrivateOptimizer(front, 1.0, 1.0))    # changes how the front learns
+
+Against clients that cheat, each is the `defense` of `protocol.train_clients`:
+
+    train_clients(..., schedule="in turn", defense=SafeSplit(window=10))  # undoes turns
+    train_clients(..., schedule="splitfed v1", defense=Krum(malicious=2))  # in place of the average
 
 Each says in `promises` what it promises and in `leaves` what it leaves open.
 """

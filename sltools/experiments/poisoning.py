@@ -82,6 +82,7 @@ def train_crowd(
     epochs: int = EPOCHS,
     samples: int | None = None,
     seed: int = 0,
+    device: str = "cpu",
 ) -> Crowd:
     """Train the paper's network with many clients, those at the places `cheaters` with an `attack`.
 
@@ -111,6 +112,6 @@ def train_crowd(
     turns = Turns(defense if isinstance(defense, Guard) else None)
     sessions = protocol.train_clients(
         parties, server, splits, schedule=schedule, epochs=epochs, batch_size=BATCH, seed=seed,
-        defense=turns if schedule == "in turn" else defense,
+        device=device, defense=turns if schedule == "in turn" else defense,
     )  # fmt: skip
     return Crowd(sessions[0], Trainee(parties[0], splits[0]), clients, cheaters, turns)
