@@ -290,9 +290,9 @@ def tables(name: str) -> list[str]:
 def main_table(rows: list[Row]) -> str:
     """Success and accuracy by schedule and defence."""
     head = [
-        "| | defence | clean accuracy | the trigger there | backdoor: success | another patch "
-        "| accuracy | flip: success | accuracy |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| | defence | runs | clean accuracy | the trigger there | backdoor: success "
+        "| another patch | accuracy | flip: success | accuracy |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     lines = []
     for schedule in (IN_TURN, SPLITFED):
@@ -308,16 +308,17 @@ def main_table(rows: list[Row]) -> str:
                     high(row.flipped for row in runs[FLIP]),
                     low(row.accuracy for row in runs[FLIP]),
                 ]
-                lines.append(f"| {NAMES[schedule]} | {defense} | {' | '.join(cells)} |")
+                counts = "/".join(str(len(found)) for found in runs.values())
+                lines.append(f"| {NAMES[schedule]} | {defense} | {counts} | {' | '.join(cells)} |")
     return "\n".join(head + lines)
 
 
 def turn_table(rows: list[Row]) -> str:
     """Turn by turn: what passes, what is undone, and what it costs."""
     head = [
-        "| attack | defence | success at the end | after the cheater's turn "
+        "| attack | defence | runs | success at the end | after the cheater's turn "
         "| cheaters' turns undone | honest turns undone | accuracy |",
-        "|---|---|---|---|---|---|---|",
+        "|---|---|---|---|---|---|---|---|",
     ]
     lines = []
     for attack in (CLEAN, FLIP, BACKDOOR, RARELY, FAINTLY, STEALTHY):
@@ -331,18 +332,18 @@ def turn_table(rows: list[Row]) -> str:
                     high(row.honest_undone for row in runs) if defense != NONE else "–",
                     low(row.accuracy for row in runs),
                 ]
-                lines.append(f"| {attack} | {defense} | {' | '.join(cells)} |")
+                lines.append(f"| {attack} | {defense} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(head + lines)
 
 
 def alarm_table(rows: list[Row]) -> str:
     """How often the detectors of honest clients raise an alarm."""
-    head = [f"| attack | {' | '.join(COLUMNS.values())} |", "|---|---|---|---|---|"]
+    head = [f"| attack | runs | {' | '.join(COLUMNS.values())} |", "|---|---|---|---|---|---|"]
     lines = []
     for attack in ATTACKS:
         runs = of(rows, IN_TURN, DETECTED, attack)
         cells = [high(getattr(row, column) for row in runs) for column in COLUMNS]
-        lines.append(f"| {attack} | {' | '.join(cells)} |")
+        lines.append(f"| {attack} | {len(runs)} | {' | '.join(cells)} |")
     return "\n".join(head + lines)
 
 

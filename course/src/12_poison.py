@@ -344,7 +344,7 @@ plots.bars(
 #
 # ## Recorded: everything beside everything
 #
-# Three seeds, ten passes. Medians, and the worst of the three in brackets.
+# Several seeds, ten passes. Medians, and the worst of the runs in brackets.
 
 # %%
 with (lessons.course() / "results" / "poisoning_digits.csv").open(newline="") as file:
@@ -354,7 +354,7 @@ with (lessons.course() / "results" / "poisoning_digits.csv").open(newline="") as
 def cell(column, worst, **which):
     """Median and worst of a column over the seeds."""
     found = [float(row[column]) for row in recorded if all(row[key] == which[key] for key in which)]
-    return f"{statistics.median(found):.1%} [{worst(found):.1%}]"
+    return f"{statistics.median(found):.1%} [{worst(found):.1%}]" if found else "-"
 
 
 print(f"{'schedule':13}{'defence':14}{'backdoor':18}{'flip':18}{'accuracy, no attack'}")
