@@ -305,7 +305,6 @@ PROOFS = {
     ),
     "12.rollback": Proof(
         wrong={
-            "asks for one of both": _back(lambda a, b: a | b),
             "takes the first list": _back(lambda a, b: a),
             "takes the second list": _back(lambda a, b: b),
             "takes the highest": _back(sign=-1),

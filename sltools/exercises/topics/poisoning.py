@@ -163,8 +163,8 @@ def _logits(seed: int) -> tuple[Tensor, Tensor, Tensor, int]:
     truth = 2.0 * torch.nn.functional.one_hot(labels, 4)
     pull = torch.zeros(4)
     pull[target] = 1.6
-    attacked = truth + pull + draw(seed, 60, 4)
-    clean = truth + 0.35 * pull + 1.9 * draw(seed + 1, 60, 4)
+    attacked = truth + pull + 2.6 * draw(seed, 60, 4)
+    clean = truth + 0.35 * pull + 2.6 * draw(seed + 1, 60, 4)
     return attacked, clean, labels, target
 
 
@@ -366,9 +366,6 @@ def _scored_turns(seed: int) -> tuple[Tensor, Tensor, dict[str, float]]:
 
         values = {
             "right": back(both),
-            "You took turns that are low in one of the lists; they must be in both.": back(
-                in_static | in_rotational
-            ),
             "You looked at the first list only.": back(in_static),
             "You looked at the second list only.": back(in_rotational),
             "You took the highest scores for benign; a benign turn is *near* the others.": back(
