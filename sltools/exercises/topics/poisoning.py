@@ -423,7 +423,7 @@ def _challenge(answer: Answer, seed: int) -> str:
         f"with cheaters you are as far from the mean of the honest as {attacked:.0%} of the "
         f"median's way, without as {peaceful:.0%} (medians of {ROUNDS} rounds each)"
     )
-    if attacked > 0.7 or peaceful > 1:
+    if attacked > 0.5 or peaceful > 1:  # the mean of all has nearly 0.6 with cheaters
         raise Wrong(f"Not clearly better than the median of each weight: {told}.")
     if attacked > 0.4 or peaceful > 0.7:
         raise Wrong(f"Better than the median, not yet twice and a half: {told}.", 0.5)
