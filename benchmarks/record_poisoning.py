@@ -199,7 +199,8 @@ def measure(dataset: data.Dataset, case: Case) -> Row:
         found["cheaters_undone"] = statistics.mean(crowd.undone(cheating=True, since=2))
         found["honest_undone"] = statistics.mean(crowd.undone(cheating=False, since=2))
     for name, detector in detectors.items():
-        found[name] = len(detector.alarms) / len(detector.scores)
+        if detector.scores:
+            found[name] = len(detector.alarms) / len(detector.scores)
     accuracy = crowd.session.accuracy(test)
     seconds = round(time.process_time() - start, 1)
     return Row(
