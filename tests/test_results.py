@@ -13,6 +13,7 @@ from benchmarks import (
     ablations,
     record_attribute_membership,
     record_auxiliary,
+    record_poisoning,
     reproduce,
     speed,
     throughput,
@@ -462,3 +463,46 @@ def test_labelled_images_have_the_mean_of_the_class_for_free() -> None:
     rows = arena.read(lessons.course() / "results" / "arena_digits.csv")
     floor = statistics.median(row.baseline for row in rows if row.measure == "aligned_mse")
     assert f"which leaves {found / floor:.0%} of the mean image's error" in PROSE
+
+
+def test_the_tables_of_poisoned_clients_are_the_recorded_ones() -> None:
+    section = PAGE[PAGE.index("## And clients who cheat?") :].split("\n## ")[0]
+    shown = ["\n".join(block) for block in _tables_of(section)]
+    assert shown == [
+        *record_poisoning.tables("digits"),
+        *record_poisoning.tables("mnist"),
+        record_poisoning.published_table(),
+    ]
+
+
+def _tables_of(section: str) -> list[list[str]]:
+    blocks = [block.splitlines() for block in section.split("\n\n")]
+    return [block for block in blocks if block and all(line.startswith("|") for line in block)]
+
+
+def test_poisoned_clients_were_recorded_as_the_page_says() -> None:
+    rows = record_poisoning.read(lessons.course() / "results" / "poisoning_digits.csv")
+    assert len({row.case for row in rows}) == len(rows)
+    facts = json.loads(
+        (lessons.course() / "results" / "poisoning_digits.json").read_text(encoding="utf-8")
+    )
+    assert facts["epochs"] == 10 and facts["cheaters"] == [4, 8]
+    assert facts["copies_in_splitfed"] == 5 and facts["adaptive"] == {"rate": 0.05, "volume": 0.02}
+    assert facts["trigger"]["size"] == 6 and facts["flip"] == [7, 1]
+
+
+def test_what_the_page_says_of_poison_follows_from_the_rows() -> None:
+    rows = record_poisoning.read(lessons.course() / "results" / "poisoning_digits.csv")
+
+    def median(column: str, *case: str) -> float:
+        return statistics.median(getattr(row, column) for row in record_poisoning.of(rows, *case))
+
+    turn, averaged = ("in turn", "none"), ("splitfed v1", "none")
+    assert median("trigger", *turn, "backdoor") > 0.8  # a backdoor in turn lasts
+    assert median("flipped", *turn, "flip") < 0.1  # a flip does not
+    assert median("trigger", *averaged, record_poisoning.DILUTED) < 0.1 < 0.8
+    assert median("trigger", *averaged, "backdoor") > 0.8  # until they repeat their data
+    for attack in (record_poisoning.FAINTLY, record_poisoning.STEALTHY):
+        assert median("trigger", "in turn", "SafeSplit", attack) < 0.2
+    peace = record_poisoning.of(rows, "in turn", "SafeSplit", "none")
+    assert 0.4 < statistics.median(row.honest_undone or 0 for row in peace) < 0.65  # about half

@@ -1,29 +1,43 @@
-"""Put the tables of attackers with data into docs/results.md, as their records are now.
+"""Put the tables of attackers with data and of poisoned clients into docs/results.md, as recorded.
 
 python -m tools.results
 """
 
 import re
+from collections.abc import Iterable
 
-from benchmarks import record_auxiliary
+from benchmarks import record_auxiliary, record_poisoning
 from sltools import storage
 from tools.notebooks import ROOT
 
 PAGE = ROOT / "docs" / "results.md"
-SECTION = re.compile(r"(?<=\n## And for a server with data\?\n).*?(?=\n### )", re.S)
 TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
 
 
 def main() -> None:
-    """Replace each table of the section by the one that stands there."""
+    """Replace each table of the two sections by the one that stands there."""
     digits, mnist = (record_auxiliary.tables(name) for name in ("digits", "mnist"))
     pairs = zip(digits, mnist, strict=False)  # the last one is of MNIST alone
-    made = iter([*(table for pair in pairs for table in pair), *mnist[len(digits) :]])
-    text = PAGE.read_text(encoding="utf-8")
-    section = SECTION.search(text)
+    with_data = [*(table for pair in pairs for table in pair), *mnist[len(digits) :]]
+    text = _filled(
+        PAGE.read_text(encoding="utf-8"), "And for a server with data?", "### ", with_data
+    )
+    poisoned = [
+        *record_poisoning.tables("digits"),
+        *record_poisoning.tables("mnist"),
+        record_poisoning.published_table(),
+    ]
+    text = _filled(text, "And clients who cheat?", "## ", poisoned)
+    storage.write_atomic(PAGE, text)
+
+
+def _filled(text: str, heading: str, until: str, tables: Iterable[str]) -> str:
+    """The page with other tables between a heading and what comes next."""
+    section = re.search(rf"(?<=\n## {re.escape(heading)}\n).*?(?=\n{until})", text, re.S)
     assert section is not None
+    made = iter(tables)
     written = TABLE.sub(lambda _: next(made) + "\n", section.group())
-    storage.write_atomic(PAGE, text.replace(section.group(), written))
+    return text.replace(section.group(), written)
 
 
 if __name__ == "__main__":

@@ -11,9 +11,11 @@ from sltools.attacks.labels import LabelInference, LabelResult
 from sltools.attacks.leaks import GradientLeak, LeakResult
 from sltools.attacks.membership import MembershipInference
 from sltools.attacks.pcat import PCAT
+from sltools.attacks.poisoning import Backdoor, LabelFlip, StealthyClient
 from sltools.attacks.result import InversionResult
 from sltools.attacks.sdar import SDAR
 from sltools.attacks.surrogate import SurrogateResult
+from sltools.attacks.trigger import Trigger
 from sltools.attacks.unsplit import UnSplit
 
 __all__ = [
@@ -21,6 +23,7 @@ __all__ = [
     "PCAT",
     "SDAR",
     "AttributeInference",
+    "Backdoor",
     "BlindDeconvolution",
     "CuriousServer",
     "DecoderInversion",
@@ -29,10 +32,13 @@ __all__ = [
     "HijackingServer",
     "InversionResult",
     "KnownWeightsInversion",
+    "LabelFlip",
     "LabelInference",
     "LabelResult",
     "LeakResult",
     "MembershipInference",
+    "StealthyClient",
     "SurrogateResult",
+    "Trigger",
     "UnSplit",
 ]

@@ -1,4 +1,4 @@
-"""What a client can do about it: each defence is one argument of `protocol.Client`.
+"""What can be done about it. Against servers, each defence is one argument of `protocol.Client`:
 
     Client(front, outgoing=GaussianNoise(0.5))                    # changes what is sent
     Client(front, outgoing=Compose(TopK(0.1), RandomisedResponse(1.0, classes=10)))
@@ -6,13 +6,20 @@
     Client(front, head, returning=Marvell(4.0))                   # changes dL/du
     Client(front, optimizer=PrivateOptimizer(front, 1.0, 1.0))    # changes how the front learns
 
+Against clients that cheat, each is the `defense` of `protocol.train_clients`:
+
+    train_clients(..., schedule="in turn", defense=SafeSplit(window=10))  # undoes turns
+    train_clients(..., schedule="splitfed v1", defense=Krum(malicious=2))  # in place of the average
+
 Each says in `promises` what it promises and in `leaves` what it leaves open.
 """
 
+from sltools.defenses.aggregation import CoordinateMedian, Krum, TrimmedMean
 from sltools.defenses.correlation import NoPeek, distance_correlation
 from sltools.defenses.gradients import Marvell, MaxNorm
 from sltools.defenses.labels import RandomisedResponse
 from sltools.defenses.outgoing import Compose, Outgoing
+from sltools.defenses.safesplit import SafeSplit
 from sltools.defenses.smashed import (
     GaussianNoise,
     LaplaceNoise,
@@ -23,7 +30,9 @@ from sltools.defenses.smashed import (
 from sltools.defenses.weights import PrivateOptimizer
 
 __all__ = [
+    "CoordinateMedian",
     "GaussianNoise",
+    "Krum",
     "LaplaceNoise",
     "LocalPrivacy",
     "Marvell",
@@ -33,7 +42,9 @@ __all__ = [
     "PrivateOptimizer",
     "Quantisation",
     "RandomisedResponse",
+    "SafeSplit",
     "Compose",
     "TopK",
+    "TrimmedMean",
     "distance_correlation",
 ]

@@ -28,6 +28,7 @@ def proofs() -> dict[str, Proof]:
         labels,
         leakage,
         malicious,
+        poisoning,
         privacy,
         protocol,
         theft,
@@ -45,5 +46,6 @@ def proofs() -> dict[str, Proof]:
         **privacy.PROOFS,
         **malicious.PROOFS,
         **auxiliary.PROOFS,
+        **poisoning.PROOFS,
         **audits.PROOFS,
     }

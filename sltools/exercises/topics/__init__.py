@@ -8,6 +8,7 @@ from sltools.exercises.topics import (
     labels,
     leakage,
     malicious,
+    poisoning,
     privacy,
     protocol,
     theft,
