@@ -32,7 +32,7 @@ from sltools.errors import ExerciseError
 from sltools.grading import assignment as homework
 from sltools.grading import cells as code
 from sltools.grading import grade as grading
-from sltools.grading import jail, report, sandbox, secrets, similarity, submissions, wire
+from sltools.grading import jail, report, roster, sandbox, secrets, similarity, submissions, wire
 from sltools.grading.remote import RemoteAnswer, RemoteNotebook
 from sltools.grading.sandbox import Limits, Sandbox
 from sltools.grading.submissions import Submission
@@ -907,7 +907,7 @@ def test_homework_is_each_learners_own_and_always_the_same(tmp_path: Path) -> No
 def test_a_roster_without_different_ids_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "roster.csv").write_text(text)
     with pytest.raises(ExerciseError, match="roster"):
-        homework.read_roster(tmp_path / "roster.csv")
+        roster.read(tmp_path / "roster.csv")
 
 
 @pytest.mark.parametrize(
@@ -923,7 +923,7 @@ def test_a_roster_of_another_form_is_told_what_is_expected(
 ) -> None:
     (tmp_path / "roster.csv").write_text(text)
     with pytest.raises(ExerciseError, match=told):
-        homework.read_roster(tmp_path / "roster.csv")
+        roster.read(tmp_path / "roster.csv")
 
 
 # ---- what belongs to what ------------------------------------------------------------------------
@@ -1067,7 +1067,7 @@ def test_no_cell_of_a_table_is_a_formula() -> None:
     for text in ("=1+1", "+1", "-1", "@SUM(A1)", "\t=1", " =1", "\n=1", "＝1", "|cmd"):
         assert report.safe_cell(text) == f"'{text.replace(chr(9), ' ').replace(chr(10), ' ')}"
     assert report.safe_cell("ann;=1+1; \t-1;b") == "ann;'=1+1;'  -1;b"
-    assert report.safe_cell("\x1b[31mred\r\n\u202e\x9b") == " [31mred    "
+    assert report.safe_cell("\x1b[31mred\r\n\u202e\x9b") == r"\x1b[31mred  \u202e\x9b"
     assert report.safe_cell("ann-1") == "ann-1" and report.safe_cell(-1) == -1
 
 
@@ -1128,7 +1128,8 @@ def test_commands_make_homework_and_say_what_is_missing(
 
     assert "salt" in call("grade", str(tmp_path), *place, str(tmp_path / "out"))
     said = call("assignment", "new", *place, str(tmp_path / "homework"))
-    assert "2 notebooks" in said and f"NOTE: made a new salt at {tmp_path / 'salt'}" in said
+    assert "2 notebooks" in said and (tmp_path / "homework" / "index.csv").exists()
+    assert f"NOTE: made a new salt at {tmp_path / 'salt'}" in said
     other = ["--salt", str(tmp_path / "slat"), "--out", str(tmp_path / "out")]
     (tmp_path / "empty").mkdir()
     assert "NOTE: made a new salt at" in call("grade", str(tmp_path / "empty"), *other)

@@ -1,7 +1,6 @@
 """Homework of a topic for everyone on a roster; its data and constants come from a salt."""
 
 import base64
-import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -20,9 +19,10 @@ from sltools.exercises import homework
 from sltools.exercises.homework import Homework
 from sltools.grading import cells, report, secrets
 from sltools.grading.grade import checked, topics_of
+from sltools.grading.roster import Roster
 from sltools.grading.submissions import Submission
 
-SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}  # that stand in rosters for commas
+INDEX = "index.csv"
 IMPORTS = "import torch\nfrom torch import Tensor, nn\n\n"
 
 
@@ -114,39 +114,14 @@ def _codes(salt: bytes, topic: str, learners: tuple[str, ...]) -> Mapping[str, s
     return {_code(salt, topic, learner): learner for learner in learners}
 
 
-def read_roster(path: Path) -> tuple[str, ...]:
-    """Read the ids in the column `id` of a CSV file.
-
-    Raises ExerciseError if there is no such column, or an id is empty or there twice.
-    """
-    try:
-        with path.expanduser().open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-    except (OSError, ValueError, csv.Error) as error:
-        raise ExerciseError(
-            f"the roster {path} cannot be read ({error}); give a CSV file with a column `id`"
-        ) from None
-    if rows and "id" not in rows[0]:
-        head = ",".join(filter(None, rows[0]))
-        found = next((name for mark, name in SEPARATORS.items() if mark in head), "")
-        raise ExerciseError(
-            f"the roster {path} has no column `id`: its first line is {head!r}"
-            + (f", with {found} between the columns" if found else "")
-            + "; put commas between the columns and call one of them id"
-        )
-    ids = tuple((row["id"] or "").strip() for row in rows)
-    if not ids or not all(ids) or len(set(ids)) < len(ids):
-        raise ExerciseError(f"the roster {path} needs ids that are not empty and all different")
-    return ids
-
-
-def write(assignment: Assignment, folder: Path) -> list[Path]:
+def write(assignment: Assignment, folder: Path, roster: Roster | None = None) -> list[Path]:
     """Write a notebook for each learner into `folder` and return their paths.
 
-    One that is there already stays, and so the same call goes on where it was stopped. Raises
-    ExerciseError if one is there that is not the learner's, and SltoolsError if they cannot be
-    written.
+    `index.csv` says which file is whose, with what else the `roster` knows of them. A notebook that
+    is there already stays, and so the same call goes on where it was stopped. Raises ExerciseError
+    if one is there that is not the learner's, and SltoolsError if they cannot be written.
     """
+    roster = roster or Roster(assignment.learners)
     folder = storage.writable_folder(folder)
     paths = []
     try:
@@ -158,9 +133,22 @@ def write(assignment: Assignment, folder: Path) -> list[Path]:
             elif path.read_bytes() != content:
                 raise ExerciseError(f"{path} is another and stays as it is; name a new folder")
             paths.append(path)
+        _write_index(folder / INDEX, assignment, paths, roster)
     except OSError as error:
         raise ExerciseError(f"cannot write to {folder}: {error}; name a new folder") from None
     return paths
+
+
+def _write_index(path: Path, assignment: Assignment, paths: Sequence[Path], roster: Roster) -> None:
+    rows = [["id", "file", "code", *roster.columns]]
+    for learner, made in zip(assignment.learners, paths, strict=True):
+        rows.append([learner, made.name, assignment.code(learner), *roster.row(learner)])
+    text = report.table(rows)
+    if path.exists() and not set(path.read_text(encoding="utf-8").splitlines()) <= set(
+        text.splitlines()
+    ):
+        raise ExerciseError(f"{path} is another and stays as it is; name a new folder")
+    storage.write_atomic(path, text)
 
 
 # ---- the notebook --------------------------------------------------------------------------------
