@@ -153,19 +153,25 @@ def to_nbgrader(book: Gradebook, path: Path) -> int:
         from nbgrader.api import Gradebook as Database
     except ImportError:
         raise ExerciseError("nbgrader is not installed here: pip install nbgrader") from None
-    written = 0
-    with Database(f"sqlite:///{path.expanduser().absolute()}") as database:
-        for learner in book.roster.ids:
-            database.update_or_create_student(learner)
-        for topic in book.topics:
-            rows = {who: row for (who, name), row in book.rows.items() if name == topic}
-            name = topic.replace(" ", "-")
-            _describe(database, name, next(iter(rows.values()))["tasks"])
-            for learner in book.roster.ids:
-                if learner in rows and rows[learner]["submission"]:
-                    _hand_over(database, name, learner, rows[learner])
-                    written += 1
-    return written
+    try:
+        with Database(f"sqlite:///{path.expanduser().absolute()}") as database:
+            return sum(_hand_over(database, book, topic) for topic in book.topics)
+    except Exception as error:  # its own, SQLAlchemy's, and those of the program alembic
+        raise ExerciseError(
+            f"nbgrader cannot write {path}: {error}. Is it a course's gradebook.db, and is the "
+            "environment of nbgrader activated?"
+        ) from error
+
+
+def _hand_over(database: Any, book: Gradebook, topic: str) -> int:
+    """Write the points of a topic, and return how many submissions these are."""
+    rows = {who: row for (who, name), row in book.rows.items() if name == topic}
+    name = topic.replace(" ", "-")
+    _describe(database, name, next(iter(rows.values()))["tasks"])
+    handed_in = [who for who in book.roster.ids if who in rows and rows[who]["submission"]]
+    for learner in handed_in:
+        _submit(database, name, learner, rows[learner])
+    return len(handed_in)
 
 
 def _describe(database: Any, name: str, tasks: Sequence[Row]) -> None:
@@ -178,7 +184,9 @@ def _describe(database: Any, name: str, tasks: Sequence[Row]) -> None:
         )
 
 
-def _hand_over(database: Any, name: str, learner: str, row: Row) -> None:
+def _submit(database: Any, name: str, learner: str, row: Row) -> None:
+    """Write the points of a learner, in place of earlier ones."""
+    database.update_or_create_student(learner)
     if learner in {submission.student.id for submission in database.assignment_submissions(name)}:
         database.remove_submission(name, learner)  # its cells may be those of another release
     database.add_submission(name, learner)

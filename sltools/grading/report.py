@@ -59,7 +59,7 @@ TABLE = """\
 {rows}
 </table>
 """
-PAGE_NAME = re.compile(r"[A-Za-z0-9-]*-[0-9a-f]{8}\.html")
+PAGE_NAME = re.compile(r"([A-Za-z0-9-]*-)?[0-9a-f]{8}\.html")
 
 
 def write(out: Path, title: str, results: Sequence["Result"], roster: Roster) -> None:
@@ -89,7 +89,7 @@ def page_name(submission: str) -> str:
     """Name the page of a submission: readable, and no other's, whatever the submission is called"""
     slug = re.sub(r"[^A-Za-z0-9]+", "-", submission.removesuffix(".ipynb")).strip("-")[:60]
     digest = hashlib.sha256(submission.encode("utf-8", "surrogatepass")).hexdigest()
-    return f"{slug}-{digest[:8]}.html"
+    return f"{slug}{'-' if slug else ''}{digest[:8]}.html"  # a dash before it looks like an option
 
 
 def visible(text: str) -> str:
