@@ -29,6 +29,7 @@ from sltools import cli, data, exercises, experiments, lessons
 from sltools.attacks import UnSplit
 from sltools.checking.judging import AnswerFailed, judge
 from sltools.errors import ExerciseError
+from sltools.exercises import homework as asked
 from sltools.grading import assignment as homework
 from sltools.grading import cells as code
 from sltools.grading import grade as grading
@@ -285,7 +286,9 @@ def test_what_is_not_enforced_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_that_judges_is_hidden() -> None:
-    code = {inspect.unwrap(task.judge).__code__.co_filename for task in exercises.tasks()}
+    made = [task for topic in asked.topics() for task in asked.draw(topic, 0, 0).tasks]
+    tasks = [*exercises.tasks(), *made]
+    code = {inspect.unwrap(task.judge).__code__.co_filename for task in tasks}
     hidden = [Path(place) for place in sandbox.HIDDEN]
     assert len(code) > 1
     for name in code:

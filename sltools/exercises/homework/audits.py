@@ -97,7 +97,7 @@ def _identified(constants: Random) -> Part:
     return part(
         "15.identified",
         "def identified(found: Tensor, truth: Tensor) -> tuple[int, float, float]:",
-        f"Among the {among} most alike",
+        "Among the most alike",
         4,
         f"A reconstruction in `found` is identified if its own original is among the {among} of "
         "`truth` with the highest correlation, over pixels, with it. `found` and `truth` are "

@@ -85,7 +85,7 @@ def _baselines(constants: Random) -> Part:
     return part(
         "02.baselines",
         "def baselines(labels: Tensor, classes: int) -> tuple[float, float]:",
-        f"{guesses} guesses",
+        "Several guesses",
         4,
         f"An attack may name {guesses} different classes for each image, and is right if the label "
         "is among them. `labels` are whole numbers below `classes`. Return two shares of images, "
