@@ -442,6 +442,8 @@ def grade(
 
     plan: grading.Plan
     check_folder(submissions.expanduser())  # before a salt is made for nothing
+    if late and not roster:
+        raise SltoolsError("--late goes by the deadlines in a roster: give --roster as well")
     people = rosters.read(roster) if roster else rosters.Roster(())
     policy = grading.Policy(
         people,

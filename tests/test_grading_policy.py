@@ -411,6 +411,9 @@ def test_commands_make_and_grade_homework_of_any_topic(
     assert "totals.csv" in capsys.readouterr().out and (tmp_path / "books/moodle.csv").exists()
     assert call(monkeypatch, "assignment", "new", *told[:-1], "77", "--out", "none") == 1
     assert "no homework for topic '77'" in capsys.readouterr().err
+    alone = ("grade", "subs", "--salt", "none", "--out", "none", "--late", "1:0.5")
+    assert call(monkeypatch, *alone) == 1
+    assert "give --roster as well" in capsys.readouterr().err
     assert not (tmp_path / "none").exists()
 
 
