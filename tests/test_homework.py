@@ -20,6 +20,7 @@ from tests.submissions import notebook
 
 SALT = bytes(range(40))
 TOPICS = homework.topics()
+WRONG = ("04", "10", "15")  # topics of which the wrong answers too are run in the sandbox
 
 
 def _cells(plan: assignment.Assignment, learner: str) -> list[str]:
@@ -131,7 +132,7 @@ def test_homework_of_every_topic_is_graded_as_expected(tmp_path: Path) -> None:
     (subs := tmp_path / "subs").mkdir()
     for plan in plans:
         made = dict(zip(plan.learners, assignment.write(plan, tmp_path / plan.topic), strict=True))
-        for learner in plan.learners:
+        for learner in plan.learners if plan.topic in WRONG else ("ann",):
             cells = json.loads(made[learner].read_text(encoding="utf-8"))["cells"]
             code = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
             right = solved(plan.topic, plan.homework(learner))
@@ -141,6 +142,6 @@ def test_homework_of_every_topic_is_graded_as_expected(tmp_path: Path) -> None:
     told = {r.submission[:6]: (r.learner, r.status, r.points, r.cells) for r in results}
     for topic in TOPICS:
         assert told[f"{topic} ann"] == ("ann", "graded", 10, {}), topic
-        assert told[f"{topic} bob"] == ("bob", "graded", 0, {}), topic
+        assert topic not in WRONG or told[f"{topic} bob"] == ("bob", "graded", 0, {}), topic
     outcomes = {task.outcome for r in results if r.learner == "bob" for task in r.tasks}
     assert outcomes == {"wrong"}

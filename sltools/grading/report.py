@@ -106,7 +106,7 @@ def safe_cell(value: Any) -> Any:
     """Return a value for a CSV file that no spreadsheet takes for a formula, in one line."""
     if not isinstance(value, str):
         return value
-    return FORMULA.sub("'", visible(re.sub(r"\s", " ", value)))
+    return FORMULA.sub("'", visible(re.sub(r"[\t\n\r]", " ", value)))
 
 
 def table(rows: Iterable[Sequence[Any]]) -> str:
