@@ -54,10 +54,9 @@ def read_table(path: Path, what: str, needed: Iterable[str]) -> Iterator[dict[st
     try:
         with path.expanduser().open(newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file, restkey="")
-            rows = list(reader)
+            rows, names = list(reader), [name for name in reader.fieldnames or () if name]
     except (OSError, ValueError, csv.Error) as error:
         raise ExerciseError(f"the {what} {path} cannot be read ({error}); {asked}") from None
-    names = [name for name in reader.fieldnames or () if name]
     for column in needed:
         if rows and column not in names:
             head = ",".join(names)
