@@ -407,7 +407,17 @@ def grade(
     ],
     topic: Annotated[str, typer.Option(help="The exercises of this topic.")] = "04",
     roster: Annotated[
-        Path | None, typer.Option(help="Grade the homework made for this roster instead.")
+        Path | None, typer.Option(help="Grade the homework of the topic, made for this roster.")
+    ] = None,
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="Grade only this learner, submission or task anew, as often as needed."),
+    ] = None,
+    adjustments: Annotated[
+        Path | None, typer.Option(help="CSV: learner, task, points set by hand, reason.")
+    ] = None,
+    late: Annotated[
+        str | None, typer.Option(help="DAYS:SHARE,...: what is left of points of so late.")
     ] = None,
     challenges: Annotated[
         bool, typer.Option(help="Judge the challenges too, which take a minute each.")
@@ -421,27 +431,65 @@ def grade(
 
     Expected are SUBMISSIONS/ann.ipynb or SUBMISSIONS/ann/ANY_NAME.ipynb; every notebook gets a row.
     Its topic is known by its calls of `check` and its names: one of another topic has the status
-    "other topic" and no points, not zero. Without --roster a salt that is missing is made.
+    "other topic" and no points, not zero. Without --roster a salt that is missing is made. Late
+    work, by the roster's columns `deadline` or `days_late`, costs nothing without --late.
     """
+    from sltools.grading import adjusting, sandbox, secrets
     from sltools.grading import assignment as homework
     from sltools.grading import grade as grading
-    from sltools.grading import sandbox, secrets
+    from sltools.grading import roster as rosters
     from sltools.grading.submissions import check_folder
 
     plan: grading.Plan
     check_folder(submissions.expanduser())  # before a salt is made for nothing
+    if late and not roster:
+        raise SltoolsError("--late goes by the deadlines in a roster: give --roster as well")
+    people = rosters.read(roster) if roster else rosters.Roster(())
+    policy = grading.Policy(
+        people,
+        adjusting.read_adjustments(adjustments) if adjustments else (),
+        adjusting.LatePolicy.parse(late) if late else None,
+    )
     if roster:
-        plan = homework.Assignment(secrets.read(salt), homework.read_roster(roster))
+        plan = homework.Assignment(secrets.read(salt), people.ids, topic.zfill(2))
     else:
         plan = grading.HomeTasks(_read_or_make(salt), topic.zfill(2), challenges)
-    private = [path.expanduser().resolve() for path in (salt, roster) if path]
+    private = [path.expanduser().resolve() for path in (salt, roster, adjustments) if path]
     box = sandbox.Sandbox(isolation, hidden=tuple(map(str, private)))
     if not isolation:
         print(f"warning: {sandbox.UNSAFE}", file=sys.stderr)
-    results = grading.grade(submissions, out, plan, box, jobs)
+    results = grading.grade(submissions, out, plan, box, jobs, only or (), policy)
     for missing in sandbox.not_enforced():
         print(f"NOTE: not enforced: {missing}", file=sys.stderr)
+    if policy.late:
+        print(f"late policy: {policy.late}")
     print(f"{out / 'scores.csv'}: {grading.summary(results)}")
+
+
+@app.command()
+def gradebook(
+    scores: Annotated[list[Path], typer.Argument(help="Folders that `sltools grade` wrote.")],
+    out: Annotated[Path, typer.Option(help="Folder for totals.csv, moodle.csv and canvas.csv.")],
+    roster: Annotated[
+        Path | None, typer.Option(help="CSV file with a column `id`, names and addresses.")
+    ] = None,
+    nbgrader: Annotated[
+        Path | None, typer.Option(help="The file gradebook.db of an nbgrader course.")
+    ] = None,
+) -> None:
+    """Add up the points of several topics, and write them for Moodle, Canvas and nbgrader.
+
+    Points that are not known yet stay empty, and are no zero.
+    """
+    from sltools.grading import gradebooks
+    from sltools.grading import roster as rosters
+
+    people = rosters.read(roster) if roster else None
+    book = gradebooks.read(scores, people)
+    for path in gradebooks.write(book, out):
+        print(path)
+    if nbgrader:
+        print(f"{nbgrader}: {gradebooks.to_nbgrader(book, nbgrader)} submissions")
 
 
 @assignment.command()
@@ -449,16 +497,20 @@ def new(
     salt: Salt,
     roster: Annotated[Path, typer.Option(help="CSV file with a column `id`.")],
     out: Annotated[Path, typer.Option(help="Folder for the notebooks, one for each id.")],
+    topic: Annotated[str, typer.Option(help="A topic that has exercises.")] = "04",
 ) -> None:
-    """Write the homework of topic 04 for everyone on a roster; makes the salt if there is none.
+    """Write the homework of a topic for everyone on a roster; makes the salt if there is none.
 
-    There is homework for topic 04 only. Constants and data are drawn for each id.
+    Constants and data are drawn for each id; index.csv says which notebook is whose.
     """
+    from sltools.exercises.homework import title
     from sltools.grading import assignment as homework
+    from sltools.grading import roster as rosters
 
-    ids = homework.read_roster(roster)
-    plan = homework.Assignment(_read_or_make(salt), ids)
-    print(f"{out}: {len(homework.write(plan, out))} notebooks")
+    people = rosters.read(roster)
+    title(topic.zfill(2))  # before a salt is made for nothing
+    plan = homework.Assignment(_read_or_make(salt), people.ids, topic.zfill(2))
+    print(f"{out}: {len(homework.write(plan, out, people))} notebooks")
 
 
 @attack.command()

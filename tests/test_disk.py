@@ -53,6 +53,7 @@ WRITERS = {  # the command, and what it is told; PLACE is where it writes
     "sweep": ["sweep", "3", "-p", "seed=1,2", "--out", "PLACE"],
     "arena": ["arena", "PLACE", "--budget", "tiny", "--victims", "2", "--defense", "none"],
     "grade": ["grade", "subs", "--salt", "salt", "--out", "PLACE"],
+    "gradebook": ["gradebook", "graded", "--roster", "roster.csv", "--out", "PLACE"],
     "assignment new": [
         *("assignment", "new", "--salt", "salt", "--roster", "roster.csv", "--out", "PLACE")
     ],
@@ -62,6 +63,14 @@ WRITERS = {  # the command, and what it is told; PLACE is where it writes
     ],
     "attack inversion": ["attack", "inversion", "--save", "PLACE", "--json"],
     "attack labels": ["attack", "labels", "--save", "PLACE", "--json"],
+}
+SCORES = {
+    "submission": "a.ipynb",
+    "learner": "ann",
+    "counts": True,
+    "points": 2,
+    "out_of": 2,
+    "tasks": [{"task": "hw04.prior", "points": 2, "out_of": 2}],
 }
 READERS = {"doctor", "check", "map"}  # `check` only sets a damaged file of progress aside
 HOSTS = {"serve", "join"}  # they wait for each other: see test_cli and test_hosts
@@ -93,7 +102,9 @@ def _moments(tmp_path: Path, little_course: Path, monkeypatch: pytest.MonkeyPatc
     Path("subs").mkdir()
     Path("subs/one.ipynb").write_text(notebook(["x = 1"]))
     Path("salt").write_bytes(bytes(range(40)))
-    Path("roster.csv").write_text("id\nann\nbob\n")
+    Path("roster.csv").write_text(f"id,name\nann,{'a' * 700}\nbob,Bob\n")
+    Path("graded").mkdir()
+    Path("graded/scores.json").write_text(json.dumps([SCORES]))
 
 
 def _execute(source: str, output: str, *_: Any, **__: Any) -> None:

@@ -1,4 +1,4 @@
-"""Write the parts of docs/instructors/ that follow from the course: minutes, and wrong answers.
+"""Write the parts of docs/instructors/ that follow from the course, such as minutes and mistakes.
 
     python -m tools.instructor            rewrite them
     python -m tools.instructor --check    say whether they are what they should be
@@ -17,12 +17,12 @@ from pathlib import Path
 from sltools import exercises, lessons
 from sltools.checking import judging
 from sltools.checking.judging import LocalAnswer
-from sltools.exercises import Task
+from sltools.exercises import Task, homework
 from tests import bank
 from tools.notebooks import ROOT
 
 FOLDER = ROOT / "docs" / "instructors"
-PAGES = (FOLDER / "guide.md", FOLDER / "wrong-answers.md")
+PAGES = (FOLDER / "guide.md", FOLDER / "homework.md", FOLDER / "wrong-answers.md")
 MARK = re.compile(r"(<!-- made by tools.instructor: (\w+) -->\n).*?(<!-- end -->)", re.S)
 NUMBER = re.compile(r"[\d½]+( <!-- (minutes|hours): (.+?) -->)")
 
@@ -47,6 +47,21 @@ def appendix() -> str:
     return "\n".join(rows)
 
 
+def homework_tasks() -> str:
+    """Return the table of the homework of each topic: what stays the same for all learners."""
+    rows = ["| | functions, with constants drawn for each learner | data of one's own |"]
+    rows.append("|---|---|---|")
+    for topic in homework.topics():
+        *functions, own = homework.draw(topic, constants=0, data=0).tasks
+        asked = "; ".join(map(_asked, functions))
+        rows.append(f"| {topic}, {homework.title(topic)} | {asked} | {_asked(own)} |")
+    return "\n".join(rows)
+
+
+def _asked(task: Task) -> str:
+    return f"{task.title} (`{task.key}`, {task.points} points)"
+
+
 def wrong_answers() -> str:
     """Return, for each task, what learners do and what the check tells them."""
     return "\n\n".join(map(_section, exercises.tasks()))
@@ -69,6 +84,7 @@ def _told(task: Task, answer: object) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "minutes": minutes,
     "appendix": appendix,
+    "homework": homework_tasks,
     "wrong_answers": wrong_answers,
 }
 

@@ -4,8 +4,9 @@
 
 `grade` finds submissions, keeps results and writes reports; `remote` is one submission as a check
 sees it; `sandbox` starts its process in `jail`, where `child` serves over `wire`. `cells` reads
-source without running it, `copies` compares it. `assignment` makes homework whose data and
-constants come from a salt.
+source without running it, `similarity` compares it. `assignment` makes homework for a `roster`,
+whose data and constants come from a salt. `adjusting` is what a teacher decides after the checks,
+`class_statistics` says how a class did, `gradebooks` adds topics up.
 """
 
 import sys

@@ -1,15 +1,17 @@
 """Grades a folder of submissions: each in a sandbox, several at a time, once and not again.
 
-Results are kept beside the scores under a key of the submission, the checks, the limits and the
-salt: an interrupted run goes on, and a changed check grades anew.
+Results are kept beside the scores, by submission and salt, with the checks and limits they were
+found under: an interrupted run goes on, a changed check grades anew, and `Selection` says which are
+to be graded anew in any case, and leaves the others as they are.
 """
 
+import difflib
 import multiprocessing
 import os
 import time
 import traceback
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,18 +23,22 @@ from sltools import exercises, lessons
 from sltools.checking import judging
 from sltools.checking.task import Task
 from sltools.errors import ExerciseError
-from sltools.grading import cells, jail, report, secrets, similarity, submissions
+from sltools.grading import adjusting, cells, jail, report, secrets, similarity, submissions
+from sltools.grading.adjusting import Adjustment, LatePolicy
 from sltools.grading.remote import RemoteAnswer, RemoteNotebook, shortened
 from sltools.grading.results import (
     FAULT,
     GRADED,
     MISSING,
+    NOT_YET,
     REVIEW,
     UNREADABLE,
+    Kept,
     Result,
     ResultCache,
     TaskResult,
 )  # fmt: skip
+from sltools.grading.roster import Roster
 from sltools.grading.sandbox import Sandbox, clean, refusal
 from sltools.grading.submissions import Submission
 from sltools.progress import bar
@@ -144,15 +150,64 @@ def topics_of(submission: Submission) -> Counter[str]:
     return Counter(t.topic for t in exercises.tasks() if t.key in keys or t.answer in names)
 
 
+@dataclass(frozen=True)
+class Policy:
+    """What is done with results: who is on the `roster`, points by hand, and what lateness costs.
+
+    The default changes nothing.
+    """
+
+    roster: Roster = Roster(())
+    adjustments: Sequence[Adjustment] = ()
+    late: LatePolicy | None = None
+
+    def apply(self, results: Sequence[Result], times: Mapping[str, float]) -> list[Result]:
+        """Return the results as they are to be reported."""
+        adjusted = adjusting.adjust(results, self.adjustments)
+        return adjusting.late(adjusted, self.roster, times, self.late)
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Whose submissions are graded anew, by id or name, and which tasks of them; empty means all"""
+
+    people: frozenset[str]
+    tasks: frozenset[str]
+
+    @classmethod
+    def of(cls, names: Iterable[str], plan: Plan, found: Sequence[Submission]) -> "Selection":
+        """Tell learners and submissions from tasks; raise ExerciseError for what is neither."""
+        names = set(names)
+        tasks = {task.key for sub in found for task in plan.tasks(sub)}
+        people = {name for sub in found for name in (sub.name, plan.learner(sub)) if name}
+        for name in sorted(names - tasks - people):
+            near = difflib.get_close_matches(name, tasks | people, n=1)
+            advice = f"did you mean {near[0]}?" if near else "see the rows of scores.csv"
+            raise ExerciseError(f"there is no learner, submission or task {name!r} here; {advice}")
+        return cls(frozenset(names & people), frozenset(names & tasks))
+
+    def takes(self, name: str, learner: str) -> bool:
+        """Say whether a submission is graded anew."""
+        return not self.people or bool(self.people & {name, learner})
+
+
 def grade(
-    folder: Path, out: Path, plan: Plan, sandbox: Sandbox, jobs: int | None = None
+    folder: Path,
+    out: Path,
+    plan: Plan,
+    sandbox: Sandbox,
+    jobs: int | None = None,
+    only: Collection[str] = (),
+    policy: Policy = Policy(),
 ) -> list[Result]:
     """Grade all submissions in `folder` and write scores and feedback pages to `out`.
 
     `jobs` processes work at the same time, by default one for each core. What took too long, was
-    killed, or failed by a fault of the grader, is tried once more, alone. Raises ExerciseError if
-    the sandbox does not work here, for a folder without submissions, if `out` lies in it, and if
-    `out` cannot be written: what was graded until then is kept, and not graded again.
+    killed, or failed by a fault of the grader, is tried once more, alone. `only` names learners,
+    submissions and tasks: these are graded anew, and all others stay as they were, even if a check
+    has changed since. Raises ExerciseError if the sandbox does not work here, for a folder without
+    submissions, for unknown names, if `out` lies in the folder, and if `out` cannot be written:
+    what was graded until then is kept, and not graded again.
     """
     folder, out = folder.expanduser(), out.expanduser()
     if out.resolve().is_relative_to(folder.resolve()):
@@ -161,6 +216,7 @@ def grade(
             "name an --out elsewhere"
         )
     found = submissions.discover(folder)
+    chosen = Selection.of(only, plan, found) if only else None
     private = tuple(str(path.resolve()) for path in (folder, out))
     sandbox = replace(sandbox, hidden=(*sandbox.hidden, *private))
     clean()
@@ -172,35 +228,71 @@ def grade(
         )
     kept = ResultCache(out / CACHE, plan, sandbox)
     try:
-        graded = _grade(found, kept, plan, sandbox, jobs or os.cpu_count() or 1)
-        report.write(out, plan.title, graded)
+        graded = _grade(found, kept, plan, sandbox, jobs or os.cpu_count() or 1, chosen)
+        reported = policy.apply(graded, {sub.name: sub.changed for sub in found})
+        report.write(out, plan.title, reported, policy.roster)
     except OSError as error:
         raise ExerciseError(
             f"the grading had to stop: {error}. What was graded is kept in {out}; put that right "
             "and run the same again"
         ) from error
-    return graded
+    return reported
 
 
 def _grade(
-    found: Sequence[Submission], kept: ResultCache, plan: Plan, sandbox: Sandbox, jobs: int
+    found: Sequence[Submission],
+    kept: ResultCache,
+    plan: Plan,
+    sandbox: Sandbox,
+    jobs: int,
+    chosen: Selection | None,
 ) -> list[Result]:
-    """Grade what is not `kept` yet."""
-    results = {sub.name: _without_running(plan, sub) or kept.read(sub) for sub in found}
+    """Grade what is `chosen`, or else what is not `kept` yet."""
+    before = {sub.name: kept.read(sub) for sub in found}
+    results = {sub.name: _without_running(plan, sub) for sub in found}
+    for sub in found:
+        if results[sub.name] is None:
+            results[sub.name] = _known(plan, sub, before[sub.name], chosen)
     pending = [sub for sub in found if results[sub.name] is None]
-    for sub, result in _examine_all(plan, pending, sandbox, jobs, "grading"):
-        results[sub.name] = result
-        if not _needs_retry(result):
-            kept.write(sub, result)
-    doubtful = [sub for sub in pending if _needs_retry(results[sub.name])]
-    for sub, result in _examine_all(plan, doubtful, sandbox, 1, "once more, alone"):
-        results[sub.name] = result
-        if result.status != FAULT:
-            kept.write(sub, result)
+    tasks = chosen.tasks if chosen else frozenset()
+    partly = {sub.name: tasks for sub in pending if before[sub.name]}
+
+    def examine(subs: Sequence[Submission], jobs: int, last: bool) -> None:
+        description = "once more, alone" if last else "grading"
+        for sub, result in _examine_all(plan, subs, sandbox, jobs, description, partly):
+            old = before[sub.name] if partly.get(sub.name) else None
+            whole = _merged(old.result, result, tasks) if old else result
+            results[sub.name] = whole
+            if not _needs_retry(result) or (last and result.status != FAULT):
+                kept.write(sub, whole, old.conditions if old else "")
+
+    examine(pending, jobs, last=False)
+    examine([sub for sub in pending if _needs_retry(results[sub.name])], 1, last=True)
     similarities = _compare(plan, found)
     times = {sub.name: sub.changed for sub in found}
     flagged = _with_flags([result for result in results.values() if result], similarities, times)
     return [*flagged, *_missing(plan, flagged)]
+
+
+def _known(
+    plan: Plan, submission: Submission, kept: Kept | None, chosen: Selection | None
+) -> Result | None:
+    """Return the result of a submission that is not graded in this run, or None."""
+    if chosen is None:
+        return kept.result if kept and kept.current else None
+    learner = plan.learner(submission)
+    if chosen.takes(submission.name, learner):
+        return None
+    if kept:
+        return kept.result
+    tasks = tuple(_unjudged(t, NOT_YET, "", None) for t in plan.tasks(submission))
+    return Result(submission.name, NOT_YET, learner, tasks)
+
+
+def _merged(old: Result, new: Result, tasks: Collection[str]) -> Result:
+    """Return `new`, with the tasks that were not judged anew as they were."""
+    judged = {task.task: task for task in new.tasks if task.task in tasks}
+    return replace(new, tasks=tuple(judged.get(task.task, task) for task in old.tasks))
 
 
 def _missing(plan: Plan, results: Sequence[Result]) -> list[Result]:
@@ -249,16 +341,27 @@ def _without_running(plan: Plan, submission: Submission) -> Result | None:
 
 
 def _examine_all(
-    plan: Plan, pending: Sequence[Submission], sandbox: Sandbox, jobs: int, description: str
+    plan: Plan,
+    pending: Sequence[Submission],
+    sandbox: Sandbox,
+    jobs: int,
+    description: str,
+    partly: Mapping[str, Collection[str]],
 ) -> Iterator[tuple[Submission, Result]]:
-    """Yield each submission and its result, as they come, from `jobs` processes."""
+    """Yield each submission and its result, as they come, from `jobs` processes.
+
+    `partly` names, by submission, the tasks to judge; of others all are.
+    """
     if not pending:
         return
     # Processes, for judges use torch's global random state; not forked: a fork of a process with
     # threads can hang.
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(jobs, len(pending)), context, _prepare) as pool:
-        running = {pool.submit(_examine, plan, sub, sandbox): sub for sub in pending}
+        running = {
+            pool.submit(_examine, plan, sub, sandbox, partly.get(sub.name, ())): sub
+            for sub in pending
+        }
         try:
             for future in bar(as_completed(running), description, total=len(running)):
                 sub = running[future]
@@ -277,8 +380,10 @@ def _prepare() -> None:
 # ---- one submission ------------------------------------------------------------------------------
 
 
-def _examine(plan: Plan, submission: Submission, sandbox: Sandbox) -> Result:
-    """Run a submission in the sandbox and judge its answers."""
+def _examine(
+    plan: Plan, submission: Submission, sandbox: Sandbox, only: Collection[str] = ()
+) -> Result:
+    """Run a submission in the sandbox and judge its answers, or those to some tasks."""
     start = time.monotonic()
     notebook = RemoteNotebook(submission.cells, sandbox, plan.setup(submission))
     names = cells.answer_names(submission.cells)
@@ -286,6 +391,8 @@ def _examine(plan: Plan, submission: Submission, sandbox: Sandbox) -> Result:
     tasks = []
     try:
         for task in plan.tasks(submission):
+            if only and task.key not in only:
+                continue
             limits = sandbox.limits
             seconds = limits.challenge if task.kind == "challenge" else limits.call
             answer = RemoteAnswer(notebook, task, seconds, names.get(task.key, ""))

@@ -16,12 +16,15 @@ if TYPE_CHECKING:
     from sltools.grading.grade import Plan
 
 GRADED, UNREADABLE, REVIEW, FAULT = "graded", "unreadable", "needs review", "grader_error"
-MISSING = "nothing handed in"
+MISSING, NOT_YET = "nothing handed in", "not graded yet"
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """What a check found; `points` is None where that is not known, by no fault of the learner."""
+    """What a check found; `points` is None where that is not known, by no fault of the learner.
+
+    Points set by hand are `adjusted`, for that reason; `judged` are those that the check gave.
+    """
 
     task: str
     title: str
@@ -29,6 +32,8 @@ class TaskResult:
     message: str
     points: float | None
     out_of: int
+    adjusted: str = ""
+    judged: float | None = None
 
 
 @dataclass(frozen=True)
@@ -37,7 +42,8 @@ class Result:
 
     `remarks` are for the learner, `flags` and `notes` for the teacher alone: a flag asks to be
     looked at. `cells` says, by number, which code cells failed. Of several submissions of one
-    learner one `counts`.
+    learner one `counts`. `days_late` is None where that is not known, `late_share` what is left of
+    the points.
     """
 
     submission: str
@@ -52,17 +58,32 @@ class Result:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     counts: bool = True
+    days_late: int | None = None
+    late_share: float = 1.0
 
     @property
     def points(self) -> float | None:
-        """The sum of the points, or None if one of them is not known, or there are no tasks."""
+        """The sum of the points, what is left of it if it came late, or None.
+
+        None if the points of a task are not known, or there are no tasks.
+        """
         known = [task.points for task in self.tasks if task.points is not None]
-        return sum(known) if self.tasks and len(known) == len(self.tasks) else None
+        whole = self.tasks and len(known) == len(self.tasks)
+        return round(sum(known) * self.late_share, 6) if whole else None
 
     @property
     def out_of(self) -> int:
         """The points that could be earned."""
         return sum(task.out_of for task in self.tasks)
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A result of an earlier run, and whether checks, limits and library are still the same."""
+
+    result: Result
+    conditions: str
+    current: bool
 
 
 class ResultCache:
@@ -71,25 +92,31 @@ class ResultCache:
     def __init__(self, folder: Path, plan: "Plan", sandbox: Sandbox) -> None:
         self._folder = storage.writable_folder(folder)
         self._plan = plan
-        self._conditions = [asdict(sandbox.limits), sandbox.isolate, _release()]
+        conditions = [asdict(sandbox.limits), sandbox.isolate, _release()]
+        self._conditions = hashlib.sha256(json.dumps(conditions).encode()).hexdigest()
 
-    def read(self, submission: Submission) -> Result | None:
+    def read(self, submission: Submission) -> Kept | None:
+        """Return what is kept of a submission, if it can be read."""
         try:
-            facts = json.loads(self._path(submission).read_text(encoding="utf-8"))
+            kept = json.loads(self._path(submission).read_text(encoding="utf-8"))
+            facts, conditions = kept["result"], str(kept["conditions"])
             facts |= {name: tuple(facts[name]) for name in ("remarks", "flags", "notes")}
             facts["tasks"] = tuple(TaskResult(**task) for task in facts["tasks"])
-            return Result(**facts)
+            return Kept(Result(**facts), conditions, conditions == self._conditions)
         except (OSError, ValueError, TypeError, LookupError):
             return None
 
-    def write(self, submission: Submission, result: Result) -> None:
-        storage.write_atomic(self._path(submission), json.dumps(asdict(result), indent=1) + "\n")
+    def write(self, submission: Submission, result: Result, conditions: str = "") -> None:
+        """Keep a result that was found under other `conditions`, or under those of now."""
+        kept = {"conditions": conditions or self._conditions, "result": asdict(result)}
+        storage.write_atomic(self._path(submission), json.dumps(kept, indent=1) + "\n")
 
     def _path(self, submission: Submission) -> Path:
         keys = [task.key for task in self._plan.tasks(submission)]
         content = [submission.name, submission.digest, self._plan.learner(submission), keys]
-        text = json.dumps([*content, *self._conditions])
-        return self._folder / f"{secrets.derive(self._plan.salt, text).hex()[:32]}.json"
+        return (
+            self._folder / f"{secrets.derive(self._plan.salt, json.dumps(content)).hex()[:32]}.json"
+        )
 
 
 @cache

@@ -39,7 +39,7 @@ SYSTEM = (
 GRADER = Path(__file__).parent
 NEEDED = {"__init__.py", "child.py", "wire.py", "cells.py"}
 HIDDEN = (
-    *(str(LIBRARY / part) for part in ("exercises/topics", "_material")),
+    *(str(LIBRARY / part) for part in ("exercises/topics", "exercises/homework", "_material")),
     *(str(GRADER / name) for name in sorted({*os.listdir(GRADER), "__pycache__"} - NEEDED)),
 )
 UNSAFE = (
