@@ -21,7 +21,8 @@ class Answer(Protocol):
     """A learner's answer as a check sees it, at home or through the grader's pipe.
 
     What comes back is plain: tensors on the CPU, numbers, texts, and lists and dictionaries of
-    them. The arguments are copied, so an answer may write on them.
+    them. The arguments are copied, so an answer may write on them. In the grader calls share
+    nothing: what one of them keeps, no other finds.
     """
 
     def __call__(self, *arguments: Any) -> Any:
@@ -32,9 +33,6 @@ class Answer(Protocol):
 
         None if the answer cannot be differentiated there.
         """
-
-    def forget(self) -> None:
-        """Let nothing that earlier calls left behind reach the next one, if it is not trusted."""
 
     @property
     def value(self) -> Any:

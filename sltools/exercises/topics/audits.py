@@ -295,7 +295,6 @@ def _defended(answer: Answer, seed: int) -> str:
     confused = []
     for place, kind in _kinds(seed):
         client = unseen.make(seeds.derive(seed, f"defended {place}") % 2**31, kind, False)
-        answer.forget()
         said = answer(*client.view.payloads("smashed"))
         if said not in DEFENCES:
             raise Wrong(f"Say one of {', '.join(map(repr, DEFENCES))}, not {said!r}.")
@@ -340,7 +339,6 @@ def _hijacked(answer: Answer, seed: int) -> str:
     steered = torch.randperm(8, generator=seeds.generator(seed, "servers")) < 4
     for place, truth in enumerate(steered.tolist()):
         client = unseen.make(seeds.derive(seed, f"server {place}") % 2**31, hijacked=truth)
-        answer.forget()
         said = answer(client.labels, client.gradients)
         if not isinstance(said, bool):
             raise Wrong(f"Say True or False of a client, not {said!r}.")
@@ -602,9 +600,7 @@ def _challenge(answer: Answer, seed: int) -> str:
     clients = _clients(seed)
     cards = []
     for client in clients:
-        answer.forget()
         cards.append(_card(answer, client, client.view))
-    answer.forget()
     _check_images(answer, clients[0], cards[0])
     told, earned = [], 0
     for fact, judge in FACTS.items():
