@@ -5,19 +5,26 @@ for it there. Both run in one call first, and find it; then in two calls, and mu
 """
 
 import errno
+import inspect
+import json
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pydoc import locate
+from types import FunctionType
 from typing import Any
 
 import pytest
 
 from sltools import exercises
+from sltools.attacks.alignment import mk_mmd
 from sltools.checking.judging import judge
-from sltools.checking.task import Wrong
-from sltools.grading import jail, sandbox
+from sltools.checking.task import ALL, OWN, RULES, Task, Wrong
+from sltools.grading import cells, jail, sandbox, similarity
 from sltools.grading.remote import RemoteAnswer, RemoteNotebook
 from sltools.grading.sandbox import Limits, Sandbox
+from sltools.grading.submissions import Submission
+from tests.submissions import ROOT
 from tests.test_grading_thirty import _running
 
 LIMITS = Limits(cell=4, call=3, memory=2 * 2**30)
@@ -279,14 +286,15 @@ def test_who_keeps_what_other_calls_were_given_earns_nothing_by_it(isolated: San
         if found[-1] <= 1:
             raise Wrong(f"It knows of no other call: {found}.")
 
+    told = []
     for name in ("count", "forge"):
         answer = _answer(isolated, FORGER, name, judge=judge_memory)
         verdict = judge(replace(exercises.find("04.tv"), judge=judge_memory), answer, [123])
-        assert verdict.outcome == "wrong", verdict
-    assert verdict.message in (
-        "It knows of no other call: [124, 1, 1, 1].",  # a reply forged of what it was given itself
-        "It knows of no other call: [123, 0, 0, 0].",
-    )
+        told.append(verdict.message)
+    assert told == [
+        "It knows of no other call: [1, 1, 1, 1].",
+        "It knows of no other call: [125, 1, 1, 1].",  # forged of what the call itself was given
+    ]
 
 
 # What a submission takes, with processes of its own, beside what it does itself: a function each.
@@ -412,3 +420,96 @@ def test_files_are_counted_and_memory_of_no_process_is_refused(held: Any) -> Non
     assert held("files") == errno.ENOSPC
     if jail.can_filter():
         assert held("refused") == [errno.EPERM] * 5
+
+
+def test_a_sleeper_is_no_fault_of_the_machine(held: Any, isolated: Sandbox) -> None:
+    process = isolated.start()
+    process.ask({"cell": 1, "source": TAKERS}, 5)
+    with pytest.raises(sandbox.TimedOut, match="had not ended") as stopped:
+        process.ask({"answer": "sleep", "arguments": [], "gradient": False}, 9, most=1.0)
+    process.close()
+    notebook = RemoteNotebook([], isolated)
+    notebook._stopped(stopped.value)
+    assert stopped.value.asleep and not notebook.timed_out, "which is not tried once more"
+
+
+# ---- write it yourself ---------------------------------------------------------------------------
+
+BORROWED = """
+import torch
+import sltools
+import sltools.attacks.inversion as inversion
+from sltools.attacks.inversion import total_variation as tv
+def direct(x): return tv(x)
+def module(x): return inversion.total_variation(x)
+def deep(x): return sltools.attacks.inversion.total_variation(x)
+def mine(x): return tv(x) if False else sum(x.diff(dim=d).square().mean() for d in (2, 3))
+def attack(x):
+    return inversion.InputSearch and mine(x)
+alias = tv
+compared = float(tv(torch.zeros(1, 1, 3, 3)))
+"""
+
+
+def test_the_librarys_own_answer_is_refused_where_it_is_to_be_written(isolated: Sandbox) -> None:
+    task = exercises.find("04.tv")
+    assert task.rule == OWN and task.library
+    notebook = RemoteNotebook([BORROWED], isolated)
+
+    def judged(name: str, task: Task = task) -> Any:
+        return judge(task, RemoteAnswer(notebook, task, LIMITS.call, name), [123])
+
+    for name in ("direct", "module", "deep", "alias"):
+        verdict = judged(name)
+        assert verdict.outcome == "wrong" and not verdict.points
+        assert verdict.message.startswith("Write it yourself: your answer calls sltools.attacks.")
+    assert judged("mine") and judged("attack") and not notebook.errors, "cells may compare"
+    assert judged("direct", replace(task, rule=ALL))
+
+
+@pytest.mark.parametrize("task", exercises.tasks(), ids=lambda task: task.key)
+def test_every_task_says_what_it_may_be_made_of(task: Task) -> None:
+    assert task.rule in RULES and task.rule in task.header()
+    assert all(isinstance(locate(name), FunctionType) for name in task.library)
+    assert task.rule == OWN or not task.library
+    (path,) = (ROOT / "exercises").glob(f"{task.topic}_*.ipynb")
+    made = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    assert any(f"*{task.header()}*" in "".join(cell["source"]) for cell in made)
+
+
+def test_who_only_imports_and_who_pastes_is_noted() -> None:
+    made = ["from sltools.attacks import total_variation\nfrom sltools import metrics as m"]
+    for source, told in {
+        "": True,
+        "total_variation = m.mse": True,
+        "def total_variation(x):\n    'It.'\n    return m.mse(x, x)": True,
+        "def total_variation(x):\n    y = x + 1\n    return m.mse(x, y)": False,
+        "def total_variation(x): return x.mean()": False,
+        "total_variation = torch.mean": False,
+    }.items():
+        assert cells.borrowed([*made, source], "total_variation") == told, source
+    pasted = inspect.getsource(mk_mmd).replace("samples", "crowds").replace("mk_mmd", "squared_mmd")
+    subs = [Submission(name, (source,)) for name, source in {"a": pasted, "b": "x = 1"}.items()]
+    sources = {"sltools.attacks.alignment.mk_mmd": inspect.getsource(mk_mmd)}
+    assert similarity.pasted(subs, sources) == {"a": list(sources), "b": []}
+    assert similarity.pasted(subs, sources, [[pasted]])["a"] == [], (
+        "a published text is everybody's"
+    )
+
+
+def test_slow_cells_that_reach_nothing_of_an_answer_are_known() -> None:
+    made = [
+        "import torch\nfrom x import *",
+        "scale = 2\ndef helper(x): return x * scale",
+        "def answer(x):\n    local = helper(x)\n    return local",
+        "client = train(1)\nlocal = 3",
+        "print(helper(3))",
+        "model = make()\ndef use(x): return model(x)",
+        "model.fit()",
+        "def fit(): model.step()\nfit()",
+        "scale += 1",
+        "for x in range(3): scale = x",
+        "def answer(: broken",
+    ]
+    assert cells.reaching(made, ["answer"]) == {1, 2, 3, 9, 10}
+    assert cells.reaching(made, ["use"]) == {1, 6, 7, 8}

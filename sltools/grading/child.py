@@ -91,6 +91,7 @@ class Notebook:
 
     def __init__(self) -> None:
         self.refused = ""
+        self._stand_ins: dict[Callable[..., Any], str] = {}
         self._answers = False
         self.module = ModuleType("__main__")
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -109,6 +110,7 @@ class Notebook:
             function = locate(name)
             assert isinstance(function, FunctionType)
             stand_in = self._refusing(function, name)
+            self._stand_ins[stand_in] = name
             loaded = [made for key, made in sys.modules.items() if key.startswith("sltools")]
             for owner in [locate(name.rpartition(".")[0]), *loaded]:
                 for known in [key for key, made in vars(owner).items() if made is function]:
@@ -159,7 +161,10 @@ class Notebook:
         """Call the function `name`, or its gradient; or return that value without arguments."""
         if name not in self.module.__dict__:
             return {"missing": True}
-        answer = LocalAnswer(self.module.__dict__[name])
+        value = self.module.__dict__[name]
+        if isinstance(value, FunctionType) and value in self._stand_ins:
+            return {"refused": self._stand_ins[value]}
+        answer = LocalAnswer(value)
         self._answers = True
         try:
             if arguments is None:

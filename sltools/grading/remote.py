@@ -56,8 +56,8 @@ class RemoteNotebook:
     the imports that the exercise came with, should they be lost. A cell that ends or hangs the
     process is left out from then on, so that it costs only what it defines; so is, for a call, one
     that took long and reaches nothing of the answer. `errors` says by cell why it failed, `defined`
-    in what cells a name is defined, `timed_out` whether anything took too long, `killed` whether
-    the system killed it.
+    in what cells a name is defined, `timed_out` whether anything took too long that may not on a
+    quiet machine, `killed` whether the system killed it.
     """
 
     def __init__(self, cells: Sequence[str], sandbox: Sandbox, setup: str = "") -> None:
@@ -217,7 +217,7 @@ class RemoteNotebook:
                 one.waited += time.monotonic() - start
 
     def _stopped(self, reason: Ended | TimedOut, *task: TimeBudget) -> str:
-        self.timed_out |= isinstance(reason, TimedOut)
+        self.timed_out |= isinstance(reason, TimedOut) and not reason.asleep
         self.killed |= isinstance(reason, Killed)
         used_up = [str(one) for one in (self._time_budget, *task) if one.left == 0]
         return used_up[0] if used_up and isinstance(reason, TimedOut) else str(reason)

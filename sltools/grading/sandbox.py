@@ -30,6 +30,7 @@ UNSAFE = (
 START_SECONDS = 120.0  # to make a process, on a busy machine
 TOTAL_SECONDS = 900  # of CPU time for one process, whatever it does
 END_SECONDS = 1.0  # from the end of its pipe to that of a process
+ASLEEP = 0.1  # of the time: who missed a processor for less did not end for reasons of its own
 POLL_SECONDS = 0.1  # seconds between two looks at it
 
 
@@ -42,7 +43,11 @@ class Killed(Ended):
 
 
 class TimedOut(ExerciseError):
-    """The submission's process took longer than it may."""
+    """The submission's process took longer than it may; `asleep`, where no processor was missed."""
+
+    def __init__(self, text: str, asleep: bool = False) -> None:
+        super().__init__(text)
+        self.asleep = asleep
 
 
 @dataclass(frozen=True)
@@ -174,13 +179,15 @@ class Process:
 
     def _answer(self, seconds: float, patience: float) -> dict[str, Any]:
         spent, deadline = self._usage.cpu_seconds() + seconds, time.monotonic() + patience
+        delayed = self._usage.delay_seconds()
 
         def read(length: int) -> bytes:
             received = bytearray()
             while len(received) < length:
                 self._check(spent, seconds)
                 if time.monotonic() > deadline:
-                    raise TimedOut(f"It had not ended after {patience:g} s.")
+                    asleep = self._usage.delay_seconds() - delayed < ASLEEP * patience
+                    raise TimedOut(f"It had not ended after {patience:g} s.", asleep)
                 try:
                     part = self._channel.recv(min(length - len(received), 2**20))
                 except TimeoutError:

@@ -1,5 +1,6 @@
 """What a submission uses, with all processes that it has started, as its jail's /proc shows it."""
 
+import math
 import os
 from contextlib import suppress
 
@@ -31,11 +32,17 @@ class Usage:
         Of those that nobody waited for, what the last look saw.
         """
         now = 0
-        for number in self._numbers() if self.whole else [self._number]:
+        for number in self._all():
             times = _times(self._read(f"{number}/stat"))
             now += sum(times)
             self._seen[number] = sum(times[:2])
         return max(now, sum(self._seen.values())) / TICKS
+
+    def delay_seconds(self) -> float:
+        """Return for how long it could have run and got no processor, or infinity if not known."""
+        delays = [self._read(f"{n}/schedstat").split()[1:2] for n in self._all()]
+        known = [int(delay[0]) for delay in delays if delay]
+        return sum(known) / 1e9 if known else math.inf
 
     def memory(self, most: int) -> int:
         """Return the bytes in use, the working folder's included; exactly if more than `most`."""
@@ -54,6 +61,9 @@ class Usage:
         for folder in (self._proc, self._work):
             with suppress(OSError):
                 os.close(folder)
+
+    def _all(self) -> list[str]:
+        return self._numbers() if self.whole else [self._number]
 
     def _numbers(self) -> list[str]:
         try:

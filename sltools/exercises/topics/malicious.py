@@ -443,16 +443,15 @@ def _silence(answer: Answer, seed: int) -> str:
     trials=1,
 )
 def _challenge(answer: Answer, seed: int) -> str:
-    yours, gaps = [], []
-    for place in range(3):
-        honest, hijacked = _watched(seed, place)
-        order = torch.randperm(2 * len(honest), generator=seeds.generator(seed, f"order {place}"))
-        batches, scores = honest + hijacked, torch.zeros(2 * len(honest))
-        for index in order.tolist():  # who counts the calls learns nothing
-            scores[index] = number(answer(*batches[index]), "the suspicion")
-        yours.append(_missed(scores))
-        gaps.append(_missed(torch.tensor([_gap_suspicion(*batch) for batch in batches])))
-    mine, baseline = statistics.median(yours), statistics.median(gaps)
+    watched = [honest + hijacked for honest, hijacked in (_watched(seed, n) for n in range(3))]
+    scores = [torch.zeros(len(batches)) for batches in watched]
+    calls = [(place, index) for place, score in enumerate(scores) for index in range(len(score))]
+    order = torch.randperm(len(calls), generator=seeds.generator(seed, "order"))
+    for place, index in (calls[call] for call in order.tolist()):
+        # All clients are mixed: who counts the calls, or sees the hour, learns nothing of the next.
+        scores[place][index] = number(answer(*watched[place][index]), "the suspicion")
+    gaps = [_missed(torch.tensor([_gap_suspicion(*b) for b in batches])) for batches in watched]
+    mine, baseline = statistics.median(map(_missed, scores)), statistics.median(gaps)
     told = (
         f"a hijacked batch looks less suspicious than an honest one in {mine:.1%} of all pairs "
         f"(median of three hijackers), by the gap between labels in {baseline:.1%}"
