@@ -18,11 +18,13 @@ from sltools import exercises, lessons
 from sltools.checking import judging
 from sltools.checking.judging import LocalAnswer
 from sltools.exercises import Task
+from sltools.grading.jail import INODES
+from sltools.grading.sandbox import Limits
 from tests import bank
 from tools.notebooks import ROOT
 
 FOLDER = ROOT / "docs" / "instructors"
-PAGES = (FOLDER / "guide.md", FOLDER / "wrong-answers.md")
+PAGES = (FOLDER / "guide.md", FOLDER / "grading.md", FOLDER / "wrong-answers.md")
 MARK = re.compile(r"(<!-- made by tools.instructor: (\w+) -->\n).*?(<!-- end -->)", re.S)
 NUMBER = re.compile(r"[\d½]+( <!-- (minutes|hours): (.+?) -->)")
 
@@ -47,6 +49,33 @@ def appendix() -> str:
     return "\n".join(rows)
 
 
+def rules() -> str:
+    """Return the table of what answers may be made of, and of what is refused in them."""
+    rows = ["| task | rule | refused, if the answer calls it itself |", "|---|---|---|"]
+    for task in exercises.tasks():
+        refused = ", ".join(f"`{name.removeprefix('sltools.')}`" for name in task.library)
+        rows.append(f"| {task.key} | {task.rule} | {refused} |")
+    return "\n".join(rows)
+
+
+def limits() -> str:
+    """Return the table of what a submission may use."""
+    most = Limits()
+    rows = [
+        ("a cell, computing", f"{most.cell:g} s"),
+        ("a call of a task, of a challenge, computing", f"{most.call:g} s, {most.challenge:g} s"),
+        ("by the clock, of these", f"{most.patience:g} times as long"),
+        ("all calls of a task, by the clock", f"{most.task:g} s"),
+        ("all cells and calls, by the clock", f"{most.submission:g} s"),
+        ("memory, with the working folder", f"{most.memory / 2**30:g} GiB"),
+        ("the working folder", f"{most.disk / 2**20:g} MiB and {INODES:,} files"),
+        ("processes and threads", f"{most.processes}"),
+        ("open files of a process", f"{most.files}"),
+    ]
+    lines = [f"| {what} | {limit} |" for what, limit in rows]
+    return "\n".join(["| of what | at most |", "|---|---|", *lines])
+
+
 def wrong_answers() -> str:
     """Return, for each task, what learners do and what the check tells them."""
     return "\n\n".join(map(_section, exercises.tasks()))
@@ -69,6 +98,8 @@ def _told(task: Task, answer: object) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "minutes": minutes,
     "appendix": appendix,
+    "rules": rules,
+    "limits": limits,
     "wrong_answers": wrong_answers,
 }
 

@@ -309,10 +309,6 @@ def _clone_score(answer: Answer, seed: int) -> None:
     title="Find three flaws in an evaluation",
     kind="flaw",
     rule="write it yourself",
-    library=(
-        "sltools.metrics.mse",
-        "sltools.metrics.score_inversion",
-    ),
     minutes=15,
     difficulty=2,
     points=3,

@@ -356,11 +356,7 @@ def _cluster_labels(answer: Answer, seed: int) -> None:
     title="Find three flaws in a score",
     kind="flaw",
     rule="write it yourself",
-    library=(
-        "sltools.metrics.label_accuracy",
-        "sltools.metrics.cluster_accuracy",
-        "sltools.metrics.score_labels",
-    ),
+    library=("sltools.metrics.score_labels",),
     minutes=15,
     difficulty=2,
     points=3,

@@ -311,11 +311,6 @@ def _judge_count(got: dict[str, object], front: nn.Sequential, image: Tensor) ->
     title="Find three flaws in a score",
     kind="flaw",
     rule="write it yourself",
-    library=(
-        "sltools.metrics.mse",
-        "sltools.metrics.affine_align",
-        "sltools.metrics.score_inversion",
-    ),
     minutes=15,
     difficulty=3,
     points=3,

@@ -23,7 +23,6 @@ VICTIMS, CLONES, IMAGES = 4, 5, 40  # of the challenge; images are for each vict
     title="A copy, or merely as good?",
     kind="implement",
     rule="write it yourself",
-    library=("sltools.metrics.agreement",),
     minutes=15,
     difficulty=3,
     points=3,
