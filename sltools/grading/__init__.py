@@ -3,8 +3,9 @@
     sltools grade SUBMISSIONS/ --salt ../salt --out scores
 
 `grade` finds submissions, keeps results and writes reports; `remote` is one submission as a check
-sees it; `sandbox` starts its process in `jail`, where `child` serves over `wire`. `cells` reads
-source without running it, `copies` compares it. `assignment` makes homework whose data and
+sees it; `sandbox` has its processes made, each in a `jail`, by a `forkserver`, and holds them to
+their limits by their `usage`; in them `child` serves over `wire`. `cells` reads source without
+running it, `similarity` compares it. `assignment` makes homework whose data and
 constants come from a salt.
 """
 

@@ -25,8 +25,6 @@ from pydoc import locate
 from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
-import torch
-
 from sltools.checking.judging import AnswerFailed, LocalAnswer, NotAttempted, NotPlain
 from sltools.errors import ExerciseError
 from sltools.grading import wire
@@ -226,4 +224,3 @@ def main(channel: int) -> None:
 
 for _name in PRELOADED:
     importlib.import_module(_name)
-torch.set_num_threads(1)

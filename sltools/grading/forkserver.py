@@ -37,6 +37,8 @@ SCRATCH = "sltools-grading-"  # how the names of working folders begin
 START_SECONDS = 120.0  # to import torch, on a busy machine
 END_SECONDS = 5.0  # to end, on a busy machine
 MODULE = "sltools.grading.child"  # what runs in the jails
+# Sockets that keep messages apart; macOS has none, and there the few short ones hardly ever meet.
+PACKETS = socket.SOCK_SEQPACKET if sys.platform == "linux" else socket.SOCK_STREAM
 
 
 class ForkServer:
@@ -49,7 +51,7 @@ class ForkServer:
     def __init__(self, isolate: bool, hidden: tuple[str, ...], disk: int) -> None:
         self.folder = tempfile.TemporaryDirectory(prefix=SCRATCH)
         self._lock = lock(self.folder.name)
-        self._orders, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._orders, theirs = socket.socketpair(socket.AF_UNIX, PACKETS)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-s", "-P", str(JAIL), str(theirs.fileno())],

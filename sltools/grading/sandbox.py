@@ -128,13 +128,13 @@ class Process:
         server = forkserver.running(sandbox.isolate, sandbox.hidden, sandbox.limits.disk)
         self._folder = tempfile.TemporaryDirectory(dir=server.folder.name)
         self._channel, theirs = socket.socketpair()
-        self._watch, told = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self._watch, told = socket.socketpair(socket.AF_UNIX, forkserver.PACKETS)
         self._channel.settimeout(POLL_SECONDS)
         self._watch.settimeout(START_SECONDS)
-        with theirs, told:
-            server.order(_order(sandbox, self._folder.name), theirs, told)
-        self._usage = Usage("", False)
+        self._usage = Usage("", jailed=False)
         try:
+            with theirs, told:
+                server.order(_order(sandbox, self._folder.name), theirs, told)
             self.number = self._watch.recv(64).decode()
             self._watch.settimeout(END_SECONDS)
             self._answer(START_SECONDS, START_SECONDS)  # that it is ready
@@ -142,7 +142,8 @@ class Process:
             self.close()
             text = f"the sandbox does not start: {server.complaint()}"
             raise ExerciseError(text) from None
-        self._usage = Usage(self.number, sandbox.isolate)
+        self._usage.close()
+        self._usage = Usage(self.number, sandbox.isolate)  # which looks into the jail that is made
         self.counts_all = self._usage.whole
 
     def ask(
@@ -171,7 +172,7 @@ class Process:
         self._channel.close()
         with suppress(OSError):
             self._watch.shutdown(socket.SHUT_WR)  # upon which it is killed
-        self._watch.settimeout(None)
+        self._watch.settimeout(START_SECONDS)
         self._exit_code()
         self._watch.close()
         self._usage.close()
