@@ -32,6 +32,7 @@ from sltools.grading.cells import defined, parse
 
 # What notebooks import, imported once for all of them.
 PRELOADED = (
+    "torch._dynamo",  # by the first step of an optimiser
     *("scipy.stats", "sklearn.cluster", "matplotlib.pyplot", "sltools.claims", "sltools.plots"),
     *("sltools.attacks", "sltools.defenses", "sltools.detectors", "sltools.experiments.unseen"),
 )
