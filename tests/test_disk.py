@@ -90,7 +90,7 @@ def _moments(tmp_path: Path, little_course: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(sweep, "_run", lambda *_: {"status": "done", "error": "", "seconds": "1"})
     monkeypatch.setattr(arena.attacks, "rows", _rows)
     monkeypatch.setattr(arena.attacks, "CURIOUS", {arena.attacks.service: ("service",)})
-    monkeypatch.setattr(grading, "refusal", lambda sandbox: "")
+    monkeypatch.setattr(grading, "not_enforced", lambda sandbox: [])
     monkeypatch.setattr(grading, "_examine_all", _graded)
     monkeypatch.setattr(grading, "_compare", lambda *_: grading._Similarities({}, {}))
     monkeypatch.setattr(experiments, "run_inversion", lambda settings: OUTCOME)

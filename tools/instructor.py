@@ -18,11 +18,13 @@ from sltools import exercises, lessons
 from sltools.checking import judging
 from sltools.checking.judging import LocalAnswer
 from sltools.exercises import Task, homework
+from sltools.grading.jail import INODES
+from sltools.grading.sandbox import Limits
 from tests import bank
 from tools.notebooks import ROOT
 
 FOLDER = ROOT / "docs" / "instructors"
-PAGES = (FOLDER / "guide.md", FOLDER / "homework.md", FOLDER / "wrong-answers.md")
+PAGES = tuple(FOLDER / f"{name}.md" for name in ("guide", "homework", "grading", "wrong-answers"))
 MARK = re.compile(r"(<!-- made by tools.instructor: (\w+) -->\n).*?(<!-- end -->)", re.S)
 NUMBER = re.compile(r"[\d½]+( <!-- (minutes|hours): (.+?) -->)")
 
@@ -62,6 +64,33 @@ def _asked(task: Task) -> str:
     return f"{task.title} (`{task.key}`, {task.points} points)"
 
 
+def rules() -> str:
+    """Return the table of what answers may be made of, and of what is refused in them."""
+    rows = ["| task | rule | refused, if the answer calls it itself |", "|---|---|---|"]
+    for task in exercises.tasks():
+        refused = ", ".join(f"`{name.removeprefix('sltools.')}`" for name in task.library)
+        rows.append(f"| {task.key} | {task.rule} | {refused} |")
+    return "\n".join(rows)
+
+
+def limits() -> str:
+    """Return the table of what a submission may use."""
+    most = Limits()
+    rows = [
+        ("a cell, computing", f"{most.cell:g} s"),
+        ("a call of a task, of a challenge, computing", f"{most.call:g} s, {most.challenge:g} s"),
+        ("by the clock, of these", f"{most.patience:g} times as long"),
+        ("all calls of a task, by the clock", f"{most.task:g} s"),
+        ("all cells and calls, by the clock", f"{most.submission:g} s"),
+        ("memory, with the working folder", f"{most.memory / 2**30:g} GiB"),
+        ("the working folder", f"{most.disk / 2**20:g} MiB and {INODES:,} files"),
+        ("processes and threads", f"{most.processes}"),
+        ("open files of a process", f"{most.files}"),
+    ]
+    lines = [f"| {what} | {limit} |" for what, limit in rows]
+    return "\n".join(["| of what | at most |", "|---|---|", *lines])
+
+
 def wrong_answers() -> str:
     """Return, for each task, what learners do and what the check tells them."""
     return "\n\n".join(map(_section, exercises.tasks()))
@@ -85,6 +114,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "minutes": minutes,
     "appendix": appendix,
     "homework": homework_tasks,
+    "rules": rules,
+    "limits": limits,
     "wrong_answers": wrong_answers,
 }
 

@@ -145,9 +145,6 @@ class LocalAnswer:
     def gradient(self, *arguments: Any) -> Any:
         return call(partial(_gradient, self._answer), arguments)
 
-    def forget(self) -> None:
-        """Who keeps something back at home cheats nobody else."""
-
     @property
     def value(self) -> Any:
         if self._answer is ... or self._answer is None:

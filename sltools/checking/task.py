@@ -14,13 +14,15 @@ from sltools.errors import ExerciseError
 
 MAX_ABSOLUTE = 1e15  # of an answer; no right one comes near, and squares of these still fit float32
 KINDS = ("implement", "predict", "flaw", "challenge")
+OWN, ALL = RULES = ("write it yourself", "all of sltools")
 
 
 class Answer(Protocol):
     """A learner's answer as a check sees it, at home or through the grader's pipe.
 
     What comes back is plain: tensors on the CPU, numbers, texts, and lists and dictionaries of
-    them. The arguments are copied, so an answer may write on them.
+    them. The arguments are copied, so an answer may write on them. In the grader calls share
+    nothing: what one of them keeps, no other finds.
     """
 
     def __call__(self, *arguments: Any) -> Any:
@@ -31,9 +33,6 @@ class Answer(Protocol):
 
         None if the answer cannot be differentiated there.
         """
-
-    def forget(self) -> None:
-        """Let nothing that earlier calls left behind reach the next one, if it is not trusted."""
 
     @property
     def value(self) -> Any:
@@ -60,6 +59,8 @@ class Task:
     likes with a remark, or raises `Wrong`. It runs on `trials` seeds. `answer` is the name that the
     answer has in the notebook. `difficulty` goes from 1 to 5, `minutes` are a learner's. `meaning`
     is told when the answer is right: what it bought the attacker, or saved the evaluator from.
+    `rule` says what the answer may be made of; where it is OWN, graders refuse the `library`, the
+    functions and methods of sltools that answer the task, by their full names.
     """
 
     key: str
@@ -74,6 +75,8 @@ class Task:
     meaning: str
     judge: Judge
     trials: int = 3
+    rule: str = OWN
+    library: tuple[str, ...] = ()
 
     @property
     def topic(self) -> str:
@@ -84,21 +87,22 @@ class Task:
         """The line above the task in the notebook."""
         return (
             f"{self.kind} · {self.minutes} minutes · difficulty {self.difficulty} of 5 · "
-            f"{self.points} points · {self.purpose}"
+            f"{self.points} points · {self.rule} · {self.purpose}"
         )
 
 
 _TASKS: dict[str, Task] = {}
 
 
-def task(key: str, **facts: Any) -> Callable[[Judge], Judge]:
+def task(key: str, *, rule: str, **facts: Any) -> Callable[[Judge], Judge]:
     """Register the decorated function as the judge of a new task `key`; see `Task`."""
 
     def register(judge: Judge) -> Judge:
-        made = Task(key=key, judge=judge, **facts)
-        if key in _TASKS or made.kind not in KINDS or not 1 <= made.difficulty <= 5:
+        made = Task(key=key, judge=judge, rule=rule, **facts)
+        known = made.kind in KINDS and 1 <= made.difficulty <= 5 and rule in RULES
+        if key in _TASKS or not known:
             raise ExerciseError(
-                f"task {key} is there already, or its kind or difficulty is unknown"
+                f"task {key} is there already, or its kind, difficulty or rule is unknown"
             )
         _TASKS[key] = made
         return judge

@@ -3,9 +3,10 @@
     sltools grade SUBMISSIONS/ --salt ../salt --out scores
 
 `grade` finds submissions, keeps results and writes reports; `remote` is one submission as a check
-sees it; `sandbox` starts its process in `jail`, where `child` serves over `wire`. `cells` reads
-source without running it, `similarity` compares it. `assignment` makes homework for a `roster`,
-whose data and constants come from a salt. `adjusting` is what a teacher decides after the checks,
+sees it; `sandbox` has its processes made, each in a `jail`, by a `forkserver`, and holds them to
+their limits by their `usage`; in them `child` serves over `wire`. `cells` reads source without
+running it, `similarity` compares it. `assignment` makes homework for a `roster`, whose data and
+constants come from a salt. `adjusting` is what a teacher decides after the checks,
 `class_statistics` says how a class did, `gradebooks` adds topics up.
 """
 

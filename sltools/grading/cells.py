@@ -3,7 +3,7 @@
 import ast
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -11,6 +11,7 @@ RUN = ("time", "prun", "capture")  # magics that run their code in the notebook'
 EMPTY_LINES = re.compile(r"\A([ \t\r]*\n)*")
 OPTIONS = re.compile(r"^(\s*-\S+)+")
 CODE = re.compile(r'^code = "([A-Z2-7]{4}-[A-Z2-7]{4})"', re.MULTILINE)
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 MAX_CELL = 100_000  # characters of a cell that is read
 MAX_NOTEBOOK = 300_000  # of all cells together
 MAX_MAGICS = 50  # in a cell; IPython reads the whole cell anew for each
@@ -111,6 +112,99 @@ def _bodies(cells: Sequence[str]) -> Iterator[list[ast.stmt]]:
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             continue
         yield body
+
+
+def reaching(cells: Sequence[str], names: Sequence[str]) -> set[int]:
+    """Return the cells, by their numbers from 1, that may decide what `names` are and do.
+
+    They bind one of them or a name that these use, however remotely; or they mention such a value,
+    or a function that does, and may change it.
+    """
+    made = [(number, one) for number, source in enumerate(cells, 1) for one in statements([source])]
+    functions: dict[str, set[str]] = {}
+    values: set[str] = set()
+    for _, one in made:
+        if isinstance(one, DEFINITIONS):
+            functions.setdefault(one.name, set()).update(_mentioned(one))
+        elif not isinstance(one, ast.Import | ast.ImportFrom):
+            values |= _bound(one)
+    left = [(number, _closed(_mentioned(one), functions), _bound(one)) for number, one in made]
+    kept: set[int] = set()
+    wanted = {*_closed(names, functions), "*"}  # all of a module may be any name
+    while hit := [one for one in left if one[2] & wanted or one[1] & wanted & values]:
+        kept |= {number for number, *_ in hit}
+        wanted = wanted.union(*(mentioned for _, mentioned, _ in hit))
+        left = [one for one in left if one not in hit]
+    return kept
+
+
+def _closed(names: Iterable[str], functions: Mapping[str, set[str]]) -> set[str]:
+    """Return `names`, and what the functions among them mention, and so on."""
+    known, new = set(names), list(names)
+    for name in new:
+        more = functions.get(name, set()) - known
+        known |= more
+        new += more
+    return known
+
+
+def _mentioned(statement: ast.stmt) -> set[str]:
+    """Name what a statement binds, and what it takes from the notebook."""
+    found = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+        found -= _stored(statement) - _declared(statement)
+        found -= {node.arg for node in ast.walk(statement) if isinstance(node, ast.arg)}
+    return found | _bound(statement)
+
+
+def _bound(statement: ast.stmt) -> set[str]:
+    """Name what a statement binds in the notebook."""
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {(made.asname or made.name).partition(".")[0] for made in statement.names}
+    if isinstance(statement, DEFINITIONS):
+        return {statement.name}
+    inner = {node.name for node in ast.walk(statement) if isinstance(node, DEFINITIONS)}
+    return _stored(statement) | inner
+
+
+def _stored(statement: ast.stmt) -> set[str]:
+    names = (node for node in ast.walk(statement) if isinstance(node, ast.Name))
+    return {node.id for node in names if isinstance(node.ctx, ast.Store)}
+
+
+def _declared(statement: ast.stmt) -> set[str]:
+    """Name what a function declares global."""
+    found = (node for node in ast.walk(statement) if isinstance(node, ast.Global))
+    return {name for node in found for name in node.names}
+
+
+def borrowed(cells: Sequence[str], name: str) -> bool:
+    """Say whether `name` is something of sltools, imported, or a function that returns its call."""
+    imported: set[str] = set()
+    found = False
+    for one in statements(cells):
+        if isinstance(one, ast.Import | ast.ImportFrom):
+            ours = [getattr(one, "module", None) or made.name for made in one.names]
+            bound = [(made.asname or made.name).partition(".")[0] for made in one.names]
+            pairs = zip(bound, ours, strict=True)
+            imported |= {new for new, module in pairs if module.partition(".")[0] == "sltools"}
+            found = name in imported if name in bound else found
+        elif name in defined(one):
+            found = _source(one) in imported
+    return found
+
+
+def _source(statement: ast.stmt) -> str:
+    """Return the name of what a statement assigns, or of what its function calls and returns."""
+    value = getattr(statement, "value", None)
+    if isinstance(statement, ast.FunctionDef):
+        last = statement.body[-1]
+        short = len(statement.body) <= 1 + (ast.get_docstring(statement, clean=False) is not None)
+        value = last.value if short and isinstance(last, ast.Return) else None
+        value = value.func if isinstance(value, ast.Call) else None
+    while isinstance(value, ast.Attribute):
+        value = value.value
+    return value.id if isinstance(value, ast.Name) else ""
 
 
 def checks(cells: Sequence[str]) -> list[tuple[str, str]]:

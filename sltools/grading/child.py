@@ -1,4 +1,7 @@
-"""The submission's side of the pipe: runs its cells and answers calls. Nothing here is secret.
+"""The submission's side of the pipe: runs its cells and answers a call. Nothing here is secret.
+
+The fork server of `jail` imports this module, and with it what notebooks use; then it calls `main`
+in each process that it makes.
 
 A submission can change all of this process, and forge what it sends. It gains nothing by that: the
 grader, which alone knows what is right, asks for values and judges them.
@@ -6,7 +9,9 @@ grader, which alone knows what is right, asks for values and judges them.
 
 import ast
 import asyncio
+import functools
 import getopt
+import importlib
 import inspect
 import linecache
 import os
@@ -14,12 +19,23 @@ import socket
 import sys
 import timeit
 import traceback
-from types import CodeType, ModuleType
+from collections.abc import Callable
+from contextlib import suppress
+from pydoc import locate
+from types import CodeType, FunctionType, ModuleType
 from typing import Any
 
 from sltools.checking.judging import AnswerFailed, LocalAnswer, NotAttempted, NotPlain
+from sltools.errors import ExerciseError
 from sltools.grading import wire
 from sltools.grading.cells import defined, parse
+
+# What notebooks import, imported once for all of them.
+PRELOADED = (
+    "torch._dynamo",  # by the first step of an optimiser
+    *("scipy.stats", "sklearn.cluster", "matplotlib.pyplot", "sltools.claims", "sltools.plots"),
+    *("sltools.attacks", "sltools.defenses", "sltools.detectors", "sltools.experiments.unseen"),
+)
 
 
 def without_checks() -> ModuleType:
@@ -62,10 +78,20 @@ class Shell:
         return []
 
 
+class Refused(ExerciseError):
+    """A notebook's answer calls what the library has for this task, which is to be written."""
+
+
 class Notebook:
-    """The namespace in which the cells of a submission run."""
+    """The namespace in which the cells of a submission run.
+
+    `refused` says, by its full name, what the answer called last and may not.
+    """
 
     def __init__(self) -> None:
+        self.refused = ""
+        self._stand_ins: dict[Callable[..., Any], str] = {}
+        self._answers = False
         self.module = ModuleType("__main__")
         self._loop: asyncio.AbstractEventLoop | None = None
         self._numbers: dict[str, int] = {}
@@ -73,6 +99,31 @@ class Notebook:
         self.module.__dict__.update(display=lambda *_, **__: None, get_ipython=lambda: shell)
         sys.modules["__main__"] = self.module
         sys.modules["sltools.exercises"] = without_checks()
+
+    def refuse(self, names: list[str]) -> None:
+        """Let functions and methods of sltools raise where the notebook's answer calls them itself.
+
+        Cells may, to compare; and so may what else of sltools the answer calls.
+        """
+        for name in names:
+            function = locate(name)
+            assert isinstance(function, FunctionType)
+            stand_in = self._refusing(function, name)
+            self._stand_ins[stand_in] = name
+            loaded = [made for key, made in sys.modules.items() if key.startswith("sltools")]
+            for owner in [locate(name.rpartition(".")[0]), *loaded]:
+                for known in [key for key, made in vars(owner).items() if made is function]:
+                    setattr(owner, known, stand_in)
+
+    def _refusing(self, function: FunctionType, name: str) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def stand_in(*arguments: Any, **named: Any) -> Any:
+            if self._answers and sys._getframe(1).f_globals is self.module.__dict__:
+                self.refused = name
+                raise Refused(f"{name} answers this task: write it yourself")
+            return function(*arguments, **named)
+
+        return stand_in
 
     def run(self, number: int, source: str) -> dict[str, Any]:
         """Run a cell; return what it defines, and its `error` or None."""
@@ -97,13 +148,23 @@ class Notebook:
         else:
             exec(code, self.module.__dict__)
 
+    def run_all(self, cells: list[tuple[int, str]]) -> dict[str, Any]:
+        """Run cells once more, by their numbers: what they say is known."""
+        for number, source in cells:
+            self.run(number, source)
+        return {}
+
     def answer(
         self, name: str, arguments: list[Any] | None, gradient: bool = False
     ) -> dict[str, Any]:
         """Call the function `name`, or its gradient; or return that value without arguments."""
         if name not in self.module.__dict__:
             return {"missing": True}
-        answer = LocalAnswer(self.module.__dict__[name])
+        value = self.module.__dict__[name]
+        if isinstance(value, FunctionType) and value in self._stand_ins:
+            return {"refused": self._stand_ins[value]}
+        answer = LocalAnswer(value)
+        self._answers = True
         try:
             if arguments is None:
                 return {"returned": answer.value}
@@ -114,6 +175,8 @@ class Notebook:
         except NotPlain as wrong:
             return {"wrong": [wrong.cause, wrong.kind]}
         except AnswerFailed as failed:
+            if failed.kind == Refused.__name__ and self.refused:
+                return {"refused": self.refused}
             return {"failed": [failed.kind, *self._place(failed)]}
         except BaseException as error:  # SystemExit, for example
             return {"failed": [type(error).__name__, 0, 0]}
@@ -140,7 +203,10 @@ def serve(channel: socket.socket) -> None:
     while True:
         request = wire.receive(read, recipes=True)
         if "cell" in request:
+            notebook.refuse(request.get("refused", []))
             reply = notebook.run(request["cell"], request["source"])
+        elif "cells" in request:
+            reply = notebook.run_all(request["cells"])
         else:
             reply = notebook.answer(request["answer"], request["arguments"], request["gradient"])
         try:
@@ -150,8 +216,12 @@ def serve(channel: socket.socket) -> None:
         channel.sendall(message)
 
 
-if __name__ == "__main__":
-    try:
-        serve(socket.socket(fileno=int(sys.argv[1])))
-    except (EOFError, OSError):
-        sys.exit(0)
+def main(channel: int) -> None:
+    """Serve on the socket of this number, until its other end is closed."""
+    with suppress(EOFError, OSError):
+        serve(socket.socket(fileno=channel))
+    os._exit(0)
+
+
+for _name in PRELOADED:
+    importlib.import_module(_name)

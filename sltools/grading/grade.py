@@ -6,6 +6,7 @@ to be graded anew in any case, and leaves the others as they are.
 """
 
 import difflib
+import inspect
 import multiprocessing
 import os
 import time
@@ -15,16 +16,19 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, replace
 from pathlib import Path
+from pydoc import locate
+from types import FunctionType
 from typing import Protocol
 
 import torch
 
-from sltools import exercises, lessons
+from sltools import exercises, lessons, storage
 from sltools.checking import judging
 from sltools.checking.task import Task
 from sltools.errors import ExerciseError
 from sltools.grading import adjusting, cells, jail, report, secrets, similarity, submissions
 from sltools.grading.adjusting import Adjustment, LatePolicy
+from sltools.grading.forkserver import clean
 from sltools.grading.remote import RemoteAnswer, RemoteNotebook, shortened
 from sltools.grading.results import (
     FAULT,
@@ -39,11 +43,12 @@ from sltools.grading.results import (
     TaskResult,
 )  # fmt: skip
 from sltools.grading.roster import Roster
-from sltools.grading.sandbox import Sandbox, clean, refusal
+from sltools.grading.sandbox import Sandbox, not_enforced
 from sltools.grading.submissions import Submission
 from sltools.progress import bar
 
 CACHE = ".results"
+NOT_ENFORCED = "not-enforced.txt"  # of what submissions are held to, a line each
 OTHER = "other topic"
 
 
@@ -220,14 +225,17 @@ def grade(
     private = tuple(str(path.resolve()) for path in (folder, out))
     sandbox = replace(sandbox, hidden=(*sandbox.hidden, *private))
     clean()
-    if reason := refusal(sandbox):
+    try:
+        missing = not_enforced(sandbox)
+    except ExerciseError as reason:
         raise ExerciseError(
             f"submissions cannot be run safely here: {reason}. Grade on Linux 5.14 or newer, as "
             "root or where user namespaces are allowed; or, if you trust every submission, with "
             "--no-isolation"
-        )
+        ) from None
     kept = ResultCache(out / CACHE, plan, sandbox)
     try:
+        storage.write_atomic(out / NOT_ENFORCED, "".join(f"{one}\n" for one in missing))
         graded = _grade(found, kept, plan, sandbox, jobs or os.cpu_count() or 1, chosen)
         reported = policy.apply(graded, {sub.name: sub.changed for sub in found})
         report.write(out, plan.title, reported, policy.roster)
@@ -389,21 +397,18 @@ def _examine(
     names = cells.answer_names(submission.cells)
     flags: list[str] = []
     tasks = []
-    try:
-        for task in plan.tasks(submission):
-            if only and task.key not in only:
-                continue
-            limits = sandbox.limits
-            seconds = limits.challenge if task.kind == "challenge" else limits.call
-            answer = RemoteAnswer(notebook, task, seconds, names.get(task.key, ""))
-            try:
-                seeds = secrets.seeds_of(plan.salt, task.key, submission.digest)
-                tasks.append(_judge(task, answer, seeds))
-            except Exception:
-                flags.append(f"{task.key}: {shortened(traceback.format_exc(limit=-5))}")
-                tasks.append(_unjudged(task, FAULT, "The grader failed here, not you.", None))
-    finally:
-        notebook.close()
+    for task in plan.tasks(submission):
+        if only and task.key not in only:
+            continue
+        limits = sandbox.limits
+        seconds = limits.challenge if task.kind == "challenge" else limits.call
+        answer = RemoteAnswer(notebook, task, seconds, names.get(task.key, ""))
+        try:
+            seeds = secrets.seeds_of(plan.salt, task.key, submission.digest)
+            tasks.append(_judge(task, answer, seeds))
+        except Exception:
+            flags.append(f"{task.key}: {shortened(traceback.format_exc(limit=-5))}")
+            tasks.append(_unjudged(task, FAULT, "The grader failed here, not you.", None))
     return Result(
         submission.name,
         FAULT if flags else GRADED,
@@ -474,17 +479,39 @@ def _compare(plan: Plan, found: Sequence[Submission]) -> _Similarities:
     public = [*_published("course"), *given, *solution]
     for name, others in similarity.similar(found, public).items():
         flags[name].append(f"nearly the same code as {', '.join(others)}")
+    for name, sources in similarity.pasted(found, _sources(plan, found), public).items():
+        flags[name] += [f"nearly the source of {one}" for one in sources]
     notes = {}
     for name, forms in answers.items():
         equal = [key for key, form in forms.items() if form in solved]
         notes[name] = [f"{', '.join(equal)}: a published solution"] if equal else []
+    for sub in found:
+        called = [key for key, name in _names(plan, sub).items() if cells.borrowed(sub.cells, name)]
+        if called and sub.name in notes:
+            notes[sub.name].append(f"{', '.join(called)}: one call of sltools, and no more")
     return _Similarities(flags, notes)
+
+
+def _names(plan: Plan, submission: Submission) -> dict[str, str]:
+    """Return what a submission calls its answers, by task."""
+    names = cells.answer_names(submission.cells)
+    return {task.key: names.get(task.key, task.answer) for task in plan.tasks(submission)}
+
+
+def _sources(plan: Plan, found: Sequence[Submission]) -> dict[str, str]:
+    """Return the library's source of what the submissions' tasks ask learners to write."""
+    asked = {name for sub in found for task in plan.tasks(sub) for name in task.library}
+    functions = {name: locate(name) for name in sorted(asked)}
+    return {
+        name: inspect.getsource(function)
+        for name, function in functions.items()
+        if isinstance(function, FunctionType)
+    }
 
 
 def _answers(plan: Plan, submission: Submission) -> dict[str, str]:
     """Return the answers of a submission in a form that can be compared, by task."""
-    names = cells.answer_names(submission.cells)
-    wanted = {task.key: names.get(task.key, task.answer) for task in plan.tasks(submission)}
+    wanted = _names(plan, submission)
     given = cells.statements([plan.setup(submission)])
     kept = {name for statement in given for name in cells.defined(statement)}
     return similarity.forms(submission.cells, wanted, kept)

@@ -4,7 +4,7 @@ import builtins
 import difflib
 import time
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,9 +12,9 @@ import torch
 
 from sltools import errors
 from sltools.checking.judging import NOT_PLAIN, AnswerFailed, NotAttempted, NotPlain
-from sltools.checking.task import Task
+from sltools.checking.task import OWN, Task, Wrong
 from sltools.errors import ExerciseError
-from sltools.grading.cells import should_define
+from sltools.grading.cells import reaching, should_define
 from sltools.grading.sandbox import Ended, Killed, Process, Sandbox, TimedOut
 from sltools.grading.wire import TooLarge, WireError
 
@@ -23,6 +23,8 @@ UNSENT = (
     "The answer cannot be sent: it is larger than 4 MiB of text or 128 MiB of arrays, holds more "
     "than 5,000 tensors, or is nested too deeply."
 )
+SLOW_SECONDS = 0.5  # of a cell that is not run for each call if it need not be
+BATCH = 2**19  # characters of cells in a message
 MAX_NAMES = 1000  # names that a notebook defines
 MAX_NAME = 200  # characters
 
@@ -48,12 +50,14 @@ class TimeBudget:
 
 
 class RemoteNotebook:
-    """The cells of a submission, run in the sandbox when first needed, and again if it ends.
+    """The cells of a submission, run in the sandbox when first needed, and anew for each call.
 
-    `setup` is run before them: the imports that the exercise came with, should they be lost. A cell
-    that ends or hangs the process is left out the next time, so that it costs only what it defines.
-    `errors` says by cell why it failed, `defined` in what cells a name is defined, `timed_out`
-    whether anything took too long, `killed` whether the system killed it. Close it after use.
+    A call has a process of its own, so that it knows of no other. `setup` is run before the cells:
+    the imports that the exercise came with, should they be lost. A cell that ends or hangs the
+    process is left out from then on, so that it costs only what it defines; so is, for a call, one
+    that took long and reaches nothing of the answer. `errors` says by cell why it failed, `defined`
+    in what cells a name is defined, `timed_out` whether anything took too long that may not on a
+    quiet machine, `killed` whether the system killed it.
     """
 
     def __init__(self, cells: Sequence[str], sandbox: Sandbox, setup: str = "") -> None:
@@ -68,19 +72,34 @@ class RemoteNotebook:
         self._sandbox = sandbox
         self._starts_left = self.limits.starts
         self._left_out: set[int] = set()
-        self._process: Process | None = None
+        self._seconds: dict[int, float] = {}  # that cells took, by their numbers
+        self._loads = False
 
-    def ask(self, request: dict[str, Any], seconds: float, task: TimeBudget) -> dict[str, Any]:
-        """Send a request to the loaded notebook; raise AnswerFailed if it ends or takes too long.
+    def ask(
+        self,
+        request: dict[str, Any],
+        names: Sequence[str],
+        seconds: float,
+        task: TimeBudget,
+        refused: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        """Send a request on what is called by one of `names` to a process that has run the cells.
 
-        Raises ExerciseError if the sandbox cannot be started, WireError if the request cannot be
-        sent.
+        What is `refused`, functions of sltools, the answer must not call.
+
+        Raises AnswerFailed if it ends or takes too long, ExerciseError if the sandbox cannot be
+        started, WireError if the request cannot be sent.
         """
-        process = self._loaded()
+        self._learn()
+        process = self._sandbox.start()
         try:
+            self._set_up(process, refused)
+            self._run_again(process, names, task)
             return self._wait(process, request, seconds, task)
         except (Ended, TimedOut) as stopped:
             raise AnswerFailed(self._stopped(stopped, task)) from None
+        finally:
+            process.close()
 
     def failure(self, names: Iterable[str]) -> str:
         """Say which cell should define one of `names` and failed, and why; "" if there is none."""
@@ -107,59 +126,80 @@ class RemoteNotebook:
             return f"{told}\nIs it called with the arguments that the task names?"
         return f"{told}\nIn line {line} of code cell {cell}: {lines[line - 1].strip()}"
 
-    def close(self) -> None:
-        """End the process."""
-        if self._process:
-            self._process.close()
-        self._process = None
-
-    def forget(self) -> None:
-        """Go on in a fresh process, where nothing is left of earlier calls."""
-        if self._process:
-            self.close()
-            self._starts_left += 1  # this end is not the notebook's fault
-
-    def _loaded(self) -> Process:
-        while self._process is None:
+    def _learn(self) -> None:
+        """Run the cells one by one, and see what becomes of them, until the process lasts."""
+        while not self._loads:
             if self._starts_left == 0:
                 raise AnswerFailed("The notebook ended or hung too often to be started once more.")
             if self._time_budget.left == 0:
                 self.timed_out = True
                 raise AnswerFailed(str(self._time_budget))
             self._starts_left -= 1
-            self._process = self._sandbox.start()
+            process = self._sandbox.start()
             try:
-                self._load(self._process)
-            except Exception:
-                self.close()  # not to be asked when only half of its cells have run
-                raise
-        return self._process
+                self._loads = self._load(process)
+            finally:
+                process.close()
 
-    def _load(self, process: Process) -> None:
-        try:
-            process.ask({"cell": 0, "source": self._setup}, self.limits.cell)
-        except (Ended, TimedOut) as stopped:
-            raise ExerciseError(f"the imports of the exercise itself failed: {stopped}") from None
+    def _load(self, process: Process) -> bool:
+        """Run the cells; return whether the process is still there after the last one."""
+        self._set_up(process)
         defined: dict[str, list[int]] = defaultdict(list)
         for number, source in enumerate(self._cells, 1):
             if number in self._left_out:
                 continue
+            start = time.monotonic()
             try:
                 request = {"cell": number, "source": source}
                 reply = self._wait(process, request, self.limits.cell)
             except WireError as error:
                 self.errors[number] = f"It cannot be run: {error}."
+                self._left_out.add(number)
                 continue
             except (Ended, TimedOut) as stopped:
                 self.errors[number] = self._stopped(stopped)
                 self._left_out.add(number)
-                return
+                return False
+            self._seconds[number] = time.monotonic() - start
             if reply.get("error") is not None:
                 self.errors[number] = shortened(reply["error"])
             for name in _names(reply.get("defines")):
                 if name in defined or len(defined) < MAX_NAMES:
                     defined[name].append(number)
         self.defined = dict(defined)
+        return True
+
+    def _set_up(self, process: Process, refused: Sequence[str] = ()) -> None:
+        request = {"cell": 0, "source": self._setup, "refused": list(refused)}
+        try:
+            process.ask(request, self.limits.cell)
+        except (Ended, TimedOut) as stopped:
+            raise ExerciseError(f"the imports of the exercise itself failed: {stopped}") from None
+
+    def _run_again(self, process: Process, names: Sequence[str], task: TimeBudget) -> None:
+        """Run the cells that what is called by `names` may need, in a few messages."""
+        slow = {number for number, seconds in self._seconds.items() if seconds > SLOW_SECONDS}
+        if slow:
+            slow -= reaching(self._cells, names)
+        chosen = [number for number in self._seconds if number not in self._left_out | slow]
+        seconds = sum(self._seconds[number] for number in chosen)
+        for numbers in self._batches(chosen):
+            cells = [[number, self._cells[number - 1]] for number in numbers]
+            self._wait(process, {"cells": cells}, 2 * seconds + self.limits.cell, task)
+
+    def _batches(self, numbers: Iterable[int]) -> Iterator[list[int]]:
+        """Yield cells, by their numbers, that fit into one message; a large one alone."""
+        batch: list[int] = []
+        size = 0
+        for number in numbers:
+            length = len(self._cells[number - 1])
+            if batch and size + length > BATCH:
+                yield batch
+                batch, size = [], 0
+            batch.append(number)
+            size += length
+        if batch:
+            yield batch
 
     def _wait(
         self, process: Process, request: dict[str, Any], seconds: float, *task: TimeBudget
@@ -177,9 +217,8 @@ class RemoteNotebook:
                 one.waited += time.monotonic() - start
 
     def _stopped(self, reason: Ended | TimedOut, *task: TimeBudget) -> str:
-        self.timed_out |= isinstance(reason, TimedOut)
+        self.timed_out |= isinstance(reason, TimedOut) and not reason.asleep
         self.killed |= isinstance(reason, Killed)
-        self.close()
         used_up = [str(one) for one in (self._time_budget, *task) if one.left == 0]
         return used_up[0] if used_up and isinstance(reason, TimedOut) else str(reason)
 
@@ -205,9 +244,6 @@ class RemoteAnswer:
     def gradient(self, *arguments: Any) -> Any:
         return self._ask(list(arguments), gradient=True)
 
-    def forget(self) -> None:
-        self._notebook.forget()
-
     @property
     def value(self) -> Any:
         return self._ask(None)
@@ -215,9 +251,12 @@ class RemoteAnswer:
     def _ask(self, arguments: list[Any] | None, gradient: bool = False) -> Any:
         names = list(dict.fromkeys([self.name, self._task.answer]))
         for name in names:
+            refused = self._task.library if self._task.rule == OWN else ()
             request = {"answer": name, "arguments": arguments, "gradient": gradient}
             try:
-                reply = self._notebook.ask(request, self._seconds, self._time_budget)
+                reply = self._notebook.ask(
+                    request, names, self._seconds, self._time_budget, refused
+                )
             except TooLarge as error:
                 raise AnswerFailed(
                     f"What came back cannot be given to another call: {error}."
@@ -237,6 +276,8 @@ class RemoteAnswer:
         if "unsent" in reply:
             raise AnswerFailed(UNSENT)
         match reply:
+            case {"refused": str(name)} if name in self._task.library:
+                raise Wrong(f"Write it yourself: your answer calls {name}, which does this task.")
             case {"wrong": [str(cause), str(kind)]} if cause in NOT_PLAIN:
                 raise NotPlain(cause, self._notebook.known(kind))
             case {"failed": [str(kind), int(cell), int(line)]}:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from sltools import storage
 from sltools.grading import secrets
-from sltools.grading.sandbox import LIBRARY, Sandbox
+from sltools.grading.forkserver import LIBRARY
+from sltools.grading.sandbox import Sandbox
 from sltools.grading.submissions import Submission
 
 if TYPE_CHECKING:

@@ -1,4 +1,7 @@
-"""Starts a submission's process in a jail, talks to it, and holds it to its limits.
+"""Starts a submission's processes in jails, talks to them, and holds each to its limits.
+
+Each process has a jail of its own. With all that it starts it is held to one limit on memory and
+processor time, by looks at it, ten a second; when it ends nothing of it is left.
 
 Full isolation needs Linux 5.14 or newer and the right to make namespaces: root has it, and so has
 everybody where user namespaces are allowed. Elsewhere `Sandbox(isolate=False)` limits time, memory
@@ -6,51 +9,29 @@ and output on any POSIX system, but hides no file, leaves the network on and tru
 to run away.
 """
 
-import fcntl
-import json
 import math
-import os
-import shutil
 import signal
-import site
 import socket
-import subprocess
-import sys
 import tempfile
 import time
 from contextlib import suppress
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from sltools.errors import ExerciseError
-from sltools.grading import wire
-from sltools.grading.jail import REFUSED, WORK, can_filter
+from sltools.grading import forkserver, wire
+from sltools.grading.jail import WORK, can_filter
+from sltools.grading.usage import Usage
 
-LIBRARY = Path(__file__).resolve().parents[1]
-JAIL = Path(__file__).with_name("jail.py")
-# What Python and its libraries need of the system, besides the folders they are installed in.
-SYSTEM = (
-    *("/usr", "/bin", "/sbin", "/lib", "/lib32", "/lib64", "/nix/store"),
-    *("/etc/ld.so.cache", "/etc/alternatives", "/sys/devices/system/cpu"),
-)
-# What the course installs and a submission must not read: the checks, at home and of homework,
-# and the solutions; and of the grader all that the submission's own side of the pipe does not need.
-GRADER = Path(__file__).parent
-NEEDED = {"__init__.py", "child.py", "wire.py", "cells.py"}
-HIDDEN = (
-    *(str(LIBRARY / part) for part in ("exercises/topics", "exercises/homework", "_material")),
-    *(str(GRADER / name) for name in sorted({*os.listdir(GRADER), "__pycache__"} - NEEDED)),
-)
 UNSAFE = (
     "submissions run without isolation. They can read and change every file that you can, use the "
     "network, and leave processes behind; for root, processes are not even counted."
 )
-SCRATCH = "sltools-grading-"  # how the names of working folders begin
-START_SECONDS = 120.0  # to import torch, on a busy machine
+START_SECONDS = 120.0  # to make a process, on a busy machine
 TOTAL_SECONDS = 900  # of CPU time for one process, whatever it does
 END_SECONDS = 1.0  # from the end of its pipe to that of a process
-POLL_SECONDS = 0.1  # seconds between two looks at the clock
+ASLEEP = 0.1  # of the time: who missed a processor for less did not end for reasons of its own
+POLL_SECONDS = 0.1  # seconds between two looks at it
 
 
 class Ended(ExerciseError):
@@ -62,7 +43,11 @@ class Killed(Ended):
 
 
 class TimedOut(ExerciseError):
-    """The submission's process took longer than it may."""
+    """The submission's process took longer than it may; `asleep`, where no processor was missed."""
+
+    def __init__(self, text: str, asleep: bool = False) -> None:
+        super().__init__(text)
+        self.asleep = asleep
 
 
 @dataclass(frozen=True)
@@ -72,10 +57,10 @@ class Limits:
     `cell`, `call` and `challenge` are seconds of CPU time to run a cell, and to answer one call of
     a task, or of a task of the kind "challenge"; by the clock it may take `patience` times as long,
     for the machine may be busy or the submission asleep. `task` and `submission` are seconds by the
-    clock for all calls of a task, and for all calls and cells of a submission. `memory` of one
-    process and `disk` are in bytes; `files` are those open at a time in one process, each of at
-    most `disk` bytes even where it lies in memory; `starts` is how often a submission is started
-    that ends or hangs.
+    clock for all calls of a task, and for all calls and cells of a submission. `memory`, of all its
+    processes and its working folder, and `disk`, of that folder, are in bytes; `files` are those
+    open at a time in one process; `starts` is how often the cells are run anew because one of them
+    hangs or ends the process.
     """
 
     cell: float = 20.0
@@ -113,70 +98,53 @@ def refusal(sandbox: Sandbox) -> str:
     return ""
 
 
-def not_enforced() -> list[str]:
-    """List what submissions are not held to on this machine, isolated as they are."""
-    missing = ["limits on memory and processor time hold for each process, not for a submission"]
+def not_enforced(sandbox: Sandbox) -> list[str]:
+    """List what submissions are not held to on this machine, isolated as they are.
+
+    Raises ExerciseError if the jail fails.
+    """
+    process = sandbox.start()
+    process.close()
+    missing = [] if sandbox.isolate else [UNSAFE]
+    if sandbox.isolate and not process.counts_all:
+        missing.append(
+            "a jail has no /proc here: limits on memory and processor time hold for each process, "
+            "not for all that a submission starts"
+        )
     if not can_filter():
         missing.append("system calls are not filtered: one submission may leave keys for another")
     return missing
 
 
-def clean() -> None:
-    """Delete the working folders of graders that were killed; those of living ones are locked."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{SCRATCH}*"):
-        with suppress(OSError):
-            unlocked = _lock(str(folder))
-            if time.time() - folder.stat().st_mtime > START_SECONDS:  # or not locked yet
-                shutil.rmtree(folder, ignore_errors=True)
-            os.close(unlocked)
-
-
-def _lock(folder: str) -> int:
-    """Lock a folder for as long as this process lives, or until the descriptor is closed.
-
-    Raises OSError if another process holds it, or if it is none of this user's.
-    """
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
-    try:
-        if os.fstat(descriptor).st_uid != os.geteuid():
-            raise PermissionError
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
-
-
 class Process:
     """A process in the sandbox that runs the cells of a submission and answers calls.
 
-    Raises ExerciseError if it cannot be started: that is not the submission's fault.
+    `counts_all` says whether limits hold for all that it starts. Raises ExerciseError if it cannot
+    be started: that is not the submission's fault.
     """
 
     def __init__(self, sandbox: Sandbox) -> None:
-        self._patience = sandbox.limits.patience
-        self._scratch = tempfile.TemporaryDirectory(prefix=SCRATCH)
-        self._lock = _lock(self._scratch.name)
+        self._limits = sandbox.limits
+        server = forkserver.running(sandbox.isolate, sandbox.hidden, sandbox.limits.disk)
+        self._folder = tempfile.TemporaryDirectory(dir=server.folder.name)
         self._channel, theirs = socket.socketpair()
+        self._watch, told = socket.socketpair(socket.AF_UNIX, forkserver.PACKETS)
         self._channel.settimeout(POLL_SECONDS)
-        settings = _settings(sandbox, theirs.fileno(), self._scratch.name)
-        with theirs:
-            self._jail = subprocess.Popen(
-                [sys.executable, "-I", "-S", str(JAIL), json.dumps(settings)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                pass_fds=[theirs.fileno()],
-                start_new_session=True,
-            )
-        assert self._jail.stdout
-        self._number = self._jail.stdout.readline().strip().decode()
+        self._watch.settimeout(START_SECONDS)
+        self._usage = Usage("", jailed=False)
         try:
-            if not self._number:
-                raise Ended("its jail cannot be made")
+            with theirs, told:
+                server.order(_order(sandbox, self._folder.name), theirs, told)
+            self.number = self._watch.recv(64).decode()
+            self._watch.settimeout(END_SECONDS)
             self._answer(START_SECONDS, START_SECONDS)  # that it is ready
-        except (Ended, TimedOut) as error:
-            raise ExerciseError(f"the sandbox does not start: {self._complaint(error)}") from None
+        except (OSError, Ended, TimedOut):
+            self.close()
+            text = f"the sandbox does not start: {server.complaint()}"
+            raise ExerciseError(text) from None
+        self._usage.close()
+        self._usage = Usage(self.number, sandbox.isolate)  # which looks into the jail that is made
+        self.counts_all = self._usage.whole
 
     def ask(
         self, request: dict[str, Any], seconds: float, most: float = math.inf
@@ -187,7 +155,7 @@ class Process:
         be closed.
         """
         message = wire.pack(request)
-        patience = min(seconds * self._patience, most)
+        patience = min(seconds * self._limits.patience, most)
         try:
             self._channel.settimeout(patience)
             self._channel.sendall(message)
@@ -200,26 +168,34 @@ class Process:
         return self._answer(seconds, patience)
 
     def close(self) -> None:
-        """End the process and all it started, and remove its working folder."""
+        """End the process and all it started."""
         self._channel.close()
-        self._jail.communicate()  # closes its input, upon which it kills
-        self._clean()
+        with suppress(OSError):
+            self._watch.shutdown(socket.SHUT_WR)  # upon which it is killed
+        self._watch.settimeout(START_SECONDS)
+        self._exit_code()
+        self._watch.close()
+        self._usage.close()
+        self._folder.cleanup()
 
     def _answer(self, seconds: float, patience: float) -> dict[str, Any]:
-        spent, deadline = self._cpu_seconds() + seconds, time.monotonic() + patience
+        spent, deadline = self._usage.cpu_seconds() + seconds, time.monotonic() + patience
+        delayed = self._usage.delay_seconds()
 
         def read(length: int) -> bytes:
             received = bytearray()
             while len(received) < length:
-                if self._cpu_seconds() > spent:
-                    raise TimedOut(f"It took more than {seconds:g} s of computing time.")
+                self._check(spent, seconds)
                 if time.monotonic() > deadline:
-                    raise TimedOut(f"It had not ended after {patience:g} s.")
-                with suppress(TimeoutError):
+                    asleep = self._usage.delay_seconds() - delayed < ASLEEP * patience
+                    raise TimedOut(f"It had not ended after {patience:g} s.", asleep)
+                try:
                     part = self._channel.recv(min(length - len(received), 2**20))
-                    if not part:
-                        raise self._gone()
-                    received += part
+                except TimeoutError:
+                    continue
+                if not part:
+                    raise self._gone()
+                received += part
             return bytes(received)
 
         try:
@@ -234,46 +210,33 @@ class Process:
 
     def _gone(self) -> Ended:
         """Say how the process ended, or that it only closed its side of the pipe."""
-        with suppress(subprocess.TimeoutExpired):
-            self._jail.wait(END_SECONDS)
-        if self._jail.returncode == 128 + signal.SIGKILL:
+        if self._exit_code() == str(128 + signal.SIGKILL):
             return Killed("Its process was killed, as happens when the machine's memory runs out.")
         return Ended("It ended the process it runs in.")
 
-    def _cpu_seconds(self) -> float:
-        """Return the CPU time of the process so far; 0 on a system that has no /proc."""
+    def _exit_code(self) -> str:
+        """Wait for the end of the process, and return how it ended; "" if that is not known."""
         try:
-            text = Path(f"/proc/{self._number}/stat").read_text(errors="replace")
+            return self._watch.recv(64).decode()
         except OSError:
-            return 0.0
-        user, system, *of_children = text.rpartition(")")[2].split()[11:15]
-        ticks = sum(map(int, (user, system, *of_children)))
-        return ticks / os.sysconf("SC_CLK_TCK")
+            return ""
 
-    def _clean(self) -> None:
-        """Remove the working folder."""
-        self._scratch.cleanup()
-        os.close(self._lock)
-
-    def _complaint(self, error: Exception) -> str:
-        """End the process that did not start and return what it said."""
-        self._channel.close()
-        _, said = self._jail.communicate()
-        self._clean()
-        text = said.decode(errors="replace").strip()
-        if self._jail.returncode == REFUSED:
-            return f"the system does not allow it ({text})"
-        return text[-2000:] or str(error)
+    def _check(self, spent: float, seconds: float) -> None:
+        """Raise TimedOut or Ended if it has used more than it may."""
+        if self._usage.cpu_seconds() > spent:
+            raise TimedOut(f"It took more than {seconds:g} s of computing time.")
+        most = self._limits.memory
+        if self._usage.memory(most) > most:
+            raise Ended(f"It took more than {most / 2**30:g} GiB of memory in all.")
 
 
-def _settings(sandbox: Sandbox, channel: int, scratch: str) -> dict[str, Any]:
+def _order(sandbox: Sandbox, folder: str) -> dict[str, Any]:
     limits = sandbox.limits
+    place = WORK if sandbox.isolate else folder
     return {
-        "isolate": sandbox.isolate,
-        "scratch": scratch,
-        "visible": _visible(),
-        "hidden": [*HIDDEN, *sandbox.hidden],
+        "folder": place,
         "disk": limits.disk,
+        "environment": {"HOME": place, "TMPDIR": place},
         "limits": {
             "RLIMIT_AS": limits.memory,
             "RLIMIT_NPROC": limits.processes,
@@ -282,30 +245,4 @@ def _settings(sandbox: Sandbox, channel: int, scratch: str) -> dict[str, Any]:
             "RLIMIT_CPU": TOTAL_SECONDS,
             "RLIMIT_CORE": 0,
         },
-        "command": [sys.executable, "-s", "-m", "sltools.grading.child", str(channel)],
-        "environment": {
-            "PATH": "/usr/bin:/bin",
-            "HOME": WORK if sandbox.isolate else scratch,
-            "TMPDIR": WORK if sandbox.isolate else scratch,
-            "USER": "learner",
-            "LANG": "C.UTF-8",
-            "PYTHONPATH": os.pathsep.join([str(LIBRARY.parent), *_packages()]),
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "PYTHONSAFEPATH": "1",
-            "OMP_NUM_THREADS": "1",
-            "OPENBLAS_NUM_THREADS": "1",
-            "MPLBACKEND": "agg",
-            "SLTOOLS_STATIC": "1",
-        },
     }
-
-
-def _visible() -> list[str]:
-    """List the paths that a submission may read: Python, its packages, the library; outer first."""
-    installed = [sys.prefix, sys.base_prefix, sys.executable, *_packages(), str(LIBRARY)]
-    real = [os.path.realpath(path) for path in installed]
-    return sorted({*SYSTEM, *installed, *real}, key=lambda path: (len(Path(path).parts), path))
-
-
-def _packages() -> list[str]:
-    return [path for path in (*site.getsitepackages(), site.getusersitepackages()) if path]

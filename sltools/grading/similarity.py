@@ -5,6 +5,7 @@ import copy
 import io
 import itertools
 import keyword
+import textwrap
 import token
 import tokenize
 from collections import defaultdict
@@ -223,6 +224,25 @@ def similar(
             others.setdefault(one, []).append(other)
             others.setdefault(other, []).append(one)
     return others
+
+
+def pasted(
+    submissions: Sequence[Submission],
+    sources: Mapping[str, str],
+    published: Iterable[Sequence[str]] = (),
+) -> Names:
+    """Return, by name, which of the `sources`, texts by their names, stand nearly whole in it.
+
+    What stands in the `published` notebooks too is left aside, as by `similar`.
+    """
+    common = {shingle for cells in published for shingle in _shingles(cells)}
+    wanted = {name: _shingles([textwrap.dedent(text)]) - common for name, text in sources.items()}
+    wanted = {name: found for name, found in wanted.items() if len(found) >= MIN_SHINGLES}
+    own = {sub.name: _shingles(sub.cells) for sub in submissions}
+    return {
+        sub: [n for n, found in wanted.items() if len(found & mine) >= MIN_SIMILARITY * len(found)]
+        for sub, mine in own.items()
+    }
 
 
 def _shingles(cells: Sequence[str]) -> set[int]:

@@ -288,7 +288,7 @@ def score_clone(clone, front, rest, images, labels):
         "a link": unreadable(
             lambda p: p.symlink_to(ROOT / "solutions" / NAME), "not an ordinary file"
         ),
-        "forged": Case(solved({"tv": FORGERY}), lost=tuple(FULL)),
+        "forged": Case(solved({"tv": FORGERY}), lost=("tv",)),
         "equal": Case(
             solved(
                 {

@@ -37,6 +37,7 @@ def _worth(share: float) -> Iterator[None]:
     answer="identified",
     title="So many of so many",
     kind="implement",
+    rule="write it yourself",
     minutes=20,
     difficulty=2,
     points=4,
@@ -162,6 +163,7 @@ def _recognised(seed: int) -> tuple[Tensor, Tensor]:
     answer="fair_report",
     title="No attacker got through, says the vendor",
     kind="flaw",
+    rule="write it yourself",
     minutes=20,
     difficulty=3,
     points=4,
@@ -273,6 +275,7 @@ def _findings(seed: int) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
     answer="defence",
     title="What was done to these numbers?",
     kind="implement",
+    rule="all of sltools",
     minutes=25,
     difficulty=3,
     points=4,
@@ -292,7 +295,6 @@ def _defended(answer: Answer, seed: int) -> str:
     confused = []
     for place, kind in _kinds(seed):
         client = unseen.make(seeds.derive(seed, f"defended {place}") % 2**31, kind, False)
-        answer.forget()
         said = answer(*client.view.payloads("smashed"))
         if said not in DEFENCES:
             raise Wrong(f"Say one of {', '.join(map(repr, DEFENCES))}, not {said!r}.")
@@ -315,6 +317,7 @@ def _kinds(seed: int) -> list[tuple[int, str]]:
     answer="hijacked",
     title="Was this training steered?",
     kind="implement",
+    rule="all of sltools",
     minutes=20,
     difficulty=3,
     points=4,
@@ -336,7 +339,6 @@ def _hijacked(answer: Answer, seed: int) -> str:
     steered = torch.randperm(8, generator=seeds.generator(seed, "servers")) < 4
     for place, truth in enumerate(steered.tolist()):
         client = unseen.make(seeds.derive(seed, f"server {place}") % 2**31, hijacked=truth)
-        answer.forget()
         said = answer(client.labels, client.gradients)
         if not isinstance(said, bool):
             raise Wrong(f"Say True or False of a client, not {said!r}.")
@@ -354,6 +356,7 @@ def _hijacked(answer: Answer, seed: int) -> str:
     answer="withhold",
     title="Fewer permissions",
     kind="implement",
+    rule="write it yourself",
     minutes=20,
     difficulty=3,
     points=3,
@@ -449,6 +452,7 @@ def _clinic(seed: int, case: int) -> tuple[dict[str, list[str]], dict[str, str],
     answer="recommend",
     title="What it may cost",
     kind="implement",
+    rule="write it yourself",
     minutes=15,
     difficulty=2,
     points=3,
@@ -574,6 +578,7 @@ ROLES = {
     answer="threat_card",
     title="One hour with a client that nobody knows",
     kind="challenge",
+    rule="all of sltools",
     minutes=60,
     difficulty=5,
     points=8,
@@ -595,9 +600,7 @@ def _challenge(answer: Answer, seed: int) -> str:
     clients = _clients(seed)
     cards = []
     for client in clients:
-        answer.forget()
         cards.append(_card(answer, client, client.view))
-    answer.forget()
     _check_images(answer, clients[0], cards[0])
     told, earned = [], 0
     for fact, judge in FACTS.items():

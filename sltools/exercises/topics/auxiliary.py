@@ -41,6 +41,8 @@ RIGHT = "right"
     answer="squared_mmd",
     title="How far apart two crowds are",
     kind="implement",
+    rule="write it yourself",
+    library=("sltools.attacks.alignment.mk_mmd",),
     minutes=20,
     difficulty=3,
     points=4,
@@ -162,6 +164,7 @@ def _mmd_slope(name: str, made: Tensor, real: Tensor, widths: list[float]) -> Te
     answer="predict_and_decode",
     title="Perfectly aligned, and wrong",
     kind="predict",
+    rule="write it yourself",
     minutes=15,
     difficulty=2,
     points=3,
@@ -239,6 +242,7 @@ def _mixed_clients(seed: int) -> tuple[nn.Sequential, Tensor, Tensor, Tensor]:
     answer="aligned",
     title="A batch like the client's",
     kind="implement",
+    rule="write it yourself",
     minutes=10,
     difficulty=2,
     points=2,
@@ -339,6 +343,7 @@ def _batches(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     answer="frozen_step",
     title="Learn from a server that must not notice",
     kind="implement",
+    rule="write it yourself",
     minutes=20,
     difficulty=3,
     points=4,
@@ -472,6 +477,7 @@ def _vendor(seed: int) -> tuple[nn.Sequential, nn.Sequential, Tensor, Tensor, fl
     answer="ahead",
     title="What did the split give?",
     kind="implement",
+    rule="write it yourself",
     minutes=15,
     difficulty=2,
     points=3,
@@ -622,6 +628,7 @@ def _trained(seed: int, images: Tensor, labels: Tensor) -> tuple[nn.Sequential, 
     answer="fair_study",
     title="Images come back, says the study",
     kind="flaw",
+    rule="write it yourself",
     minutes=20,
     difficulty=3,
     points=4,
@@ -781,6 +788,7 @@ def _study(seed: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     answer="after_fc1",
     title="After the dense layer",
     kind="challenge",
+    rule="all of sltools",
     minutes=45,
     difficulty=3,
     points=3,
@@ -803,7 +811,6 @@ def _challenge(answer: Answer, seed: int) -> str:
     own, clients = _attacked(seed)
     found = []
     for session, secret in clients:
-        answer.forget()  # what it knows of a client must have come over that client's wire
         returned = answer(session.observe(secret.images), own.images, own.labels)
         found.append(tensor(returned, secret.images.shape, "the reconstructions"))
     errors, baselines = [], []

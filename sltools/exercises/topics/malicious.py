@@ -25,6 +25,8 @@ LIE = 0.2  # the careful hijacker's share of its own gradient
     answer="critic_loss",
     title="What the critic learns by",
     kind="implement",
+    rule="write it yourself",
+    library=("sltools.attacks.alignment.gradient_penalty",),
     minutes=20,
     difficulty=3,
     points=4,
@@ -131,6 +133,7 @@ def _critic_value(name: str, weight: Tensor, z: Tensor, piloted: Tensor, share: 
     answer="lie",
     title="The gradient that is sent",
     kind="implement",
+    rule="write it yourself",
     minutes=10,
     difficulty=2,
     points=2,
@@ -178,6 +181,7 @@ def _lie(answer: Answer, seed: int) -> None:
     answer="predict_and_obey",
     title="What the client says after the lie",
     kind="predict",
+    rule="write it yourself",
     minutes=20,
     difficulty=3,
     points=3,
@@ -239,6 +243,11 @@ def _obey(answer: Answer, seed: int) -> str:
     answer="label_gap",
     title="Gradients that know the labels",
     kind="implement",
+    rule="write it yourself",
+    library=(
+        "sltools.detectors.scrutinizer.similarities",
+        "sltools.detectors.scrutinizer.gap",
+    ),
     minutes=15,
     difficulty=3,
     points=3,
@@ -297,6 +306,7 @@ def _label_gap(answer: Answer, seed: int) -> None:
     answer="fair_rates",
     title="A detector that is never wrong",
     kind="flaw",
+    rule="write it yourself",
     minutes=20,
     difficulty=3,
     points=4,
@@ -368,6 +378,7 @@ def _scores(seed: int) -> tuple[Tensor, Tensor, Tensor]:
     answer="clients_needed",
     title="How long a silence proves anything",
     kind="predict",
+    rule="write it yourself",
     minutes=10,
     difficulty=2,
     points=2,
@@ -415,6 +426,7 @@ def _silence(answer: Answer, seed: int) -> str:
     answer="suspicion",
     title="Catch a careful hijacker",
     kind="challenge",
+    rule="all of sltools",
     minutes=40,
     difficulty=5,
     points=5,
@@ -431,16 +443,15 @@ def _silence(answer: Answer, seed: int) -> str:
     trials=1,
 )
 def _challenge(answer: Answer, seed: int) -> str:
-    yours, gaps = [], []
-    for place in range(3):
-        honest, hijacked = _watched(seed, place)
-        order = torch.randperm(2 * len(honest), generator=seeds.generator(seed, f"order {place}"))
-        batches, scores = honest + hijacked, torch.zeros(2 * len(honest))
-        for index in order.tolist():  # who counts the calls learns nothing
-            scores[index] = number(answer(*batches[index]), "the suspicion")
-        yours.append(_missed(scores))
-        gaps.append(_missed(torch.tensor([_gap_suspicion(*batch) for batch in batches])))
-    mine, baseline = statistics.median(yours), statistics.median(gaps)
+    watched = [honest + hijacked for honest, hijacked in (_watched(seed, n) for n in range(3))]
+    scores = [torch.zeros(len(batches)) for batches in watched]
+    calls = [(place, index) for place, score in enumerate(scores) for index in range(len(score))]
+    order = torch.randperm(len(calls), generator=seeds.generator(seed, "order"))
+    for place, index in (calls[call] for call in order.tolist()):
+        # All clients are mixed: who counts the calls, or sees the hour, learns nothing of the next.
+        scores[place][index] = number(answer(*watched[place][index]), "the suspicion")
+    gaps = [_missed(torch.tensor([_gap_suspicion(*b) for b in batches])) for batches in watched]
+    mine, baseline = statistics.median(map(_missed, scores)), statistics.median(gaps)
     told = (
         f"a hijacked batch looks less suspicious than an honest one in {mine:.1%} of all pairs "
         f"(median of three hijackers), by the gap between labels in {baseline:.1%}"

@@ -21,6 +21,8 @@ MESSAGES = ("smashed", "features", "feature_gradient", "cut_gradient")
     answer="server_reply",
     title="The server's turn",
     kind="implement",
+    rule="write it yourself",
+    library=("sltools.protocol.Server.reply",),
     minutes=10,
     difficulty=1,
     points=2,
@@ -77,6 +79,8 @@ def _server_reply(answer: Answer, seed: int) -> None:
     answer="client_gradients",
     title="The client's way back",
     kind="implement",
+    rule="write it yourself",
+    library=("sltools.protocol.Client.reply",),
     minutes=10,
     difficulty=2,
     points=3,
@@ -128,6 +132,8 @@ def _client_gradients(answer: Answer, seed: int) -> None:
     answer="u_messages",
     title="The four messages of a U-shaped step",
     kind="implement",
+    rule="write it yourself",
+    library=("sltools.protocol.parties.exchange",),
     minutes=20,
     difficulty=3,
     points=4,
@@ -185,6 +191,7 @@ def _u_messages(answer: Answer, seed: int) -> None:
     answer="wire_bytes",
     title="Bytes on the wire",
     kind="implement",
+    rule="write it yourself",
     minutes=5,
     difficulty=1,
     points=2,
@@ -240,6 +247,7 @@ def _wire_bytes(answer: Answer, seed: int) -> None:
     answer="predict_bytes",
     title="Split or federated? Predict, then measure",
     kind="predict",
+    rule="write it yourself",
     minutes=15,
     difficulty=2,
     points=3,
@@ -302,6 +310,8 @@ def _predict_bytes(answer: Answer, seed: int) -> str:
     answer="train_split",
     title="Find three flaws in a training",
     kind="flaw",
+    rule="write it yourself",
+    library=("sltools.protocol.train",),
     minutes=20,
     difficulty=4,
     points=4,
@@ -335,6 +345,7 @@ def _train_split(answer: Answer, seed: int) -> None:
     answer="codec",
     title="An eighth of the bytes",
     kind="challenge",
+    rule="all of sltools",
     minutes=40,
     difficulty=4,
     points=5,
@@ -359,7 +370,6 @@ def _challenge(answer: Answer, seed: int) -> str:
     with torch.no_grad():
         sent = [session.client.front(half.images) for half in halves]
     wires = [_wire(answer(True, z)) for z in sent]
-    answer.forget()  # what the receiver knows must have crossed the wire
     full = sum(z.numel() * 4 for z in sent)
     share = sum(part.numel() * part.element_size() for wire in wires for part in wire) / full
 
