@@ -1,5 +1,6 @@
 """The attacks. Each is an object made from its settings and called with a view."""
 
+from sltools.attacks.adversarial import SLADV, AdversarialResult
 from sltools.attacks.attributes import AttributeInference
 from sltools.attacks.curious import CuriousServer
 from sltools.attacks.decoder import DecoderInversion
@@ -20,6 +21,8 @@ __all__ = [
     "FORA",
     "PCAT",
     "SDAR",
+    "SLADV",
+    "AdversarialResult",
     "AttributeInference",
     "BlindDeconvolution",
     "CuriousServer",
