@@ -226,6 +226,29 @@ def agreement(model: Model, other: Model, images: Tensor) -> float:
     return _share(_predict(model, images), _predict(other, images))
 
 
+def attack_success(
+    model: Model, split: Split, target: int, change: Callable[[Tensor], Tensor] = lambda x: x
+) -> float:
+    """Share of `split` that `model` puts in class `target` once `change` was made, in [0, 1].
+
+    Images of the class `target` do not count, for they belong there. `change` is the `stamp` of a
+    `sltools.attacks.Trigger`; without one the images are as they are, which measures a label flip
+    on a split of the class that was flipped. A model that nobody attacked scores above 0, too: put
+    it beside. Raises DataError if no image is left to count.
+
+    >>> from sltools import data, metrics, models
+    >>> from sltools.attacks import Trigger
+    >>> trigger = Trigger(target=3)
+    >>> metrics.attack_success(models.mnist_net(), data.load("digits").test, 3, trigger.stamp)
+    0.0
+    """
+    split = expect(Split, split)
+    others = split[split.labels != target]
+    if len(others) == 0:
+        raise DataError(f"all images are of class {target}: an attack's success needs others.")
+    return (_predict(model, change(others.images)) == target).double().mean().item()
+
+
 def _predict(model: Model, images: Tensor, batch_size: int = 512) -> Tensor:
     """Return the class (N,) of the largest logit of each image, on the CPU."""
     if len(_tensor(images, "images to classify")) == 0:

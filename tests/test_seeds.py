@@ -83,6 +83,7 @@ SEEDED = {
     "FORA": attacks.FORA,
     "PCAT": attacks.PCAT,
     "SDAR": attacks.SDAR,
+    "Trigger": attacks.Trigger,
     "LaplaceNoise": lambda seed: defenses.LaplaceNoise(0.5, seed),
     "LocalPrivacy": lambda seed: defenses.LocalPrivacy(1.0, 1.0, seed),
     "Quantisation": lambda seed: defenses.Quantisation(2, seed),

@@ -15,6 +15,7 @@ from sltools.attacks.pcat import PCAT
 from sltools.attacks.result import InversionResult
 from sltools.attacks.sdar import SDAR
 from sltools.attacks.surrogate import SurrogateResult
+from sltools.attacks.trigger import Trigger
 from sltools.attacks.unsplit import UnSplit
 
 __all__ = [
@@ -37,5 +38,6 @@ __all__ = [
     "LeakResult",
     "MembershipInference",
     "SurrogateResult",
+    "Trigger",
     "UnSplit",
 ]
