@@ -5,6 +5,7 @@ from sltools.attacks.attributes import AttributeInference
 from sltools.attacks.curious import CuriousServer
 from sltools.attacks.decoder import DecoderInversion
 from sltools.attacks.deconvolution import BlindDeconvolution
+from sltools.attacks.dullahan import BackdoorResult, Dullahan
 from sltools.attacks.fora import FORA
 from sltools.attacks.hijacking import Hijacking, HijackingServer
 from sltools.attacks.known_weights import KnownWeightsInversion
@@ -25,9 +26,11 @@ __all__ = [
     "SLADV",
     "AdversarialResult",
     "AttributeInference",
+    "BackdoorResult",
     "BlindDeconvolution",
     "CuriousServer",
     "DecoderInversion",
+    "Dullahan",
     "GradientLeak",
     "Hijacking",
     "HijackingServer",

@@ -1,15 +1,17 @@
-"""What a client can do about it: each defence is one argument of `protocol.Client`.
+"""What a client can do about it: almost each is one argument of `protocol.Client`.
 
     Client(front, outgoing=GaussianNoise(0.5))                    # changes what is sent
     Client(front, outgoing=Compose(TopK(0.1), RandomisedResponse(1.0, classes=10)))
     Client(front, penalty=NoPeek(0.5))                            # changes what is learned
     Client(front, head, returning=Marvell(4.0))                   # changes dL/du
     Client(front, optimizer=PrivateOptimizer(front, 1.0, 1.0))    # changes how the front learns
+    Fingerprint()(nn.Sequential(front, rest), split)              # recognises a stolen copy
 
 Each says in `promises` what it promises and in `leaves` what it leaves open.
 """
 
 from sltools.defenses.correlation import NoPeek, distance_correlation
+from sltools.defenses.fingerprint import Fingerprint
 from sltools.defenses.gradients import Marvell, MaxNorm
 from sltools.defenses.labels import RandomisedResponse
 from sltools.defenses.outgoing import Compose, Outgoing
@@ -23,6 +25,7 @@ from sltools.defenses.smashed import (
 from sltools.defenses.weights import PrivateOptimizer
 
 __all__ = [
+    "Fingerprint",
     "GaussianNoise",
     "LaplaceNoise",
     "LocalPrivacy",
