@@ -15,6 +15,7 @@ from sltools.attacks.membership import MembershipInference
 from sltools.attacks.pcat import PCAT
 from sltools.attacks.result import InversionResult
 from sltools.attacks.sdar import SDAR
+from sltools.attacks.sfi import SFI, SFIServer
 from sltools.attacks.surrogate import SurrogateResult
 from sltools.attacks.trigger import Trigger
 from sltools.attacks.unsplit import UnSplit
@@ -23,6 +24,8 @@ __all__ = [
     "FORA",
     "PCAT",
     "SDAR",
+    "SFI",
+    "SFIServer",
     "SLADV",
     "AdversarialResult",
     "AttributeInference",
