@@ -88,6 +88,8 @@ SEEDED = {
     "Dullahan": attacks.Dullahan,
     "Fingerprint": lambda seed: defenses.Fingerprint(seed=seed),
     "Trigger": attacks.Trigger,
+    "Backdoor": attacks.Backdoor,
+    "LabelFlip": lambda seed: attacks.LabelFlip(3, 5, seed=seed),
     "LaplaceNoise": lambda seed: defenses.LaplaceNoise(0.5, seed),
     "LocalPrivacy": lambda seed: defenses.LocalPrivacy(1.0, 1.0, seed),
     "Quantisation": lambda seed: defenses.Quantisation(2, seed),

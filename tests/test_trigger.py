@@ -20,7 +20,7 @@ def test_only_the_pixels_of_the_mask_change_and_in_all_channels():
     mask = trigger.mask(12, 10)
     assert torch.equal(stamped[..., ~mask], IMAGES[..., ~mask]) and torch.equal(IMAGES, before)
     assert torch.equal(stamped[..., mask], trigger.patch.flatten().expand(6, 3, 9))
-    assert mask.nonzero().min(0).values.tolist() == [7, 5]
+    assert mask.nonzero().min(0).values.tolist() == [5, 3]
 
 
 def test_opacity_blends_the_patch_with_the_image():

@@ -13,6 +13,7 @@ from sltools.attacks.labels import LabelInference, LabelResult
 from sltools.attacks.leaks import GradientLeak, LeakResult
 from sltools.attacks.membership import MembershipInference
 from sltools.attacks.pcat import PCAT
+from sltools.attacks.poisoning import Backdoor, LabelFlip, StealthyClient
 from sltools.attacks.result import InversionResult
 from sltools.attacks.sdar import SDAR
 from sltools.attacks.sfi import SFI, SFIServer
@@ -29,6 +30,7 @@ __all__ = [
     "SLADV",
     "AdversarialResult",
     "AttributeInference",
+    "Backdoor",
     "BackdoorResult",
     "BlindDeconvolution",
     "CuriousServer",
@@ -39,10 +41,12 @@ __all__ = [
     "HijackingServer",
     "InversionResult",
     "KnownWeightsInversion",
+    "LabelFlip",
     "LabelInference",
     "LabelResult",
     "LeakResult",
     "MembershipInference",
+    "StealthyClient",
     "SurrogateResult",
     "Trigger",
     "UnSplit",

@@ -35,9 +35,9 @@ class Trigger:
     """
 
     target: int = 0
-    size: int = 4
-    row: int = -5
-    column: int = -5
+    size: int = 6
+    row: int = -7
+    column: int = -7
     opacity: float = 1.0
     seed: int = 0
 

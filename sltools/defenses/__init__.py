@@ -10,11 +10,13 @@
 Each says in `promises` what it promises and in `leaves` what it leaves open.
 """
 
+from sltools.defenses.aggregation import CoordinateMedian, Krum, TrimmedMean
 from sltools.defenses.correlation import NoPeek, distance_correlation
 from sltools.defenses.fingerprint import Fingerprint
 from sltools.defenses.gradients import Marvell, MaxNorm
 from sltools.defenses.labels import RandomisedResponse
 from sltools.defenses.outgoing import Compose, Outgoing
+from sltools.defenses.safesplit import SafeSplit
 from sltools.defenses.smashed import (
     GaussianNoise,
     LaplaceNoise,
@@ -25,8 +27,10 @@ from sltools.defenses.smashed import (
 from sltools.defenses.weights import PrivateOptimizer
 
 __all__ = [
+    "CoordinateMedian",
     "Fingerprint",
     "GaussianNoise",
+    "Krum",
     "LaplaceNoise",
     "LocalPrivacy",
     "Marvell",
@@ -36,7 +40,9 @@ __all__ = [
     "PrivateOptimizer",
     "Quantisation",
     "RandomisedResponse",
+    "SafeSplit",
     "Compose",
     "TopK",
+    "TrimmedMean",
     "distance_correlation",
 ]

@@ -22,6 +22,7 @@ from sltools.experiments.labels import (
     run_labels,
 )  # fmt: skip
 from sltools.experiments.outcome import Outcome
+from sltools.experiments.poisoning import Crowd, Turns, train_crowd
 from sltools.experiments.presets import BUDGETS, PRIORS, STEPS, priors, training, unsplit
 from sltools.experiments.restarts import (
     RestartScores,
@@ -33,10 +34,10 @@ from sltools.experiments.targets import first_targets, public_rows, redrawn, usu
 from sltools.experiments.victims import MakeClient, parties, train_victim
 
 __all__ = [
-    "BUDGETS", "PRIORS", "STEPS", "AuxiliaryData", "InversionSettings", "LabelSettings",
-    "MakeClient", "Outcome", "RestartScores", "auxiliary_data", "check_disjoint", "class_means",
-    "cluster_features", "first_targets", "head_cut", "own_network", "paired_verdict", "parties",
-    "priors", "public_rows", "record_epoch", "redrawn", "restart_table", "run_inversion",
-    "run_labels", "score_restarts", "support_vectors", "train_victim", "training", "unsplit",
-    "usual_targets",
+    "BUDGETS", "PRIORS", "STEPS", "AuxiliaryData", "Crowd", "InversionSettings", "LabelSettings",
+    "MakeClient", "Outcome", "RestartScores", "Turns", "auxiliary_data", "check_disjoint",
+    "class_means", "cluster_features", "first_targets", "head_cut", "own_network", "paired_verdict",
+    "parties", "priors", "public_rows", "record_epoch", "redrawn", "restart_table", "run_inversion",
+    "run_labels", "score_restarts", "support_vectors", "train_crowd", "train_victim", "training",
+    "unsplit", "usual_targets",
 ]  # fmt: skip

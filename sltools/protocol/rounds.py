@@ -2,7 +2,8 @@
 
 import copy
 from collections.abc import Callable, Iterator, Sequence
-from typing import Protocol
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -36,6 +37,41 @@ class Participant(Protocol):
         """Take over weights and buffers."""
 
 
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a training in turn stands: copies of all layers, and of the server's optimiser.
+
+    `client` and `server` are weights and buffers by name.
+    """
+
+    client: Weights
+    server: Weights
+    optimizer: dict[str, Any]
+
+    @classmethod
+    def take(cls, participant: Participant, server: Server) -> "Checkpoint":
+        """Copy what the two hold now."""
+        layers = {name: value.clone() for name, value in server.model.state_dict().items()}
+        return cls(participant.weights(), layers, copy.deepcopy(server.optimizer.state_dict()))
+
+    def restore(self, participant: Participant, server: Server) -> None:
+        """Give it back to the two."""
+        participant.load(self.client)
+        server.model.load_state_dict(self.server)
+        server.optimizer.load_state_dict(copy.deepcopy(self.optimizer))
+
+
+@runtime_checkable
+class Guard(Protocol):
+    """Looks at each turn of a training in turn, and may undo it; `defenses.SafeSplit` is one."""
+
+    def keep(self, before: Checkpoint, after: Checkpoint) -> Checkpoint:
+        """Return the state to go on with: `after`, or another in place of it."""
+
+
+Aggregate = Callable[[Sequence[Weights], Sequence[int]], Weights]
+
+
 def train_clients(
     clients: Sequence[Client | nn.Sequential],
     server: Server | nn.Sequential,
@@ -47,6 +83,7 @@ def train_clients(
     seed: int = 0,
     record: bool = False,
     device: str | torch.device = "cpu",
+    defense: Guard | Aggregate | None = None,
 ) -> list[Session]:
     """Train several clients, each on its own split, with one server; return a session for each.
 
@@ -59,12 +96,16 @@ def train_clients(
       SFLV2). In V1 each is answered by a copy of the server's model, and these are averaged as
       well; in V2 all are answered by the same model, one client after another in random order.
 
+    `defense` is the server's against clients that lie: for SplitFed a rule of aggregation in place
+    of `average`, in turn a `Guard`, which is shown the state before and after each turn and says
+    which to go on with. Losses are of the turns as they were trained.
+
     Optimisers are not handed on: each party keeps its own. The other arguments are those of
     `train`; one client in turn is trained exactly as there. The order of the clients comes from the
     stream (`seed`, "clients").
 
-    Raises ProtocolError for an unknown schedule, one that does not fit the number of clients, or
-    parties and data that do not fit each other.
+    Raises ProtocolError for an unknown schedule, one that does not fit the number of clients or the
+    defence, or parties and data that do not fit each other.
 
     >>> from sltools import data, models, protocol
     >>> splits = data.parts(data.load("digits").train[:200], 2)
@@ -81,7 +122,7 @@ def train_clients(
     splits = [expect(Split, split) for split in splits]
     if len(parties) != len(splits):
         raise ProtocolError(f"{len(parties)} clients need as many splits, not {len(splits)}")
-    check_schedule(schedule, len(parties))
+    check_schedule(schedule, len(parties), defense)
     place = devices.find(device)
     for client, split in zip(parties, splits, strict=True):
         check_parties(client, server, split, epochs, batch_size)
@@ -101,7 +142,7 @@ def train_clients(
         seeds.scope(seed, "training"),
         keep_partial() as work,
     ):
-        rounds = SCHEDULES[schedule](trainees, server, epochs, seed)
+        rounds = SCHEDULES[schedule](trainees, server, epochs, seed, defense)
         for _, losses in zip(progress, rounds, strict=True):
             for session, loss in zip(sessions, losses, strict=True):
                 session.losses.append(loss)
@@ -110,17 +151,25 @@ def train_clients(
     return sessions
 
 
-def check_schedule(schedule: str, clients: int) -> None:
-    """Raise ProtocolError unless there is such a schedule for so many clients."""
+def check_schedule(schedule: str, clients: int, defense: Guard | Aggregate | None = None) -> None:
+    """Raise ProtocolError unless there is such a schedule, for so many clients and this defence."""
     if schedule not in SCHEDULES:
         raise ProtocolError(f"no schedule is called {schedule!r}; there are {list(SCHEDULES)}")
     least = 1 if schedule == "in turn" else 2
     if clients < least:
         raise ProtocolError(f"{schedule} needs at least {least} clients, not {clients}")
+    ready = isinstance(defense, Guard) if schedule == "in turn" else callable(defense)
+    if defense is not None and (isinstance(defense, type) or not ready):
+        wanted = "a guard, such as SafeSplit()" if least == 1 else "a rule, such as Krum(1)"
+        raise ProtocolError(f"a defence of {schedule} is {wanted}, not {defense!r}")
 
 
 def _in_turn(
-    participants: Sequence[Participant], server: Server, rounds: int, seed: int
+    participants: Sequence[Participant],
+    server: Server,
+    rounds: int,
+    seed: int,
+    guard: Guard | None = None,
 ) -> Iterator[Losses]:
     """One after another; the newest layers go to whoever is next."""
     newest = participants[0]
@@ -130,14 +179,31 @@ def _in_turn(
             if participant is not newest:
                 participant.load(newest.weights())
             newest = participant
-            losses.append(participant.train(server))
+            losses.append(_turn(participant, server, guard))
         if number == rounds - 1:
             _share(newest, participants)
         yield losses
 
 
+def _turn(participant: Participant, server: Server, guard: Guard | None) -> float:
+    """Let one client train for an epoch, and the guard say what is to stay of it."""
+    if guard is None:
+        return participant.train(server)
+    before = Checkpoint.take(participant, server)
+    loss = participant.train(server)
+    after = Checkpoint.take(participant, server)
+    kept = guard.keep(before, after)
+    if kept is not after:
+        kept.restore(participant, server)
+    return loss
+
+
 def _splitfed_v1(
-    participants: Sequence[Participant], server: Server, rounds: int, seed: int
+    participants: Sequence[Participant],
+    server: Server,
+    rounds: int,
+    seed: int,
+    aggregate: Aggregate | None = None,
 ) -> Iterator[Losses]:
     """Each client with a copy of the server; all layers are averaged."""
     _share(participants[0], participants)
@@ -146,16 +212,21 @@ def _splitfed_v1(
     for _ in range(rounds):
         pairs = zip(participants, servers, strict=True)
         losses = [participant.train(own) for participant, own in pairs]
-        _average_clients(participants)
+        _merge_clients(participants, aggregate or average)
         models = [own.model.state_dict() for own in servers]
-        merged = average(models, [participant.samples for participant in participants])
+        merge = aggregate or average
+        merged = merge(models, [participant.samples for participant in participants])
         for own in (server, *servers):
             own.model.load_state_dict(merged)
         yield losses
 
 
 def _splitfed_v2(
-    participants: Sequence[Participant], server: Server, rounds: int, seed: int
+    participants: Sequence[Participant],
+    server: Server,
+    rounds: int,
+    seed: int,
+    aggregate: Aggregate | None = None,
 ) -> Iterator[Losses]:
     """All clients with one server, in random order; the clients' layers are averaged."""
     _share(participants[0], participants)
@@ -163,11 +234,11 @@ def _splitfed_v2(
     for _ in range(rounds):
         order = torch.randperm(len(participants), generator=stream).tolist()
         losses = {number: participants[number].train(server) for number in order}
-        _average_clients(participants)
+        _merge_clients(participants, aggregate or average)
         yield [losses[number] for number in range(len(participants))]
 
 
-Schedule = Callable[[Sequence[Participant], Server, int, int], Iterator[Losses]]
+Schedule = Callable[..., Iterator[Losses]]  # which takes its own sort of defence
 SCHEDULES: dict[str, Schedule] = {
     "in turn": _in_turn,
     "splitfed v1": _splitfed_v1,
@@ -184,9 +255,9 @@ def _share(source: Participant, participants: Sequence[Participant]) -> None:
             participant.load(weights)
 
 
-def _average_clients(participants: Sequence[Participant]) -> None:
+def _merge_clients(participants: Sequence[Participant], aggregate: Aggregate) -> None:
     states = [participant.weights() for participant in participants]
-    merged = average(states, [participant.samples for participant in participants])
+    merged = aggregate(states, [participant.samples for participant in participants])
     for participant in participants:
         participant.load(merged)
 
