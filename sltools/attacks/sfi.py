@@ -42,7 +42,7 @@ class SFI:
 
     >>> from sltools.attacks import SFI
     >>> SFI().strength, SFI(steal=20).steal
-    (1.0, 20)
+    (0.3, 20)
     """
 
     steal: int = 100
@@ -50,7 +50,7 @@ class SFI:
     batch: int = 64
     lr: float = 2e-3
     critic_lr: float = 5e-4
-    strength: float = 1.0
+    strength: float = 0.3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -194,7 +194,7 @@ class _Steering:
         return logits.shape[1]
 
     def pull(self, smashed: Tensor, labels: Tensor | None) -> Tensor:
-        """The gradient for `smashed` (B, ...) along which they come to look like the surrogate's."""
+        """The gradient that makes `smashed` data (B, ...) look like the surrogate's."""
         images, own_labels = self._own.batch(len(smashed), labels)
         with torch.no_grad():
             wanted = self._surrogate(images)
