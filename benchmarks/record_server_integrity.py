@@ -99,7 +99,7 @@ def main(
     torch.set_num_threads(1)
     if not summary:
         digits, start = data.load("digits"), time.process_time()
-        cases = [Case(stage, victim) for victim in range(victims) for stage in stages.split(",")]
+        cases = [Case(stage, victim) for stage in stages.split(",") for victim in range(victims)]
         for case in bar(cases, "cases"):
             if case not in {row.case for row in read()}:  # another process may measure as well
                 found = trained(digits, case) if case.stage == "trained" else served(digits, case)

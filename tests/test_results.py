@@ -12,6 +12,7 @@ from benchmarks import (
     ablations,
     record_attribute_membership,
     record_auxiliary,
+    record_server_integrity,
     reproduce,
     speed,
     throughput,
@@ -164,6 +165,19 @@ def test_the_tables_of_attributes_and_members_are_those_of_the_record() -> None:
     assert sum(ahead > 0 for ahead in loss) == 2
     cases = {(row["victim"], row["attacker"]) for row in facts["attributes"]}
     assert len(cases) == facts["victims"] * facts["attackers"]
+
+
+def test_the_tables_of_lying_servers_are_those_of_the_record() -> None:
+    record = record_server_integrity
+    rows = record.read()
+    for table in record.tables(rows):
+        assert table in PAGE
+    stages = (*record.STAGES, "trained")
+    cases = {record.Case(stage, victim) for stage in stages for victim in range(record.VICTIMS)}
+    assert {row.case for row in rows} == cases
+    facts = json.loads(record.PATH.with_suffix(".json").read_text(encoding="utf-8"))
+    settings = record.facts_of() | {"versions": facts["versions"]}
+    assert facts == json.loads(json.dumps(settings))
 
 
 def test_the_tables_of_depths_are_those_of_the_record() -> None:

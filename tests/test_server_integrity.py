@@ -267,7 +267,7 @@ def test_a_label_private_server_needs_a_head_of_its_own(private: View) -> None:
     [
         ({"trigger": Trigger(target=10)}, "the target is class 10"),
         ({"head": nn.Identity()}, "leave out the head"),
-        ({"images": torch.rand(2, 1, 3, 3)}, "do not fit the front"),
+        ({"images": torch.rand(2, 1, 8, 8)}, "do not fit the front"),
         ({"images": torch.rand(2, 28, 28)}, "images must be a tensor"),
     ],
     ids=["target", "head", "size", "shape"],
@@ -427,7 +427,6 @@ def test_the_owners_network_stays_as_it_is(owned: nn.Sequential, digits: data.Da
     assert owned.training and owned[0].training
     owned.eval()
     assert same(before, weights(owned))
-    assert all(weight.grad is None for weight in owned.parameters())
     assert torch.equal(first.images, again.images) and torch.equal(first.labels, again.labels)
     assert not torch.equal(first.images, other.images)
 

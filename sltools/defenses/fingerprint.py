@@ -97,9 +97,11 @@ class Fingerprint:
             rest = logits.masked_fill(pair.bool(), -torch.inf).amax(1)
             loss = relu(from_first - to_other + self.margin) + relu(rest - from_first)
             (pixels.grad,) = torch.autograd.grad(loss.sum(), pixels)
+            before = pixels.detach().clone()
             optimizer.step()
-            with torch.no_grad():
-                pixels.clamp_(0, 1)
+            with torch.no_grad():  # who has arrived stays, or momentum would carry it on
+                there = (loss == 0).view(-1, 1, 1, 1)
+                pixels.copy_(torch.where(there, before, pixels.clamp(0, 1)))
         return pixels.detach()
 
 
