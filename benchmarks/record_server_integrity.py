@@ -103,17 +103,16 @@ def main(
         for case in bar(cases, "cases"):
             if case not in {row.case for row in read()}:  # another process may measure as well
                 found = trained(digits, case) if case.stage == "trained" else served(digits, case)
-                _append([_row(case, measure) for measure in found])
-                write_facts(PATH.with_suffix(".json"), facts_of())
+                append([_row(case, measure) for measure in found])
                 print(case, f"{time.process_time() - start:.0f} s", flush=True)
     print("\n\n".join(tables(read())))
 
 
-def facts_of() -> dict[str, Any]:
-    """The settings of the record."""
+def facts_of(rows: Sequence[Row]) -> dict[str, Any]:
+    """The settings of a record, and the cases that are in it."""
     return {
         "command": "python -m benchmarks.record_server_integrity",
-        "victims": VICTIMS,
+        "cases": [list(case) for case in sorted({row.case for row in rows})],
         "auxiliary_images": OWN,
         "trigger": asdict(TRIGGER),
         "epsilon": EPSILON,
@@ -309,7 +308,7 @@ def _row(case: Case, found: Measure) -> Row:
     return Row(**case._asdict(), **found._asdict())
 
 
-def _append(found: Sequence[Row]) -> None:
+def append(found: Sequence[Row]) -> None:
     """Write all rows that there are, in one step: a file holds whole cases."""
     with FileLock(f"{PATH}.lock"):
         rows = [*read(), *found]
@@ -320,6 +319,7 @@ def _append(found: Sequence[Row]) -> None:
             writer = csv.DictWriter(file, [field.name for field in fields(Row)])
             writer.writeheader()
             writer.writerows(asdict(row) for row in rows)
+        write_facts(PATH.with_suffix(".json"), facts_of(rows))
 
 
 def values(rows: Sequence[Row], **of: str) -> list[float]:
@@ -347,7 +347,8 @@ def tables(rows: Sequence[Row]) -> list[str]:
 
 BACKDOOR = ("clean", "success", "random", "elsewhere")
 HEADS = {
-    "stage": "cut after", "attack": "attack", "front": "in place of the client",
+    "stage": "cut after", "victims": "victims", "attack": "attack",
+    "front": "in place of the client",
     "clean": "accuracy", "noise": "with noise", "attacked": "attacked", "success": "trigger obeyed",
     "random": "another patch there", "elsewhere": "another patch elsewhere", "matching": "matches",
 }  # fmt: skip
@@ -358,12 +359,13 @@ def _table(
 ) -> str:
     """Markdown: for each kind of row its measures, the median and the range over the victims."""
     rows = [row for row in rows if row.study == study and row.measure in measures]
-    lines = ["| " + " | ".join(HEADS[name] for name in (*names, *measures)) + " |"]
-    lines.append("|" + "---|" * (len(names) + len(measures)))
+    lines = ["| " + " | ".join(HEADS[name] for name in (*names, "victims", *measures)) + " |"]
+    lines.append("|" + "---|" * (len(names) + 1 + len(measures)))
     for kind in dict.fromkeys(tuple(getattr(row, name) for name in names) for row in rows):
         of = dict(zip(names, kind, strict=True))
         cells = [spread(rows, **of, measure=measure) for measure in measures]
-        lines.append("| " + " | ".join((*kind, *cells)) + " |")
+        runs = str(len(values(rows, **of, measure=measures[0])))
+        lines.append("| " + " | ".join((*kind, runs, *cells)) + " |")
     return "\n".join(lines)
 
 
