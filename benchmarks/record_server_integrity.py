@@ -310,7 +310,7 @@ def _row(case: Case, found: Measure) -> Row:
 
 def append(found: Sequence[Row]) -> None:
     """Write all rows that there are, in one step: a file holds whole cases."""
-    with FileLock(f"{PATH}.lock"):
+    with FileLock(PATH.with_name(f".{PATH.name}.lock")):
         rows = [*read(), *found]
         with (
             storage.atomic_path(PATH) as part,

@@ -242,8 +242,8 @@ of_record("less with ten reconstructions in place of these images",
 # %% [markdown]
 # A clone of the client's architecture that copies weights knows what the client makes of a patch
 # that it never saw. PCAT's surrogate ([lesson 10](../10_attackers_with_data.ipynb)) was trained to
-# match it on images *without* the patch, and what its own convolutions make of one is its own
-# affair: compare its range.
+# match it on images *without* the patch: whether its own convolutions make of one what the client's
+# do is left to chance. The record has few victims; try other seeds before you trust it.
 #
 # ## A backdoor through the training
 #
@@ -279,7 +279,8 @@ of_record("alarms in honest trainings",
 
 # %% [markdown]
 # Success is partial. The frozen layers know the trigger as the *surrogate* passes it on, and the
-# real client does so only as far as the surrogate is a copy; steering costs accuracy. And where
+# real client does so only as far as the surrogate is a copy; steering costs accuracy, and adds
+# little or nothing here. And where
 # Dullahan's training is the honest row itself, of which **no detector can see anything**, this one
 # shows: gradients that follow a discriminator, or layers that were tuned to something else, are not
 # those of the task.
