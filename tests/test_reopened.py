@@ -22,13 +22,16 @@ from sltools.attacks import (
     FORA,
     PCAT,
     SDAR,
+    SLADV,
     AttributeInference,
     BlindDeconvolution,
     DecoderInversion,
+    Dullahan,
     GradientLeak,
     KnownWeightsInversion,
     LabelInference,
     MembershipInference,
+    Trigger,
     UnSplit,
 )
 from sltools.messages import Message
@@ -60,6 +63,11 @@ def _attribute(view: View) -> Any:
     return AttributeInference()(view, images, torch.arange(40) % 2 == 0)
 
 
+def _with_a_front(attack: Any, *more: Any) -> Attack:
+    images = torch.rand(4, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    return lambda view: attack(view, images, *more, front=view.architecture.build(0))
+
+
 UNSPLIT = UnSplit(steps=30, restarts=2)
 ATTACKS: dict[str, tuple[Attack, str]] = {  # what to run, on which view
     "UnSplit": (UNSPLIT, "mirrored"),
@@ -78,6 +86,9 @@ ATTACKS: dict[str, tuple[Attack, str]] = {  # what to run, on which view
         _with_data(MembershipInference("shadows", shadows=2, epochs=1)),
         "labelled",
     ),
+    "SLADV": (_with_a_front(SLADV(steps=2)), "labelled"),
+    "SLADV, smashed": (SLADV("smashed", steps=2), "labelled"),
+    "Dullahan": (_with_a_front(Dullahan(steps=2, batch=4), Trigger(target=3)), "labelled"),
     "LabelInference, published": (LabelInference("published"), "one by one"),
     "LabelInference, closed-form": (LabelInference("closed-form"), "one by one"),
     "LabelInference, wire": (LabelInference("wire"), "one by one"),
@@ -129,8 +140,9 @@ def _views() -> dict[str, View]:
 def _found(result: Any) -> dict[str, Tensor]:
     """The tensors of a result that do not depend on the clock."""
     tensors = {name: value for name, value in vars(result).items() if isinstance(value, Tensor)}
-    if clone := getattr(result, "clone", None):
-        tensors |= {f"clone/{name}": value for name, value in clone.state_dict().items()}
+    for network in ("clone", "model"):
+        if found := getattr(result, network, None):
+            tensors |= {f"{network}/{name}": value for name, value in found.state_dict().items()}
     return tensors
 
 
@@ -187,7 +199,8 @@ def test_attacks_import_no_data_and_reach_into_no_view(path: Path) -> None:
 
 def test_no_attack_on_a_view_is_left_out() -> None:
     results = {"InversionResult", "LabelResult", "LeakResult", "SurrogateResult"}
-    active = {"Hijacking", "HijackingServer", "CuriousServer"}  # which act during the training
+    results |= {"AdversarialResult", "BackdoorResult"}
+    active = {"Hijacking", "HijackingServer", "CuriousServer", "SFI", "SFIServer"}  # in training
     active |= {"Backdoor", "LabelFlip", "StealthyClient", "Trigger"}  # by a client
     tried = {name.partition(",")[0] for name in ATTACKS}
     assert tried == set(attacks.__all__) - results - active

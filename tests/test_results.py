@@ -14,6 +14,7 @@ from benchmarks import (
     record_attribute_membership,
     record_auxiliary,
     record_poisoning,
+    record_server_integrity,
     reproduce,
     speed,
     throughput,
@@ -187,6 +188,17 @@ def test_the_tables_of_attributes_and_members_are_those_of_the_record() -> None:
     assert sum(ahead > 0 for ahead in loss) == 2
     cases = {(row["victim"], row["attacker"]) for row in facts["attributes"]}
     assert len(cases) == facts["victims"] * facts["attackers"]
+
+
+def test_the_tables_of_lying_servers_are_those_of_the_record() -> None:
+    record = record_server_integrity
+    rows = record.read()
+    for table in record.tables(rows):
+        assert table in PAGE
+    facts = json.loads(record.PATH.with_suffix(".json").read_text(encoding="utf-8"))
+    settings = record.facts_of(rows) | {"versions": facts["versions"]}
+    assert facts == json.loads(json.dumps(settings))
+    assert all(len(record.values(rows, stage=s, measure="clean")) for s in ("pool1", "trained"))
 
 
 def test_the_tables_of_depths_are_those_of_the_record() -> None:

@@ -1,4 +1,4 @@
-"""Put the tables of attackers with data and of poisoned clients into docs/results.md, as recorded.
+"""Put the tables of attackers with data and of attacks on integrity into docs/results.md.
 
 python -m tools.results
 """
@@ -6,7 +6,7 @@ python -m tools.results
 import re
 from collections.abc import Iterable
 
-from benchmarks import record_auxiliary, record_poisoning
+from benchmarks import record_auxiliary, record_poisoning, record_server_integrity
 from sltools import storage
 from tools.notebooks import ROOT
 
@@ -28,6 +28,8 @@ def main() -> None:
         record_poisoning.published_table(),
     ]
     text = _filled(text, "And clients who cheat?", "## ", poisoned)
+    lying = record_server_integrity.tables(record_server_integrity.read())
+    text = _filled(text, "What can a lying server do to the network?", "## ", lying)
     storage.write_atomic(PAGE, text)
 
 
