@@ -3,18 +3,20 @@
     python -m benchmarks.hosts
 
 Trains the paper's network on the digits at batch 64 over loopback, and between every two epochs one
-in process, so that both meet the same machine; reported are medians over the epochs, and that of
-the ratios of neighbours. So for 1, 2, 4 and 8 clients, in turn, each with its part of the same
-data, and for one client at several cuts. The first epochs do not count. Bytes are payloads, and what
-crosses with headers and padding; notes and signs of life are not counted.
+in process, so that both meet the same machine; reported is the median of the ratios of neighbours.
+So for 1, 2, 4 and 8 clients, in turn, each with its part of the same data, and for one client at
+several cuts. The first epochs do not count. Bytes are payloads, and what crosses with headers and
+padding; notes and signs of life are not counted.
 
 Then links that are no loopback. The parties take turns, so the seconds of an epoch are a sum:
-client, server, engine (what loopback costs beside one process) and link, which is round trips plus
-bytes over bandwidth. Two of the links are also put in the way, as delays between the client and its
-engine, and stand beside what the sum says. Takes some minutes; writes --path, by default
-course/results/hosts.json.
+client, server, engine (the share that loopback adds to both) and link, which is round trips plus
+bytes over bandwidth. Client and server are seconds of a core, for on a shared machine others would
+count. Two of the links are also put in the way, as delays between the client and its engine, and
+stand beside what the sum says. Takes some minutes; writes --path, by default
+course/results/hosts.json. With --computers, only client and server are measured again.
 """
 
+import json
 import multiprocessing
 import os
 import queue
@@ -23,7 +25,7 @@ import statistics
 import subprocess
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Annotated, Any
@@ -44,6 +46,7 @@ CLIENTS = (1, 2, 4, 8)
 CUTS = ("pool1", "pool2", "fc1")
 PATIENCE = 600.0  # seconds
 Facts = dict[str, Any]
+Clock = Callable[[], float]
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,9 @@ TRIED = ("fibre, another city", "DSL, the same country")  # put in the way as de
 
 def main(
     epochs: Annotated[int, typer.Option(min=2, help="Of each kind, in process and over.")] = 20,
+    computers: Annotated[
+        bool, typer.Option("--computers", help="Only client and server; the rest is kept.")
+    ] = False,
     path: Annotated[Path | None, typer.Option(help="The JSON file, written anew.")] = None,
 ) -> None:
     """Measure on this machine and write the result."""
@@ -82,53 +88,52 @@ def main(
     path = path or lessons.course() / "results" / "hosts.json"
     check_writable(path)
     split = data.load("digits").train
-    load = [os.getloadavg()[0]]
-    clients = [_pairs(split, CUTS[0], count, epochs) for count in CLIENTS]
-    cuts = [clients[0], *(_pairs(split, cut, 1, epochs) for cut in CUTS[1:])]
-    facts: Facts = {
-        "command": f"python -m benchmarks.hosts --epochs {epochs}",
-        "setting": {"dataset": "digits", "batch_size": BATCH, "threads": 1},
-        "clients": clients,
-        "cuts": [row | _crossing(split, row["cut"]) for row in cuts],
-        "tried": [
-            {"way": name, **_pairs(split, CUTS[0], 1, epochs // 2, WAYS[name])} for name in TRIED
-        ],
-        "ways": {name: {"delay": way.delay, "rate": way.rate} for name, way in WAYS.items()},
-        "cores": os.cpu_count(),
-        "load": load,  # of one minute, at the start and at the end; our processes count
-        "versions": devices.versions(),
-    }
-    load.append(os.getloadavg()[0])
+    facts = json.loads(path.read_text(encoding="utf-8")) if computers else _links(split, epochs)
+    found = _computers(split, epochs)
+    facts["cuts"] = [row | found[row["cut"]] for row in facts["cuts"]]
     write_facts(path, facts)
     print(*tables(facts), sep="\n\n")
 
 
+def _links(split: data.Split, epochs: int) -> Facts:
+    """All that needs processes."""
+    load = [os.getloadavg()[0]]
+    clients = [_pairs(split, CUTS[0], count, epochs) for count in CLIENTS]
+    cuts = [clients[0], *(_pairs(split, cut, 1, epochs) for cut in CUTS[1:])]
+    tried = [{"way": name, **_pairs(split, CUTS[0], 1, epochs // 2, WAYS[name])} for name in TRIED]
+    return {
+        "command": f"python -m benchmarks.hosts --epochs {epochs}",
+        "setting": {"dataset": "digits", "batch_size": BATCH, "threads": 1},
+        "clients": clients,
+        "cuts": [row | _crossing(split, row["cut"]) for row in cuts],
+        "tried": tried,
+        "ways": {name: {"delay": way.delay, "rate": way.rate} for name, way in WAYS.items()},
+        "cores": os.cpu_count(),
+        "load": [*load, os.getloadavg()[0]],  # of a minute, before and after; ours counts
+        "versions": devices.versions(),
+    }
+
+
 def parts_of_an_epoch(row: Facts, way: Way) -> dict[str, float]:
     """Seconds that an epoch of `row` spends in each place if the parties are joined by `way`."""
+    more = statistics.median(row["ratios"]) - 1
     return {
         "client": row["client"],
         "server": row["server"],
-        "engine": max(row["over_loopback"] - row["in_process"], 0.0),
+        "engine": more * (row["client"] + row["server"]),
         "link": way.seconds(row["turns"], row["bytes"]),
     }
 
 
-def tables(facts: Facts) -> tuple[str, str, str]:
+def tables(facts: Facts) -> tuple[str, ...]:
     """What stands in docs/hosts.md."""
-    return clients_table(facts), cuts_table(facts), ways_table(facts)
+    return clients_table(facts), cuts_table(facts), ways_table(facts), tried_table(facts)
 
 
 def clients_table(facts: Facts) -> str:
     """Markdown: what loopback costs with several clients."""
-    lines = [
-        "| clients | in one process | over loopback | times as long: median [least, most] |",
-        "|---|---|---|---|",
-    ]
-    lines += [
-        f"| {row['clients']} | {1000 * row['in_process']:.0f} ms | "
-        f"{1000 * row['over_loopback']:.0f} ms | {_spread(row['ratios'])} |"
-        for row in facts["clients"]
-    ]
+    lines = ["| clients | an epoch takes times as long: median [least, most] |", "|---|---|"]
+    lines += [f"| {row['clients']} | {_spread(row['ratios'])} |" for row in facts["clients"]]
     return "\n".join(lines)
 
 
@@ -161,6 +166,18 @@ def ways_table(facts: Facts) -> str:
     return "\n".join(lines)
 
 
+def tried_table(facts: Facts) -> str:
+    """Markdown: links that were put in the way, and what the sum says of the same machine."""
+    crossing = facts["cuts"][0]
+    more = statistics.median(facts["clients"][0]["ratios"])
+    lines = ["| link | the sum says | put in the way |", "|---|---|---|"]
+    for row in facts["tried"]:
+        way = Way(**facts["ways"][row["way"]])
+        told = more * row["in_process"] + way.seconds(crossing["turns"], crossing["bytes"])
+        lines.append(f"| {row['way']} | {told:.2f} s | {row['over_loopback']:.2f} s |")
+    return "\n".join(lines)
+
+
 def _way_cell(parts: dict[str, float]) -> str:
     total, most = sum(parts.values()), max(parts, key=lambda name: parts[name])
     return f"{total:.2f} s: {most} {parts[most] / total:.0%}"
@@ -175,23 +192,33 @@ def _pairs(split: data.Split, cut: str, clients: int, epochs: int, way: Way | No
     server = _Timed(_network(cut)[1], _in_process(split, cut, clients), clients)
     _serve(server, cut, clients, epochs + 2, way)
     alone, hosted = server.alone[1 : epochs + 1], server.hosted[1:]
-    answering = statistics.median(server.local.seconds[1 : epochs + 1])
     found = {
         "cut": cut,
         "clients": clients,
         "in_process": statistics.median(alone),
         "over_loopback": statistics.median(hosted),
         "ratios": [there / here for here, there in zip(alone, hosted, strict=True)],
-        "server": answering,
-        "client": statistics.median(alone) - answering,
     }
     print(found, flush=True)
     return found
 
 
+def _computers(split: data.Split, epochs: int) -> dict[str, Facts]:
+    """Seconds of a core that client and server take for an epoch at each cut, in turns: medians."""
+    parties = {cut: _in_process(split, cut, 1, time.thread_time) for cut in CUTS}
+    whole = [{cut: alone.run() for cut, alone in parties.items()} for _ in range(epochs + 1)]
+    found = {}
+    for cut, alone in parties.items():
+        server = statistics.median(alone.server.seconds[1:])  # the first loads the optimiser
+        total = statistics.median(run[cut] for run in whole[1:])
+        found[cut] = {"client": total - server, "server": server}
+    return found
+
+
 def _crossing(split: data.Split, cut: str) -> Facts:
     """Bytes and turns of an epoch of one client."""
-    session = protocol.train(*_network(cut), split, epochs=1, batch_size=BATCH, record=True)
+    front, rest = _network(cut)
+    session = protocol.train(front, rest, split, epochs=1, batch_size=BATCH, record=True)
     messages = session.transcript.messages
     return {
         "payload": session.transcript.nbytes(),
@@ -207,14 +234,15 @@ def _network(cut: str) -> tuple[nn.Sequential, ...]:
 class _Answering(protocol.Server):
     """A server that notes how long it answered, epoch by epoch."""
 
-    def __init__(self, model: nn.Sequential) -> None:
+    def __init__(self, model: nn.Sequential, clock: Clock) -> None:
         super().__init__(model)
         self.seconds: list[float] = []
+        self.clock = clock
 
     def reply(self, message: Message) -> Message | None:
-        start = time.perf_counter()
+        start = self.clock()
         answer = super().reply(message)
-        self.seconds[-1] += time.perf_counter() - start
+        self.seconds[-1] += self.clock() - start
         return answer
 
 
@@ -228,13 +256,15 @@ class _Alone:
     def run(self) -> float:
         """Return how long the epoch took."""
         self.server.seconds.append(0.0)
-        start = time.perf_counter()
+        start = self.server.clock()
         next(self.rounds)
-        return time.perf_counter() - start
+        return self.server.clock() - start
 
 
-def _in_process(split: data.Split, cut: str, clients: int) -> _Alone:
-    server = _Answering(_network(cut)[1])
+def _in_process(
+    split: data.Split, cut: str, clients: int, clock: Clock = time.perf_counter
+) -> _Alone:
+    server = _Answering(_network(cut)[1], clock)
     trainees = [
         protocol.Trainee(protocol.Client(_network(cut)[0]), part, batch_size=BATCH, number=number)
         for number, part in enumerate(data.parts(split, clients))
@@ -250,7 +280,6 @@ class _Timed(protocol.Server):
 
     def __init__(self, model: nn.Sequential, local: _Alone, clients: int) -> None:
         super().__init__(model)
-        self.local = local.server
         self.alone: list[float] = []
         self.hosted: list[float] = []
         self._run, self._clients = local.run, clients

@@ -10,7 +10,8 @@ import torch
 
 from sltools import data, hosts, protocol, storage
 from sltools.errors import SltoolsError
-from sltools.hosts import commands
+from sltools.hosts import Tap, commands
+from sltools.hosts.frames import Note
 from sltools.messages import Message
 from tests import hosting
 from tests.hosting import PATIENCE, PROCESSES, SPLIT
@@ -32,8 +33,9 @@ def test_one_client_over_loopback_is_trained_as_in_process(setting, fork, tmp_pa
     addresses = PROCESSES.Queue()
     server = hosting.start(hosting.serve, tmp_path, addresses, setting, fork, epochs=2)
     (address,) = addresses.get(timeout=PATIENCE)
-    client = hosting.start(hosting.join, tmp_path, address, setting, fork=fork)
-    assert ended(client, server)
+    with Tap(address) as tap:  # which changes nothing
+        client = hosting.start(hosting.join, tmp_path, tap.address, setting, fork=fork)
+        assert ended(client, server)
 
     torch.set_num_threads(1)
     ours = hosting.parties(setting)
@@ -53,6 +55,11 @@ def test_one_client_over_loopback_is_trained_as_in_process(setting, fork, tmp_pa
         kept = hosts.read_journal(tmp_path / journal)
         assert hosting.digests(kept.messages) == whole
         assert (kept.client, kept.head) == (session.transcript.client, session.transcript.head)
+    overheard = tap.transcript()
+    assert hosting.digests(overheard.messages) == whole
+    assert (overheard.client, overheard.head) == (kept.client, kept.head)
+    kinds = [item.kind for item in tap.items if isinstance(item, Note)]
+    assert kinds[:3] == ["hello", "welcome", "train"] and kinds[-1] == "end"
 
 
 ACROSS = """
