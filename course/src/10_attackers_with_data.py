@@ -1013,4 +1013,4 @@ collected = {
 #   Learning* (FORA), CVPR 2024. [arXiv 2405.04115](https://arxiv.org/abs/2405.04115).
 # * A. Gretton et al.: *A Kernel Two-Sample Test*, JMLR 13, 2012. The maximum mean discrepancy.
 #
-# **Next:** [lesson 15](15_audit.ipynb), where you audit a split that nobody has attacked yet.
+# **Next:** [lesson 11](11_two_machines.ipynb), where the parties move to hosts of their own.
