@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   sltools:
-#     minutes: 45
+#     minutes: 35
 #     alternative: {cut: pool2}
 # ---
 
@@ -26,7 +26,7 @@
 # [lesson 04](04_inversion_and_stealing.ipynb) (the attack *UnSplit*) and
 # [lesson 07](07_label_inference.ipynb) (the label-private setting).
 #
-# **Time.** About 45 minutes (estimated).
+# **Time.** About 35 minutes (estimated).
 
 # %% [markdown]
 # ## Threat card
@@ -40,8 +40,8 @@
 # | **knows before** | nothing | the architecture | its own data and labels |
 # | **does not need** | a part of either party | clients that know each other | a message more |
 # | **simulated here** | two processes, and a tap between | ten clients in one process | the same |
-# | **stops working** | in a tunnel | where UnSplit does | where layers are averaged |
-# | **answered by** | WireGuard, TLS | lessons 05 and 08 | averaging; a rest of one's own |
+# | **stops working** | in a tunnel | where UnSplit does | where all layers are averaged (V1) |
+# | **answered by** | WireGuard, TLS | lessons 05 and 08 | a copy of the server for each, as in V1 |
 
 # %% [markdown]
 # ## The idea in one figure
@@ -404,11 +404,11 @@ claim("SplitFed V1, by the outputs", v1[0], "<", 0.35)
 # %% [markdown]
 # The network has just been taught one class for a whole turn, and says it to whatever comes next:
 # it forgets the others. So **labels that no server ever saw are read by the next client**, from its
-# first honest batch, without a message more. The layers alone say little here: a client gets them
-# back after nine others had their turns, and what the last one did is not told apart from what the
-# rest did. With V1, in which nobody trains on what another has just left, the outputs say nothing
-# either. V2 lies between: fronts are averaged, but the server's one model still goes from client to
-# client.
+# first honest batch, without a message more. The layers alone say little: a client gets them back
+# after nine others had their turns, and what the last one did is not told apart from what the rest
+# did. Averaging the clients' layers is hardly an answer: in V2 the server's one model still goes
+# from client to client, and it is the server's answers that tell. In V1 nobody is answered by a
+# model that another has just left, and the outputs say nothing.
 #
 # And single images: can the next client tell which ones the client before was trained on? Deal the
 # images out evenly, hand on in turn, and let the last client sort the images of the one before, and
