@@ -470,7 +470,7 @@ def inversion(
         typer.Option(help="Private test images to attack.", show_default="10, of cifar10 50"),
     ] = None,
     budget: Annotated[Budget, typer.Option(help="How much to spend.")] = Budget.quick,
-    victims: Victims = 3,
+    victims: Victims = 1,
     clones: Annotated[int, typer.Option(min=1, help="Clones for each victim.")] = 3,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -542,8 +542,12 @@ def _prepare(save: Path | None) -> None:
 
 def _report(outcome: Any, as_json: bool, save: Path | None) -> None:
     print(json.dumps(outcome.facts, indent=1) if as_json else outcome, flush=True)
-    if save is not None:  # after the print: a disk that is full now takes nothing away
+    # After the print: a disk that is full now takes nothing away.
+    if save is not None:
         outcome.save(save)
+    elif not as_json:
+        kind = outcome.facts["attack"].split(",")[0].replace(" ", "-")
+        print(outcome.picture.save(storage.new_file(Path.cwd(), f"{kind}.png")))
     if outcome.facts["interrupted"]:
         raise typer.Exit(INTERRUPTED)
 

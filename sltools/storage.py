@@ -9,6 +9,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -89,6 +90,31 @@ def exclusive_lock(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+def new_file(folder: Path, name: str) -> Path:
+    """Make an empty file in `folder` under `name`, numbered if there is one; return its path.
+
+    Raises SltoolsError if it cannot be made.
+
+    >>> from pathlib import Path
+    >>> from tempfile import TemporaryDirectory
+    >>> from sltools import storage
+    >>> with TemporaryDirectory() as folder:
+    ...     [storage.new_file(Path(folder), "found.png").name for _ in range(3)]
+    ['found.png', 'found-2.png', 'found-3.png']
+    """
+    wanted = folder / name
+    for number in count(1):
+        path = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
+        try:
+            path.touch(exist_ok=False)
+            return path
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _unwritable(folder, error) from None
+    raise AssertionError("numbers do not end")
 
 
 def writable_folder(folder: str | Path) -> Path:

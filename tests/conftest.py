@@ -2,9 +2,10 @@
 
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from pathlib import Path
 
+import logical_cuda
 import pytest
 import torch
 
@@ -57,17 +58,21 @@ def bare(pytestconfig: pytest.Config) -> Path:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if not torch.cuda.is_available():
-        skip = pytest.mark.skip(reason="needs a CUDA device")
-        for item in items:
-            if "gpu" in item.keywords:
-                item.add_marker(skip)
     # Those that take long begin first, so that no worker waits for the other's last one.
     items.sort(key=lambda item: "slow" not in item.keywords)
 
 
 def pytest_runtest_setup() -> None:
     torch.manual_seed(0)  # networks that a test makes are the same in every run
+
+
+@pytest.fixture(autouse=True)
+def cuda(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Tests for a GPU run on a logical device where there is none."""
+    with ExitStack() as stack:
+        if "gpu" in request.keywords and not torch.cuda.is_available():
+            stack.enter_context(logical_cuda.device())
+        yield
 
 
 @pytest.fixture

@@ -82,13 +82,29 @@ def test_labels_name_what_was_granted(
     assert facts["baselines"]["chance"]["median"] == pytest.approx(0.1)
 
 
-def test_without_json_the_outcome_is_readable(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_without_json_the_outcome_is_readable_and_drawn(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
+    monkeypatch.chdir(tmp_path)
     options = ("--budget", "tiny", "--setting", "wire", "--targets", "128", "--victims", "1")
-    assert call(monkeypatch, "attack", "labels", *options) == 0
-    printed = capsys.readouterr().out
-    assert "cluster accuracy" in printed and "median" in printed
+    for name in ("label-inference.png", "label-inference-2.png"):
+        assert call(monkeypatch, "attack", "labels", *options) == 0
+        printed = capsys.readouterr().out
+        assert "cluster accuracy" in printed and "median" in printed
+        assert printed.splitlines()[-1] == str(tmp_path / name)
+        assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_a_figure_that_cannot_be_written_takes_nothing_from_what_was_found(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Path, "touch", lambda *_, **__: (_ for _ in ()).throw(OSError("full")))
+    options = ("--budget", "tiny", "--setting", "wire", "--targets", "128", "--victims", "1")
+    assert call(monkeypatch, "attack", "labels", *options) == 1
+    printed = capsys.readouterr()
+    assert "cluster accuracy" in printed.out
+    assert printed.err.startswith(f"error: cannot write to {tmp_path}: full")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +226,7 @@ def test_budgets_are_checked() -> None:
 
 
 def test_an_interrupted_attack_says_so_by_its_exit_code(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:
     run = experiments.run_labels
 
@@ -220,6 +236,7 @@ def test_an_interrupted_attack_says_so_by_its_exit_code(
         return outcome
 
     monkeypatch.setattr(experiments, "run_labels", interrupted)
+    monkeypatch.chdir(tmp_path)
     options = ("--budget", "tiny", "--setting", "wire", "--targets", "128", "--victims", "1")
     assert call(monkeypatch, "attack", "labels", *options) == cli.INTERRUPTED
     assert "INTERRUPTED, this is the outcome of 1 of 3 victims" in capsys.readouterr().out

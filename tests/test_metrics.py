@@ -399,7 +399,6 @@ def test_the_global_random_state_is_left_alone():
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_scores_on_the_gpu_equal_those_on_the_cpu():
     x, truth = noise(3, 3, 16, 16, seed=1), noise(3, 3, 16, 16, seed=2)
     for score in (metrics.mse, metrics.psnr, metrics.ssim):
