@@ -1,6 +1,7 @@
 """Split learning between hosts is split learning in one process, bit for bit."""
 
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -9,7 +10,8 @@ import torch
 
 from sltools import data, hosts, protocol, storage
 from sltools.errors import SltoolsError
-from sltools.hosts import commands
+from sltools.hosts import Tap, commands
+from sltools.hosts.frames import Note
 from sltools.messages import Message
 from tests import hosting
 from tests.hosting import PATIENCE, PROCESSES, SPLIT
@@ -31,8 +33,9 @@ def test_one_client_over_loopback_is_trained_as_in_process(setting, fork, tmp_pa
     addresses = PROCESSES.Queue()
     server = hosting.start(hosting.serve, tmp_path, addresses, setting, fork, epochs=2)
     (address,) = addresses.get(timeout=PATIENCE)
-    client = hosting.start(hosting.join, tmp_path, address, setting, fork=fork)
-    assert ended(client, server)
+    with Tap(address) as tap:  # which changes nothing
+        client = hosting.start(hosting.join, tmp_path, tap.address, setting, fork=fork)
+        assert ended(client, server)
 
     torch.set_num_threads(1)
     ours = hosting.parties(setting)
@@ -52,6 +55,54 @@ def test_one_client_over_loopback_is_trained_as_in_process(setting, fork, tmp_pa
         kept = hosts.read_journal(tmp_path / journal)
         assert hosting.digests(kept.messages) == whole
         assert (kept.client, kept.head) == (session.transcript.client, session.transcript.head)
+    overheard = tap.transcript()
+    assert hosting.digests(overheard.messages) == whole
+    assert (overheard.client, overheard.head) == (kept.client, kept.head)
+    kinds = [item.kind for item in tap.items if isinstance(item, Note)]
+    assert kinds[:3] == ["hello", "welcome", "train"] and kinds[-1] == "end"
+
+
+ACROSS = """
+trap 'kill $(jobs -p) 2>/dev/null' EXIT
+ip link set lo up
+unshare --net sleep 600 & OTHER=$!
+until [ "$(readlink /proc/$OTHER/ns/net)" != "$(readlink /proc/$$/ns/net)" ]; do sleep 0.1; done
+ip link add here type veth peer name there netns $OTHER
+ip addr add 192.168.99.1/24 dev here
+ip link set here up
+nsenter -t $OTHER -n ip addr add 192.168.99.2/24 dev there
+nsenter -t $OTHER -n ip link set there up
+"$1" -c "$2" serve "$3" & SERVER=$!
+nsenter -t $OTHER -n "$1" -c "$2" join "$3"
+wait $SERVER
+"""
+PARTY = """
+import queue, sys
+from tests import hosting
+role, folder = sys.argv[1:]
+if role == "serve":
+    options = {"host": "192.168.99.1", "port": 29500, "epochs": 2}
+    hosting.serve(folder, queue.Queue(), "vanilla", **options)
+else:
+    hosting.join(folder, "192.168.99.1:29500", "vanilla")
+"""
+
+
+@pytest.mark.proofs
+def test_a_client_in_a_network_namespace_of_its_own_is_trained_as_in_process(tmp_path):
+    alone = ["unshare", "--map-root-user", "--net"]  # the two have no other way than the veth pair
+    if not shutil.which("ip") or subprocess.run([*alone, "true"], capture_output=True).returncode:
+        pytest.skip("this system allows no network namespaces")
+    script = [*alone, "bash", "-euc", ACROSS, "across", sys.executable, PARTY, tmp_path]
+    ran = subprocess.run(script, capture_output=True, text=True, timeout=2 * PATIENCE)
+    assert ran.returncode == 0, ran.stderr
+
+    torch.set_num_threads(1)
+    session = protocol.train(*hosting.parties("vanilla"), SPLIT, epochs=2, batch_size=32)
+    layers, joined = storage.read(tmp_path / "client-1")
+    assert joined["error"] is None
+    assert equal(layers, hosting.client_layers(session.client))
+    assert equal(storage.read(tmp_path / "server")[0], session.server.model.state_dict())
 
 
 @pytest.mark.slow

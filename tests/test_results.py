@@ -11,8 +11,10 @@ import torch
 
 from benchmarks import (
     ablations,
+    hosts,
     record_attribute_membership,
     record_auxiliary,
+    record_clients,
     record_poisoning,
     record_server_integrity,
     reproduce,
@@ -399,6 +401,21 @@ def test_what_is_said_of_algebra_is_recorded() -> None:
     assert f"raw MSE: {', '.join(said)}." in PROSE
     costs = [raw[name, "relu1"] for name in ("digits", "mnist")]
     assert f"costs little on digits ({costs[0]}) and more on MNIST ({costs[1]}, where" in PROSE
+
+
+def test_what_many_clients_give_to_their_server_is_recorded() -> None:
+    record = lessons.course() / "results" / "clients_digits.json"
+    facts = json.loads(record.read_text(encoding="utf-8"))
+    assert record_clients.table(facts) in PAGE
+    assert f"{len(facts['rows']) // 3} trainings" in PROSE
+
+
+def test_what_several_hosts_cost_is_the_recorded_cost() -> None:
+    record = lessons.course() / "results" / "hosts.json"
+    facts = json.loads(record.read_text(encoding="utf-8"))
+    page = (ROOT / "docs" / "hosts.md").read_text(encoding="utf-8")
+    assert not [table for table in hosts.tables(facts) if table not in page]
+    assert "load {:.0f} at the start, {:.0f} at the end".format(*facts["load"]) in page
 
 
 def test_the_throughput_is_the_recorded_one() -> None:

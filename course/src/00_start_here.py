@@ -290,6 +290,8 @@ for item in result.knowledge:
 #   client can notice.
 # * [10 Attackers with data](10_attackers_with_data.ipynb): a server that has images of its own, and
 #   what depth is worth then.
+# * [11 Two machines](11_two_machines.ipynb): who listens on the way, and what many clients of one
+#   server change.
 # * [15 Audit](15_audit.ipynb): what a split of your own gives away, and how to report it.
 #
 # Take them in this order. If you know split learning, begin with 02. If you are in a hurry, read

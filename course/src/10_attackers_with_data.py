@@ -1030,4 +1030,4 @@ collected = {
 #   Learning* (FORA), CVPR 2024. [arXiv 2405.04115](https://arxiv.org/abs/2405.04115).
 # * A. Gretton et al.: *A Kernel Two-Sample Test*, JMLR 13, 2012. The maximum mean discrepancy.
 #
-# **Next:** [lesson 12](12_poison.ipynb), where it is clients who cheat.
+# **Next:** [lesson 11](11_two_machines.ipynb), where the parties move to hosts of their own.

@@ -9,7 +9,9 @@ from sltools.hosts.client import RemoteServer, join
 from sltools.hosts.journal import Journal, read_journal
 from sltools.hosts.link import Link
 from sltools.hosts.server import RemoteClient, Served, serve
+from sltools.hosts.tap import Tap
 
 __all__ = [
-    "Journal", "Link", "RemoteClient", "RemoteServer", "Served", "join", "read_journal", "serve",
+    "Journal", "Link", "RemoteClient", "RemoteServer", "Served", "Tap", "join", "read_journal",
+    "serve",
 ]  # fmt: skip
