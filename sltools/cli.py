@@ -357,7 +357,7 @@ def audit(
     cut: Annotated[
         str | None, typer.Option(help="Stage after which it is cut.", show_default="pool1")
     ] = None,
-    minutes: Annotated[float, typer.Option(min=0.1, help="About so long.")] = 5.0,
+    minutes: Annotated[float, typer.Option(min=0, help="About so long.")] = 5.0,
     targets: Annotated[int, typer.Option(min=1, help="Samples that attacks are scored on.")] = 10,
     seed: Seed = 0,
 ) -> None:
