@@ -4,7 +4,8 @@ python -m benchmarks.record_attribute_membership writes course/results/attribute
 set>.json: 3 victims, each met by as many attackers as asked, a quarter of an hour on a core. First
 an attribute, the ink of an image, at five depths; then membership, for a victim that was trained
 well and for one that was trained too long on too few images. Every row stands beside chance and a
-rival that has the auxiliary data and sees no smashed data. The file is written whenever all victims
+rival that has the auxiliary data and sees no smashed data; the attribute's also beside the length
+of z, which needs no data. The file is written whenever all victims
 have met one more attacker.
 """
 
@@ -29,6 +30,7 @@ STAGES = ("pool1", "pool2", "fc1", "relu4")
 OUTPUT = "logits"  # what the server makes of the last stage
 WITH_DATA = {"PCAT": PCAT, "FORA": FORA}
 BOUND, DECODED, CLASS, CHANCE = "client's weights", "decoded image", "class alone", "chance"
+LENGTH = "length of z alone"  # of one who has no data, and supposes that ink makes it long
 REGIMES = {"trained well": (600, 25), "trained too long": (200, 150)}  # images, epochs
 PROBES, OWN = 200, 600  # members and as many others; the attacker's images
 RIVAL_STEPS = 600
@@ -114,10 +116,19 @@ def attribute_rows(dataset: data.Dataset, victim: int, attacker: int) -> Iterabl
             yield row(stage, f"{attack}, {DECODED}", ink(result.inputs) - typical)
         for where in ("smashed", "output") if stage == STAGES[-1] else ("smashed",):
             name, learn = OUTPUT if where == "output" else stage, AttributeInference(where)
+            yield row(name, LENGTH, length(session, private.images, where))
             yield row(name, BOUND, learn(granted, own.images, inky).scores)
             for attack, result in found.items():
                 scores = learn(view, own.images, inky, front=result.clone).scores
                 yield row(name, attack, scores)
+
+
+def length(session: protocol.Session, images: Tensor, where: str) -> Tensor:
+    """The length of what is sent of each image (N,), or of its logits, less the median."""
+    sent = session.observe(images).smashed
+    seen = sent if where == "smashed" else networks.in_chunks(session.server.model, sent)
+    lengths = seen.flatten(1).norm(dim=1)
+    return lengths - lengths.median()
 
 
 def share_of_class(own: data.Split, attribute: Tensor) -> Tensor:

@@ -3,7 +3,8 @@
     python -m benchmarks.throughput
     python -m benchmarks.throughput --compiled         # and with torch.compile, beside it
     python -m benchmarks.throughput --whole            # and the whole test set: an hour on a CPU
-    python -m benchmarks.throughput --device cuda --compiled --whole
+    python -m benchmarks.throughput --published        # and the paper's schedule, for three images
+    python -m benchmarks.throughput --device cuda --compiled --whole --published
 
 UnSplit with one clone on MNIST, cut at pool1. The floor is the time that a step's operations would
 take at the rate of a large matrix product, or its bytes at the rate of a copy (the fastest of
@@ -38,7 +39,9 @@ from sltools.view import View
 
 DATASET, CUT = "mnist", "pool1"
 STEPS = {10: 400, 1000: 20, 10_000: 4}  # targets -> steps that are timed
+TIMED = 10  # steps, for any other number
 REPEATS = 5  # of which the median counts
+PUBLISHED_TARGETS, PUBLISHED_ROUNDS = 3, 2
 FLOAT = 4  # bytes
 ADAM = 7  # values moved for each value sought: it, its gradient and two moments; three come back
 SIDE = 2048  # of the matrices that show the rate of operations
@@ -59,6 +62,13 @@ def main(
     whole: Annotated[
         bool, typer.Option("--whole", help="Invert the whole test set, too: hours on a CPU.")
     ] = False,
+    published: Annotated[
+        bool, typer.Option("--published", help="Time the published schedule, too.")
+    ] = False,
+    dataset: str = DATASET,
+    targets: Annotated[str, typer.Option(help="How many at once, comma-separated.")] = ",".join(
+        map(str, STEPS)
+    ),
     path: Annotated[Path | None, typer.Option(help="The JSON file, written anew.")] = None,
 ) -> None:
     """Measure on one device, which takes some minutes, and write the result."""
@@ -66,20 +76,25 @@ def main(
     devices.find(device)
     path = path or lessons.course() / "results" / f"throughput_{torch.device(device).type}.json"
     check_writable(path)
-    source = data.load(DATASET)
+    source = data.load(dataset)
+    counts = [int(count) for count in targets.split(",")]
     session = experiments.train_victim(source, CUT, device=device)
     rates = {"operations": _operations_per_second(device), "bytes": _bytes_per_second(device)}
-    rows = [_row(session, source, count, rates) for count in STEPS]
+    rows = [_row(session, source, count, rates) for count in counts]
     peak_memory = _peak_memory(device)
     facts: dict[str, Any] = {
         "command": f"python -m benchmarks.throughput --device {device} --threads {threads}"
         + (" --compiled" if compiled else "")
-        + (" --whole" if whole else ""),
+        + (" --whole" if whole else "")
+        + (" --published" if published else "")
+        + (f" --dataset {dataset}" if dataset != DATASET else "")
+        + (f" --targets {targets}" if counts != list(STEPS) else ""),
         "device": torch.cuda.get_device_name() if "cuda" in device else f"CPU, threads: {threads}",
         "rates": rates,
         "rows": rows,
-        "compiled": [_comparison(session, source, n) for n in STEPS] if compiled else None,
+        "compiled": [_comparison(session, source, n) for n in counts] if compiled else None,
         "whole": _whole(session, source) if whole else None,
+        "published": _published(session, source) if published else None,
         "peak_memory_bytes": peak_memory,
         "versions": devices.versions(),
     }
@@ -112,10 +127,10 @@ def _row(
     view = session.observe(experiments.first_targets(source, count).images)
     work = {"operations": _operations(view), "bytes": _bytes(view)}
     floors = {name: work[name] / rates[name] for name in work}
-    seconds = _seconds_per_step(view, STEPS[count])
+    seconds = _seconds_per_step(view, STEPS.get(count, TIMED))
     return {
         "targets": count,
-        "timed_steps": STEPS[count],
+        "timed_steps": STEPS.get(count, TIMED),
         "steps_per_second": 1 / seconds,
         "images_per_second": count / seconds,
         **{f"{name}_per_step": amount for name, amount in work.items()},
@@ -156,11 +171,12 @@ def _comparison(session: Session, source: data.Dataset, count: int) -> dict[str,
     """Set compiled and plain steps side by side."""
     view = session.observe(experiments.first_targets(source, count).images)
     torch._dynamo.reset()  # or it gives up compiling after some sizes
-    _more_steps(_Compiled, view, STEPS[count])  # is compiled, and again when the leak has ended
+    steps = STEPS.get(count, TIMED)
+    _more_steps(_Compiled, view, steps)  # is compiled, and again when the leak has ended
     ratios = []
     for _ in range(REPEATS):
-        plain, images = _more_steps(UnSplit, view, STEPS[count])
-        fast, same = _more_steps(_Compiled, view, STEPS[count])
+        plain, images = _more_steps(UnSplit, view, steps)
+        fast, same = _more_steps(_Compiled, view, steps)
         ratios.append(plain / fast)
     return {
         "targets": count,
@@ -231,7 +247,7 @@ def _seconds(work: Callable[[], Any], device: str) -> float:
 def _whole(session: Session, source: data.Dataset) -> dict[str, float]:
     """Invert every test image in one call, with the usual number of steps."""
     view = session.observe(source.test.images)
-    found = finished(replace(experiments.unsplit(DATASET, "quick"), snapshots=1)(view))
+    found = finished(replace(experiments.unsplit(source.name, "quick"), snapshots=1)(view))
     truth = source.test.images.to(found.inputs.device)
     floor = source.train.images.mean(0).to(truth).expand_as(truth)
     clone = torch.nn.Sequential(found.clone, session.server.model)
@@ -243,6 +259,20 @@ def _whole(session: Session, source: data.Dataset) -> dict[str, float]:
         "mean_image_mse": metrics.mse(floor, truth).median().item(),
         "clone_accuracy": metrics.accuracy(clone, source.test),
         "victim_accuracy": session.accuracy(source.test),
+    }
+
+
+def _published(session: Session, source: data.Dataset) -> dict[str, float]:
+    """The rate of the published schedule on its first rounds, for three images as in the paper."""
+    view = session.observe(experiments.first_targets(source, PUBLISHED_TARGETS).images)
+    UnSplit.published(rounds=1)(view)  # warms up
+    found = finished(UnSplit.published(rounds=PUBLISHED_ROUNDS)(view))
+    steps = found.settings["steps"]
+    return {
+        "targets": PUBLISHED_TARGETS,
+        "timed_steps": steps,
+        "steps_per_second": steps / found.seconds,
+        "hours_of_all": UnSplit.published().steps / steps * found.seconds / 3600,
     }
 
 

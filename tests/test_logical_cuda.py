@@ -1,6 +1,9 @@
 """The logical CUDA device refuses what a GPU would, and takes what a GPU takes."""
 
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import logical_cuda
 import numpy as np
@@ -10,6 +13,8 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 from torch.nn.functional import cross_entropy
 from torch.optim import Adam
+
+from sltools import lessons
 
 
 @pytest.fixture(autouse=True)
@@ -129,3 +134,14 @@ def test_afterwards_torch_is_as_it_was() -> None:
     with logical_cuda.device():
         assert not there.is_cuda  # another device's tags say nothing here
     assert nn.Linear(2, 1).to("cpu")(torch.rand(1, 2)).shape == (1, 1)
+
+
+@pytest.mark.proofs
+@pytest.mark.parametrize("name", ["04_inversion_and_stealing", "10_attackers_with_data"])
+def test_a_lesson_runs_there(name: str, tmp_path: Path) -> None:
+    script = Path(__file__).with_name("on_logical_cuda.py")
+    path = lessons.find(name).path
+    done = subprocess.run(
+        [sys.executable, script, path], cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -772,9 +772,9 @@ compare(guess_corner, len(works["best of all"]), "settings in the shaded corner"
 
 # %% [markdown]
 # Nobody is there. Choose UnSplit alone, and four are: **every one of them falls to attackers with
-# data, who are granted nothing.** ("Best image" is the one that came out best: the worst case for
-# the client.) Still, who knows the class and has labelled images has its mean image for free, which
-# leaves less than half already: only below does an attack tell more.
+# data, who are granted nothing** (tried on one victim). ("Best image" is the one that came out
+# best: the worst case for the client.) Still, who knows the class and has labelled images has its
+# mean image for free, which leaves less than half already: only below does an attack tell more.
 
 # %% [markdown]
 # All that was measured, in medians: *seconds* is the CPU time of the training, *dCor* that of a

@@ -40,8 +40,8 @@
 # | **knows before** | **auxiliary data**: own images; PCAT, SDAR: labels; SDAR: the architecture |
 # | **does not need** | the client's weights, its images, or their labels; FORA: no labels at all |
 # | **simulated here** | both parties in one process; auxiliary data from the same data set |
-# | **stops working** | after the first dense layer, without labels or without our MK-MMD; we ask |
-# | | after it, too, with images of another kind |
+# | **stops working** | after the first dense layer, without labels (FORA), and PCAT without our |
+# | | MK-MMD; after it, too, with images of another kind |
 # | **answered by** | no cut in the study below; other defences, at pool1 alone: lesson 08 |
 
 # %% [markdown]
@@ -477,7 +477,8 @@ assert differ == 0 or device != "cpu"
 # **Recorded**: the attacks on the victims and targets of [lesson 05](05_how_deep.ipynb), whose
 # UnSplit stands beside them; the table counts the runs, which for MNIST are few. **Known weights**
 # is the bound: the decoder fitted to what the client itself makes of the attacker's images, so that
-# nothing has to be guessed. (As every bound here it is that of one method.)
+# nothing has to be guessed; **search** is that of lesson 05, which has the weights and no images.
+# The lower of the two counts.
 
 # %%
 folder = lessons.course() / "results"
@@ -558,7 +559,15 @@ for data_set, fact in facts.items():
     print(f"{data_set}: {size}, {fact['attacks']['PCAT']['steps']:,} steps; {fact['command']}")
 for data_set in recorded:
     found_there = stages_of(data_set)
-    beside_images = {BOUND: [middle(data_set, BOUND, s, "raw_mse") for s in found_there]} | {
+    searched = [
+        np.median([float(row["known_weights_mse"]) for row in kept
+                   if (row["dataset"], row["stage"]) == (data_set, stage)])
+        for stage in found_there
+    ]  # fmt: skip
+    beside_images = {
+        BOUND: [middle(data_set, BOUND, s, "raw_mse") for s in found_there],
+        "search": searched,
+    } | {
         label: [middle(data_set, "SDAR", stage, field) for stage in found_there]
         for label, field in (("mean image", "mean_image_mse"), ("of the class", "class_mean_mse"))
     }
@@ -678,14 +687,21 @@ of_record("digits, FORA at fc1", middle("digits", "FORA", "fc1", "accuracy"), "<
 of_record("digits, PCAT at fc1", middle("digits", "PCAT", "fc1", "accuracy"), ">", 0.85)
 of_record("digits, UnSplit's clone at fc1",
           middle("digits", "UnSplit", "fc1", "accuracy"), "<", 0.2)  # fmt: skip
-print("recorded, digits: agreement with the victim, PCAT's less the support vector machine's:")
-ahead = {
-    stage: middle("digits", "PCAT", stage, "agreement")
-    - middle("digits", "support vectors", "", "agreement")
-    for stage in stages_of("digits")
-}
-of_record("at pool1", ahead["pool1"], ">", 0)
-of_record("at fc1", ahead["fc1"], "<", 0.02)
+print("recorded, digits: agreement with the victim, less the better rival's in the same run:")
+
+
+def ahead(name, stage):
+    """How much oftener than the better rival a surrogate agrees, in each run that has all three."""
+    rivals = [by_run("digits", rival, "", "agreement") for rival in RIVALS]
+    own = by_run("digits", name, stage, "agreement")
+    shared = own.keys() & rivals[0].keys() & rivals[1].keys()
+    return [own[run] - max(rival[run] for rival in rivals) for run in sorted(shared)]
+
+
+of_record("SDAR at pool1, the worst run", min(ahead("SDAR", "pool1")), ">", 0)
+of_record("PCAT at pool1, the worst run", min(ahead("PCAT", "pool1")), "<", 0)
+of_record("PCAT at fc1, the median", np.median(ahead("PCAT", "fc1")), "<", 0.02)
+of_record("SDAR at fc1, the median", np.median(ahead("SDAR", "fc1")), "<", 0.03)
 
 # %% [markdown]
 # Read for the digits, in three lines:
@@ -699,16 +715,17 @@ of_record("at fc1", ahead["fc1"], "<", 0.02)
 #   SDAR; the errors stay below the mean of the class at every stage. The labels, and the comparison
 #   class by class, say which of the many surrogates is the right one.
 #
-# The network tells another story. After the first pooling PCAT's surrogate is a copy: it agrees
-# with the victim more than either rival. After the first dense layer it agrees no more than a
-# support vector machine that never met the client.
+# The network tells another story. After the first pooling SDAR's surrogate is a copy: with every
+# victim it agrees more than either rival. PCAT's, of another architecture, does not with each.
+# After the first dense layer both agree hardly more than a rival that never met the client.
 #
 # So depth did protect: "safe at fc1" was short for "safe at fc1 from somebody who has nothing".
 
 # %% [markdown]
 # ## How many images does it take?
 #
-# Two hundred digits are few; a vendor may have more, or fewer. The figures vary the number, after
+# Two hundred digits are few; a vendor may have more, or fewer, and fifty can be labelled by hand in
+# minutes. The figures vary the number, after
 # `fc1`. The error is now the median over *all* images that the client sent. How many images, drawn
 # at random, does PCAT need to be below the mean of the class, on the digits: 50, 100, 200 or 340?
 
@@ -783,7 +800,8 @@ of_record("digits, fc1: FORA's error, divided by that of the mean of the class, 
 #
 # And if the images are of another kind? The next attackers have 100 images each: digits 0 to 4
 # only, digits of MNIST (other hands and another scanner), or grey photographs of CIFAR-10, which
-# have no labels of use. Which of them still get below the mean of the class after `fc1`?
+# have no labels of use. Both are made coarse as our digits are: eight pixels by eight, enlarged.
+# Which of them still get below the mean of the class after `fc1`?
 
 # %%
 guess_kinds = None  # your guess: how many of the three
@@ -828,16 +846,15 @@ baselines = [by_run("digits", "SDAR", "fc1", f) for f in ("mean_image_mse", "cla
 mean_image_share = max(quotients(*baselines))
 of_record("recorded, half of the classes: as a multiple of the mean image's",
           least["half of the classes"] / mean_image_share, "<", 1)  # fmt: skip
-of_record("recorded, fc1 and pool2, images of MNIST: as a multiple of the mean image's",
-          [np.median(shares_with(name, stage, "mnist")) / mean_image_share
-           for name in ATTACKS for stage in ("pool2", "fc1")], ">", 1.5)  # fmt: skip
+of_record("recorded, fc1, images of MNIST: the least, as a multiple of the mean image's",
+          least["mnist"] / mean_image_share, ">", 1)  # fmt: skip
 
 # %% [markdown]
 # None of them. With half of the classes missing the best attack at fc1 lies between the mean of the
-# class and the mean image (at pool2 images still come back). With digits of another source the
-# decoder draws what it knows, and ends far above even the mean image. **Few images are enough if
-# they are of the very same kind; here the attack ends.** (Something may be done about a foreign
-# scanner. We did not try.)
+# class and the mean image (at pool2 images still come back). With digits of another source, made as
+# coarse as the client's, it ends above the mean image. **After a dense layer few images are enough
+# if they are of the very same kind.** At pool2 the table shows how much nearer other kinds come.
+# (More may be done about a foreign scanner: slant, strokes and brightness were left as they are.)
 
 # %% [markdown]
 # ## What is it worth to know the architecture?

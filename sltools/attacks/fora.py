@@ -17,8 +17,10 @@ class FORA(SurrogateAttack):
     The surrogate, a network of the attacker's own design, learns only that its smashed data be
     distributed as the client's: `mmd` weighs their MK-MMD, `adversarial` a Wasserstein critic that
     learns at `critic_lr` with gradient penalty times `penalty`. It uses no labels, nor the server's
-    layers. Beyond the paper there is the fitted decoder (see SurrogateAttack).
-    The squared widths of our kernels are half of those in the authors' code.
+    layers. Beyond the paper there is the fitted decoder (see SurrogateAttack). What is not the
+    authors' in `published` either: the squared widths of our kernels are half of those in their
+    code, a decoder network learns by cross-entropy, the critic's betas are (0.5, 0.999), and all
+    rates fall along a cosine on a record.
 
     >>> from sltools import data, models, protocol
     >>> from sltools.attacks import FORA

@@ -33,9 +33,11 @@ class SDAR(SurrogateAttack):
     (seed derived for "start 0" to "start 7", "surrogate"), that has the fewest dead channels.
 
     Beyond the paper there are those starts, `mmd` and the fitted decoder (see SurrogateAttack).
-    What is not the authors' in `published` either: the starts; the decoder is not told the labels;
-    both discriminators learn at one rate (their second at 5e-9); the simulated head is one linear
-    layer, where theirs has the shape of the client's.
+    What is not the authors' in `published` either: the starts; each batch has the client's classes,
+    as in PCAT; a decoder is not told the labels, and learns by cross-entropy (theirs by squared
+    error); both discriminators learn at one rate (their second at 5e-9), with Adam's betas (0.5,
+    0.999) and smoothed labels, on smashed data that are standardised; all rates fall along a cosine
+    on a record; the simulated head is one linear layer, where theirs has the shape of the client's.
 
     >>> from sltools import data, metrics, models, protocol
     >>> from sltools.attacks import SDAR

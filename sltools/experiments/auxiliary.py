@@ -4,7 +4,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy, pad
+from torch.nn.functional import affine_grid, cross_entropy, grid_sample, pad
 from torch.optim import Adam
 
 from sltools import data, devices, models, seeds
@@ -12,7 +12,10 @@ from sltools.errors import DataError
 from sltools.experiments.targets import public_rows
 from sltools.progress import bar
 
-SHIFT = 2  # pixels by which the rival's training images are moved, at most
+SHIFT = 2  # pixels by which the own network's training images are moved, at most
+# The images that the support vector machine learns from besides: a radian, and shares of the side.
+TURN, SHEAR, SCALE, MOVE = 0.2, 0.15, 0.1, 0.1
+COPIES, MOST_WARPED = 20, 45_000
 
 
 class AuxiliaryData(NamedTuple):
@@ -36,7 +39,7 @@ def auxiliary_data(
     (200, 150)
     """
     rows = public_rows(dataset, targets)
-    if not 1 <= count < len(rows):
+    if not isinstance(count, int) or not 1 <= count < len(rows):
         raise DataError(
             f"{count} auxiliary images cannot be drawn: {dataset.name} has {len(rows)} test images "
             f"that are no targets, and one at least is held out; give 1 to {len(rows) - 1}"
@@ -107,12 +110,13 @@ def support_vectors(auxiliary: data.Split, images: Tensor) -> Tensor:
     """Labels (N,) that a support vector machine (RBF, C = 10) gives `images`, from `auxiliary`.
 
     A rival of a stolen client: what the attacker's data are worth without any attack. It learns
-    from each image and from the eight that are moved by a pixel. Raises DataError for images of one
-    class.
+    from each image and from up to twenty that are a little turned, sheared, scaled and moved, drawn
+    from (0, "warped"); of more than 2,000 images from as many as make 45,000 in all. Raises
+    DataError for images of one class.
 
     >>> from sltools import data, experiments
     >>> digits = data.load("digits")
-    >>> guess = experiments.support_vectors(digits.train, digits.test.images)
+    >>> guess = experiments.support_vectors(digits.train[:200], digits.test.images)
     >>> bool((guess == digits.test.labels).float().mean() > 0.9)
     True
     """
@@ -123,11 +127,30 @@ def support_vectors(auxiliary: data.Split, images: Tensor) -> Tensor:
             f"all {len(auxiliary)} auxiliary images are of one class, so there is nothing to tell "
             "apart: give images of two classes at least"
         )
-    moves = [(down, across) for down in (-1, 0, 1) for across in (-1, 0, 1)]
-    moved = torch.cat([auxiliary.images.roll(move, (-2, -1)) for move in moves])
-    labels = auxiliary.labels.repeat(len(moves))
-    machine = SVC(C=10.0).fit(moved.flatten(1).cpu(), labels.cpu())
+    own = auxiliary.to("cpu")
+    rows = torch.arange(len(own)).repeat(min(COPIES, MOST_WARPED // len(own)))
+    warped = _warped(own.images[rows], seeds.generator(0, "warped"))
+    learned, labels = torch.cat([own.images, warped]), torch.cat([own.labels, own.labels[rows]])
+    machine = SVC(C=10.0).fit(learned.flatten(1), labels)
     return torch.from_numpy(machine.predict(images.flatten(1).cpu()))
+
+
+def _warped(images: Tensor, draw: torch.Generator) -> Tensor:
+    """Turn, shear, scale and move each image (N, C, H, W); what comes in is black."""
+    if max(images.shape[-2:]) == 1:  # rows of a table, which have no places
+        return images
+
+    def within(most: float) -> Tensor:
+        return most * (2 * torch.rand(len(images), generator=draw) - 1)
+
+    angle, shear, scale = within(TURN), within(SHEAR), 1 + within(SCALE)
+    cosine, sine = scale * angle.cos(), scale * angle.sin()
+    rows = [
+        torch.stack([cosine, shear - sine, within(MOVE)], 1),
+        torch.stack([sine, cosine, within(MOVE)], 1),
+    ]
+    places = affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    return grid_sample(images, places, align_corners=False)
 
 
 def own_network(

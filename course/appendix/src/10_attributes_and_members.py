@@ -148,6 +148,22 @@ claim("from the logits, less than after the first pooling",
 # The network was never asked for ink and never quite forgets it: even ten numbers that are meant to
 # say "a 7" say how thick the 7 is. Song and Shmatikov call this **overlearning**.
 #
+# Before any attack with data, its strongest rival: somebody who has none. More ink makes more of
+# the network light up, so the plain **length** of $z$ may tell. Its AUC within a class, at fc1?
+
+# %%
+guess_length = None  # your guess, 0.5 to 1
+
+# %%
+length = {stage: within_class(views[stage].smashed.flatten(1).norm(dim=1).cpu())
+          for stage in stages}  # fmt: skip
+deep = stages[2] if len(stages) > 2 else stages[-1]
+compare(guess_length, length[deep], "AUC within a class, by the length of z, at fc1")
+claim("by the length of z, at every stage", [*length.values()], ">", 0.7)
+
+# %% [markdown]
+# Most of it, for nothing. So an attack is worth what it **adds** to that.
+#
 # Now without the weights. [Lesson 10](../10_attackers_with_data.ipynb) has an attacker's
 # **surrogate** of the client, trained so that its smashed data look like the client's. It was built
 # to decode images. Here it makes training data for the same linear classifier. After fc1, the first
@@ -159,18 +175,18 @@ guess_direct = None  # your guess: AUC from z, less that from decoded images
 
 # %%
 steps = {"tiny": 10, "quick": 200, "full": 1500}[budget]
-deep = stages[2] if len(stages) > 2 else stages[-1]
 found = PCAT(steps=steps, seed=seed)(views[deep], own)
 direct = AttributeInference()(views[deep], own.images, own_inky, front=found.clone)
 from_z, decoded = within_class(direct.scores), within_class(ink(found.inputs).cpu())
 print("knew:", ", ".join(dict.fromkeys([*found.knowledge, *direct.knowledge])))
 compare(guess_direct, from_z - decoded, "AUC from z, less that from decoded images")
 claim("from z, by a surrogate", from_z, ">", 0.7)
+claim("and less what the length of z tells", from_z - length[deep], "<", 0.12)
 claim("from z, less that from decoded images", from_z - decoded, "<", 0.05)
 
 # %% [markdown]
-# Recorded over more victims and attackers (FORA has no labels, and its surrogate is wrong after a
-# dense layer; see the lesson):
+# Recorded over more victims (FORA has no labels, and its surrogate is wrong after a dense layer, as
+# the lesson shows):
 
 # %%
 record = json.loads((lessons.course() / "results/attribute_membership_digits.json").read_text())
@@ -188,19 +204,26 @@ def spread(values):
 
 
 PLACES = ["pool1", "pool2", "fc1", "relu4", "logits"]
-WHO = {"client's weights": "with the client's weights", "PCAT": "PCAT", "FORA": "FORA"}
-series = {
-    shown: [
-        *zip(
-            *(spread(recorded("attributes", "within", attack=attack, stage=p)) for p in PLACES),
-            strict=True,
-        )
-    ]
-    for attack, shown in WHO.items()
+WHO = {
+    "client's weights": "with the client's weights",
+    "PCAT": "PCAT, from z",
+    "FORA": "FORA, from z",
+    "FORA, decoded image": "FORA, decoded image",
+    "length of z alone": "length of z, no data",
 }
+
+
+def over_depth(attack):
+    """Medians, least and greatest at each place; of the logits no image is decoded."""
+    nothing = (float("nan"),) * 3
+    found = [recorded("attributes", "within", attack=attack, stage=place) for place in PLACES]
+    return [*zip(*(spread(some) if some else nothing for some in found), strict=True)]
+
+
 plots.depth_curve(
-    PLACES, series, "AUC within a class (recorded, digits)", baselines={"chance": 0.5}
-)
+    PLACES, {shown: over_depth(attack) for attack, shown in WHO.items()},
+    "AUC within a class (recorded, digits)", baselines={"chance": 0.5},
+)  # fmt: skip
 
 # %% [markdown]
 # ## Was this patient in the training?
@@ -346,6 +369,17 @@ of_record("at fc1, less that from PCAT's decoded images",
           middle("attributes", "within", stage="fc1", attack="PCAT")
           - middle("attributes", "within", stage="fc1", attack="PCAT, decoded image"),
           "<", 0.05)  # fmt: skip
+added = [
+    middle("attributes", "within", stage=p, attack="PCAT")
+    - middle("attributes", "within", stage=p, attack="length of z alone")
+    for p in PLACES
+]
+of_record("less that by the length of z alone, the same places", added, ">", 0)
+of_record("FORA from z, less that by the length alone, at pool2, fc1 and relu4",
+          [middle("attributes", "within", stage=p, attack="FORA")
+           - middle("attributes", "within", stage=p, attack="length of z alone")
+           for p in PLACES[1:4]],
+          "<", 0)  # fmt: skip
 print("recorded, medians; AUC of members:")
 blind = [s for s in SIGNALS if s != "recording"]
 of_record("trained well, every signal but the messages",
