@@ -107,21 +107,6 @@ def _facts(system: System, work: Work, settings: dict[str, Any]) -> dict[str, An
     }  # fmt: skip
 
 
-def _near_duplicates(system: System) -> Iterator[str]:
-    """Say so if the attacker's own samples come as near to targets as frames of one film do."""
-    if system.truth is None or system.public is None:
-        return
-    aims, own = system.truth.flatten(1), system.public.images.flatten(1)
-    nearest = torch.cdist(aims, own).amin(1).square() / aims.shape[1]
-    count = int((nearest < ALIKE * (aims - own.mean(0)).square().mean(1)).sum())
-    if count:
-        yield (
-            f"{count} of {len(aims)} targets almost equal a sample of the attacker's own, as frames"
-            " of one film do: whoever has those samples may have got the targets from them, and not"
-            " from the activations. Leave such copies out."
-        )
-
-
 def _in_order(work: Work) -> list[Finding]:
     """Findings from the weakest to the strongest attacker, one for each there is."""
     found = [work.findings.get(a.name) or not_tried(a, "not reached") for a in ATTACKERS]
@@ -221,3 +206,18 @@ def _short(value: float | None) -> str:
 
 def _count(split: Split | None) -> int:
     return 0 if split is None else len(split)
+
+
+def _near_duplicates(system: System) -> Iterator[str]:
+    """Say so if the attacker's own samples come as near to targets as frames of one film do."""
+    if system.truth is None or system.public is None:
+        return
+    aims, own = system.truth.flatten(1), system.public.images.flatten(1)
+    nearest = torch.cdist(aims, own).amin(1).square() / aims.shape[1]
+    count = int((nearest < ALIKE * (aims - own.mean(0)).square().mean(1)).sum())
+    if count:
+        yield (
+            f"{count} of {len(aims)} targets almost equal a sample of the attacker's own, as frames"
+            " of one film do: whoever has those samples may have got the targets from them, and not"
+            " from the activations. Leave such copies out."
+        )
