@@ -298,6 +298,9 @@ def _digits() -> Dataset:
 # From bytes to images
 
 
+IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+
+
 class _File(NamedTuple):
     """What a file holds, decompressed, and where it lies, which error messages name."""
 
@@ -316,19 +319,37 @@ def _parse_idx(images: _File, labels: _File) -> Split:
 
 
 def _idx_array(file: _File, kind: str) -> np.ndarray:
-    """Parse IDX: 0, 0, 8 for bytes, the number of axes; each axis as big-endian uint32; data."""
+    """Parse an IDX file of bytes, of images (N, H, W) or of labels (N,)."""
     magic = file.content[:4]
     found = {b"\0\0\x08\1": "labels", b"\0\0\x08\3": "images"}.get(magic, "unknown data")
     advice = "get it again" if found == "unknown data" else "swap the two files back"
     number = f"its magic number is 0x{magic.hex()}"
     _require(found == kind, f"{file.origin} holds {found}, not IDX {kind} ({number}): {advice}.")
-    start = 4 + 4 * magic[3]
-    shape = [int.from_bytes(file.content[at : at + 4], "big") for at in range(4, start, 4)]
-    size, promised = len(file.content), start + math.prod(shape)
-    fault = "truncated" if size < promised else "empty or too long"
-    sizes = f"{size} bytes where its header promises {promised}"
-    _require(size == promised > start, f"{file.origin} is {fault} ({sizes}): get it again.")
-    return np.frombuffer(file.content, np.uint8, offset=start).reshape(shape)
+    try:
+        return idx_array(file.content)
+    except ValueError as fault:
+        raise DataError(f"{file.origin} is {fault}: get it again.") from None
+
+
+def idx_array(content: bytes) -> np.ndarray:
+    """The array in a file of MNIST's format, IDX; raise ValueError for what is damaged.
+
+    It has the bytes 0, 0, a key of IDX_TYPES, the number of axes; each axis as big-endian uint32;
+    then the numbers, big-endian too.
+
+    >>> from sltools import data
+    >>> data.idx_array(bytes([0, 0, 8, 2, 0, 0, 0, 1, 0, 0, 0, 3, 7, 8, 9]))
+    array([[7, 8, 9]], dtype=uint8)
+    """
+    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_TYPES:
+        raise ValueError("no IDX")
+    kind, start = np.dtype(IDX_TYPES[content[2]]), 4 + 4 * content[3]
+    shape = [int.from_bytes(content[at : at + 4], "big") for at in range(4, start, 4)]
+    size, promised = len(content), start + math.prod(shape) * kind.itemsize
+    if not size == promised > start:
+        fault = "truncated" if size < promised else "empty or too long"
+        raise ValueError(f"{fault} ({size} bytes where its header promises {promised})")
+    return np.frombuffer(content, kind, offset=start).reshape(shape)
 
 
 def _parse_cifar(files: list[_File]) -> Split:

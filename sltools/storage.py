@@ -65,6 +65,19 @@ def write_atomic(path: Path, content: str | bytes) -> None:
         part.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
+def write_private(path: Path, text: str) -> None:
+    """Write `text` to `path` in one step; a new file is for its owner alone to read."""
+    with atomic_path(path) as part:
+        part.touch(mode=0o600)  # before there is anything in it
+        part.write_bytes(text.encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, torch.Tensor]) -> None:
+    """Write `tensors` to `path` as safetensors, in one step; raise OSError if it cannot be."""
+    with atomic_path(path) as part:
+        _save(tensors, part)
+
+
 def is_temporary(path: Path) -> bool:
     """Say whether `path` was left by a program that was killed while it wrote there."""
     return path.name.startswith(".") and path.suffix == ".part"
@@ -168,8 +181,8 @@ def write(
             }
             for name, content in texts.items():
                 parts[name].write_bytes(content)
-            save_file(_unshared(tensors), parts[TENSORS])
-    except (OSError, SafetensorError) as error:
+            _save(tensors, parts[TENSORS])
+    except OSError as error:
         raise _unwritable(folder, error) from None
     return folder
 
@@ -179,6 +192,13 @@ def _clear_if_incomplete(folder: Path) -> None:
     if not (folder / FACTS).exists():
         for path in folder.iterdir():
             path.unlink()
+
+
+def _save(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    try:
+        save_file(_unshared(tensors), path)
+    except SafetensorError as error:  # it hides an OSError
+        raise OSError(str(error)) from None
 
 
 def _unshared(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -205,13 +225,19 @@ def read(folder: str | Path) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     try:
         tensors = load_file(folder / TENSORS)
         facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise SltoolsError(
-            f"{error.filename or folder} does not exist; was it saved here?"
-        ) from None
+    except FileNotFoundError:
+        raise SltoolsError(_missing(folder)) from None
     except (OSError, ValueError, RecursionError, SafetensorError) as error:
         raise SltoolsError(f"{folder} cannot be read, it is damaged or not ours: {error}") from None
     return tensors, facts
+
+
+def _missing(folder: Path) -> str:
+    """Say what `read` did not find."""
+    if not folder.exists():
+        return f"{folder} does not exist; was it saved here?"
+    lacking = " and ".join(name for name in (TENSORS, FACTS) if not (folder / name).exists())
+    return f"{folder} holds no {lacking}; name the folder that was written by `save`"
 
 
 def with_prefix(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

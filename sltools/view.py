@@ -125,7 +125,8 @@ class View:
         """Make the server's view of activations (N, ...) that were recorded elsewhere.
 
         `architecture` is that of the client, if the server knows it, and `model` the server's own
-        part. Raises AttackError for what are no activations.
+        part. Raises AttackError for what are no activations, are not finite, or have another
+        shape than the architecture makes.
 
         >>> import torch
         >>> from sltools.view import View
@@ -137,6 +138,10 @@ class View:
             raise AttackError(
                 f"activations are a tensor of floats (N, ...), one row for each sample, not {what}"
             )
+        if not smashed.isfinite().all():
+            raise AttackError("the activations contain NaN or infinite values: record them again")
+        if architecture is not None and architecture.input_shape:
+            _check_fit(smashed, architecture)
         message = Message(0, 0, "smashed", smashed, "inference")
         return cls("server", [message], architecture, own_model=copy.deepcopy(model))
 
@@ -330,6 +335,21 @@ class View:
         granted = f"; granted: {', '.join(self.granted)}" if self._grants else ""
         messages = f"{len(self._messages)} messages of {', '.join(sorted(self.kinds))}"
         return f"View({self.party}: {messages}{granted})"
+
+
+def _check_fit(smashed: Tensor, architecture: Architecture) -> None:
+    """Raise AttackError unless `architecture` makes activations of the shape of `smashed`."""
+    inputs = torch.zeros(1, *architecture.input_shape)
+    try:
+        with torch.no_grad():
+            made = architecture.build(0).eval()(inputs)
+    except RuntimeError as error:
+        raise AttackError(f"the architecture does not take its inputs: {error}") from None
+    if made.shape[1:] != smashed.shape[1:]:
+        raise AttackError(
+            f"the activations are {tuple(smashed.shape[1:])} for each sample, and the architecture "
+            f"makes {tuple(made.shape[1:])}: are they of this network, at this cut?"
+        )
 
 
 def fresh(view: View) -> View:

@@ -1,6 +1,7 @@
 """An audit of splits as their users write them: what is tried, what is said, what is refused."""
 
 import json
+import os
 import re
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,9 +18,12 @@ from torch import Tensor, nn
 from sltools import audit, data, experiments, protocol
 from sltools.audit import attackers, findings, running, sources, training, verdicts
 from sltools.audit import measures as audit_measures
+from sltools.audit import report as reporting
 from sltools.audit.form import Form, as_features, undo_features
+from sltools.audit.running import Work
 from sltools.audit.system import Parts, build
 from sltools.errors import DataError, ModelError, NotObservable, SltoolsError
+from sltools.messages import Message
 from sltools.models import Architecture
 from sltools.view import View
 
@@ -503,8 +507,43 @@ def test_what_fails_leaves_no_folder(tmp_path: Path) -> None:
 
 def test_a_client_without_weights_rest_and_labels_is_refused() -> None:
     images, _ = foreign.blobs(20, (3, 32, 32))
-    with pytest.raises(ModelError, match="a client without weights says nothing"):
-        build(Parts(foreign.SmallResNet, samples=audit.Samples(images)))
+    for rest, lacking in {
+        None: "the rest of the network and labels",
+        foreign.SmallResNet: "labels",
+    }.items():
+        with pytest.raises(ModelError, match=f"Give its weights, or {lacking} too, and client and"):
+            build(
+                Parts(
+                    foreign.SmallResNet,
+                    rest and (lambda: foreign.Pooled(16)),
+                    audit.Samples(images),
+                )
+            )
+
+
+def test_a_rest_that_does_not_take_the_activations_is_told_so() -> None:
+    images, labels = foreign.blobs(20, (3, 32, 32))
+    told = r"the rest fails .* Are the client's activations, \(16, 16, 16\) for each sample, what"
+    with pytest.raises(ModelError, match=told):
+        build(Parts(foreign.SmallResNet, lambda: foreign.Pooled(4), audit.Samples(images, labels)))
+
+
+def test_fewer_targets_than_asked_for_are_told() -> None:
+    client, rest, shape = SYSTEMS["rows"]
+    parts = Parts(client, rest, audit.Samples(*_samples(shape)))
+    told = build(parts, targets=5000, seconds=0).notes[-1]
+    assert told == "The targets are 16, a quarter of all, and not 5000 as asked."
+    assert not any("as asked" in note for note in build(parts, targets=16, seconds=0).notes)
+
+
+def test_near_duplicates_of_targets_are_told() -> None:
+    client, rest, shape = SYSTEMS["rows"]
+    rows, labels = _samples(shape)
+    for noise, told in {1e-3: True, 0.5: False}.items():
+        near = rows + noise * rows.std(0) * torch.randn(rows.shape)
+        report = audit.run(client, rows, labels, rest, public=near, minutes=0)
+        notes = " ".join(report.facts["system"]["notes"])
+        assert ("10 of 10 targets almost equal a sample" in notes) is told
 
 
 def _two_inputs() -> nn.Module:
@@ -565,8 +604,8 @@ def _tuple() -> nn.Module:
     ("client", "message"),
     [
         (_two_inputs, r"takes several inputs \(image, age\)"),
-        (_seeded, "returns the same weights each time"),
-        (_half_fresh, "returns the same weights each time"),
+        (_seeded, r"returns the same weights each time \(weight\)"),
+        (_half_fresh, r"returns the same weights each time \(0\.weight\)"),
         (_mixing, "makes something else of a sample when another is beside it"),
         (lambda: nn.LazyConv2d(4, 3), "has no weights before it has met an input"),
         (_tuple, "must return one tensor"),
@@ -612,11 +651,20 @@ def test_weights_labels_and_activations_that_do_not_fit() -> None:
         ({"images": torch.rand(20, 3, 8, 8), "minutes": -1}, "minutes must be"),
         ({"images": torch.rand(20, 3, 8, 8), "targets": 0}, "targets must be"),
         ({"smashed": torch.full((9, 4), torch.nan), "public": torch.rand(9, 4)}, "finite floats"),
+        ({"client": nn.ReLU()}, "client must be the class, .* not a ReLU"),
+        ({"rest": "net.py:Rest"}, "rest must be the class, .* not a str"),
+        ({"also": [nn.ReLU()]}, "also must be the class"),
+        ({"weights": "w.safetensors"}, r"weights must be tensors by name, .* not a str"),
+        ({"images": torch.rand(20, 3, 8, 8), "labels": -torch.ones(20).long()}, "least of them -1"),
+        (
+            {"view": View("server", [Message(0, 0, "smashed", torch.full((9, 4), torch.inf))])},
+            "activations of the view contain NaN",
+        ),
     ],
 )
 def test_what_python_hands_over_is_checked(options: dict[str, object], message: str) -> None:
     with pytest.raises(SltoolsError, match=message):
-        audit.run(lambda: nn.Conv2d(3, 4, 3), **options)  # type: ignore[arg-type]
+        audit.run(**{"client": lambda: nn.Conv2d(3, 4, 3)} | options)  # type: ignore[arg-type]
 
 
 # --- Files
@@ -667,8 +715,13 @@ def test_arrays_are_read_from_every_kind_of_file(tmp_path: Path) -> None:
     assert torch.equal(one, sources.read_samples(tmp_path / "a.safetensors").values)
     assert labels.tolist() == [0, 1]  # type: ignore[union-attr]
     assert torch.equal(sources.read_samples(tmp_path / "a-idx3-ubyte").values, one[:, :1])
-    (tmp_path / "labels.csv").write_text("0\n1\n")
-    assert sources.read_labels(tmp_path / "labels.csv").tolist() == [0, 1]
+    for text in ("0\n1\n", "label\n0\n1", "\ufeffthe label\r\n0\r\n1.0\r\n"):
+        (tmp_path / "labels.csv").write_text(text, encoding="utf-8", newline="")
+        assert sources.read_labels(tmp_path / "labels.csv").tolist() == [0, 1]
+    for text in ("0.5,2\n-1e3,4\n", "age,dose\n0.5,2\n-1e3,4"):
+        (tmp_path / "rows.csv").write_text(text)
+        rows = sources.read_samples(tmp_path / "rows.csv").values
+        assert rows.tolist() == [[0.5, 2.0], [-1000.0, 4.0]]
 
 
 def test_files_that_are_no_samples_are_told(tmp_path: Path) -> None:
@@ -687,9 +740,36 @@ def test_files_that_are_no_samples_are_told(tmp_path: Path) -> None:
             sources.read_samples(tmp_path / name)
     with pytest.raises(DataError, match="is no safetensors file"):
         sources.read_weights(tmp_path / "net.pt")
-    (tmp_path / "labels.txt").write_text("a\nb\n")
-    with pytest.raises(DataError, match="has a line that is no label"):
-        sources.read_labels(tmp_path / "labels.txt")
+    np.save(tmp_path / "flat.npy", np.arange(200))
+    with pytest.raises(DataError, match=r"flat.npy holds int64 of shape \(200,\)"):
+        sources.read_samples(tmp_path / "flat.npy")
+    (tmp_path / "cut-idx1-ubyte").write_bytes(b"\0\0\x08\1\0\0\0\x09\1")
+    with pytest.raises(DataError, match="truncated .9 bytes where its header promises 17."):
+        sources.read_samples(tmp_path / "cut-idx1-ubyte")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a\nb\n", "is no table of numbers, .*could not convert string"),
+        ("label\n", "it has no rows"),
+        ("", "it has no rows"),
+        ("1,2\n3\n", "is no table of numbers, .*number of columns changed"),
+        ("1;2\n3;4\n", "is no table of numbers"),
+        ("0\n-1\n", r"must be whole numbers from 0, .* of shape \(2,\), the least of them -1"),
+        ("0,1\n1,1\n", r"must be whole numbers from 0, .* of shape \(2, 2\)"),
+        ("0.5\n1\n", "must be whole numbers from 0"),
+    ],
+)
+def test_tables_that_are_no_labels_are_told(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "labels.csv").write_text(text)
+    with pytest.raises(DataError, match=message):
+        sources.read_labels(tmp_path / "labels.csv")
+
+
+def test_labels_are_not_read_from_a_folder(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="is a folder: give a file .*, or leave the labels out"):
+        sources.read_labels(tmp_path)
 
 
 def test_a_network_is_named_by_its_file_and_function(tmp_path: Path) -> None:
@@ -747,6 +827,16 @@ def test_the_page_needs_nothing_else_and_every_picture_has_words() -> None:
     assert 'lang="en"' in page and page.count("<h1>") == 1
     assert "never says &#34;safe&#34;" in page or 'never says "safe"' in page
     assert not re.search(r"\b(is|are) safe\b", page)
+
+
+def test_images_of_an_unscored_audit_bear_no_error_and_the_page_is_private(tmp_path: Path) -> None:
+    public, _ = foreign.blobs(40, (1, 16, 16), seed=1)
+    smashed = foreign.PatchTransformer().eval()(public[:9]).detach()
+    system = build(Parts(foreign.PatchTransformer, smashed=smashed, public=audit.Samples(public)))
+    report = reporting.make(system, Work(images={"FORA": public[:9]}), {})
+    assert re.findall('alt="([^"]*)"', report.page) == ["Rows of 9 images: FORA."]
+    page = report.save(tmp_path / "out")
+    assert os.name == "nt" or page.stat().st_mode & 0o077 == 0
 
 
 def test_a_users_words_are_text_on_the_page() -> None:

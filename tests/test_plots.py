@@ -141,6 +141,25 @@ def test_reconstructions_draw_the_pixels_they_are_given(canvas):
     assert canvas[0].images[4].norm.vmin == 0 and canvas[0].images[4].norm.vmax == 1
 
 
+@pytest.mark.parametrize("size", [(24, 40), (40, 24), (9, 9), (10, 100)])
+def test_images_keep_their_shape(canvas, size):
+    plots.gallery({"one": noise(2, 3, *size)})
+    plots.smashed(noise(2, 3, *size), noise(2, 4, *size))
+    for axes in canvas:
+        cells = np.array([axes.get_xlim()[1], axes.get_ylim()[0]])
+        assert np.ptp(axes.figure.get_size_inches() / cells) == pytest.approx(0)  # squares
+        for image in axes.get_images():
+            left, right, bottom, top = image.get_extent()
+            assert (bottom - top) / (right - left) == pytest.approx(size[0] / size[1])
+            assert max(bottom - top, right - left) == pytest.approx(1 - images_drawn.GAP)
+
+
+def test_a_row_of_a_table_is_a_stripe(canvas):
+    plots.gallery({"one": noise(2, 1, 1, 30)})
+    left, right, bottom, top = canvas[0].get_images()[0].get_extent()
+    assert bottom - top == pytest.approx(right - left)
+
+
 def test_reconstructions_say_what_they_show(canvas):
     x = images.clone()
     x[0] += 0.5

@@ -212,8 +212,28 @@ def test_a_missing_folder_or_file_is_named(saved):
     with pytest.raises(SltoolsError, match=r"nowhere.* does not exist; was it saved here\?"):
         storage.read(saved / "nowhere")
     (saved / "facts.json").unlink()
-    with pytest.raises(SltoolsError, match=r"facts\.json does not exist"):
+    with pytest.raises(SltoolsError, match=r"saved holds no facts\.json; name the folder"):
         storage.read(saved)
+    with pytest.raises(SltoolsError, match=r"holds no tensors\.safetensors and facts\.json; name"):
+        storage.read(saved.parent)
+
+
+def test_tensors_take_their_place_in_one_step(tmp_path, full_disk):
+    storage.write_tensors(tmp_path / "some", TENSORS)
+    before = (tmp_path / "some").read_bytes()
+    with full_disk(100), pytest.raises(OSError):
+        storage.write_tensors(tmp_path / "some", {"a": torch.zeros(5000)})
+    assert (tmp_path / "some").read_bytes() == before
+
+
+@pytest.mark.skipif(os.name == "nt", reason="modes are those of POSIX")
+def test_what_is_private_is_for_its_owner_unless_he_opened_it(tmp_path):
+    page = tmp_path / "page"
+    storage.write_private(page, "mine")
+    assert stat.S_IMODE(page.stat().st_mode) == 0o600
+    page.chmod(0o644)
+    storage.write_private(page, "ours")
+    assert (page.read_text(), stat.S_IMODE(page.stat().st_mode)) == ("ours", 0o644)
 
 
 @pytest.mark.parametrize("name", ["tensors.safetensors", "facts.json"])

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from sltools import view
+from sltools import models, view
 from sltools.errors import AttackError, NotObservable, SltoolsError
 from sltools.models import Architecture
 from sltools.protocol import train
@@ -429,3 +429,27 @@ def test_an_attack_wants_a_view(wrong: Any) -> None:
 def test_a_grant_in_a_string_is_no_list_of_letters(vanilla):
     with pytest.raises(NotObservable, match="give a list, such as"):
         vanilla.transcript.view("server", "client_model")
+
+
+@pytest.mark.parametrize(
+    ("smashed", "told"),
+    [
+        (torch.full((2, 8, 12, 12), torch.nan), "contain NaN or infinite"),
+        (torch.full((2, 8, 12, 12), torch.inf), "contain NaN or infinite"),
+        (torch.rand(2, 8, 12, 11), r"are \(8, 12, 11\) .* the architecture makes \(8, 12, 12\)"),
+        (torch.rand(2, 1152), "are they of this network, at this cut"),
+        (torch.ones(2, 3).long(), "a tensor of floats"),
+    ],
+)
+def test_what_are_no_activations_of_this_network_makes_no_view(smashed, told):
+    front, _ = models.cut(models.mnist_net(), "pool1")
+    known = models.Architecture.of(front, (1, 28, 28))
+    with pytest.raises(AttackError, match=told):
+        View.of_activations(smashed, known)
+
+
+def test_an_architecture_that_does_not_take_its_inputs_makes_no_view():
+    front, _ = models.cut(models.mnist_net(), "pool1")
+    known = models.Architecture.of(front, (3, 28, 28))
+    with pytest.raises(AttackError, match="does not take its inputs"):
+        View.of_activations(torch.rand(2, 8, 12, 12), known)

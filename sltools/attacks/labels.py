@@ -24,7 +24,7 @@ CLONES = ("co-trained", "frozen")
 RESTARTS = 10  # of k-means: the tightest of so many partitions is kept
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LabelResult(Provenance):
     """What label inference found, in the order of the transcript, on the CPU; None if not sought.
 

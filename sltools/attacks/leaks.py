@@ -15,7 +15,7 @@ RULES = ("norm", "cosine")
 SHRINKAGE = 0.01  # of the mean variance, added to all: a batch is no larger than its covariance
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, repr=False)
 class LeakResult(Provenance):
     """A score for each sample, (N,), on the CPU: the greater, the likelier it has what is sought.
 

@@ -1,6 +1,6 @@
 """What an attack found, and how: kept in a folder, and read back in another process."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -11,7 +11,7 @@ from sltools.errors import AttackError
 from sltools.saved import Unsaved
 
 
-@dataclass(kw_only=True)
+@dataclass(kw_only=True, repr=False)
 class Provenance:
     """Where a result comes from: enough to make it again, and what it cost the attacker.
 
@@ -34,8 +34,18 @@ class Provenance:
     interrupted: bool = False
     versions: dict[str, str] = field(default_factory=devices.versions)
 
+    def __repr__(self) -> str:
+        told = [f"{self.attack} in {self.seconds:.3g} s", "interrupted"][: 1 + self.interrupted]
+        own = {name: value for name, value in vars(self).items() if name not in _HOW}
+        shapes = [f"{n} {tuple(v.shape)}" for n, v in own.items() if isinstance(v, Tensor)]
+        numbers = [f"{n} {v:.3g}" for n, v in own.items() if isinstance(v, float)]
+        return f"{type(self).__name__}({', '.join(told + shapes + numbers)})"
 
-@dataclass
+
+_HOW = {part.name for part in fields(Provenance)}
+
+
+@dataclass(repr=False)
 class InversionResult(Provenance):
     """What an inversion attack found, and how.
 
@@ -55,6 +65,8 @@ class InversionResult(Provenance):
     >>> front, rest = models.cut(models.mnist_net(), "pool1")
     >>> session = protocol.train(front, rest, images, epochs=1)
     >>> result = UnSplit(steps=20, snapshots=4)(session.observe(images.images[:3]))
+    >>> result  # doctest: +ELLIPSIS
+    InversionResult(UnSplit in ... s, inputs (3, 1, 28, 28), loss_steps ..., objective ...)
     >>> tuple(result.snapshots.shape), result.snapshot_steps.tolist()
     ((5, 3, 1, 28, 28), [0, 5, 10, 15, 20])
     >>> sorted(result.losses)
@@ -66,7 +78,7 @@ class InversionResult(Provenance):
     """
 
     inputs: Tensor
-    clone: nn.Sequential = field(repr=False)
+    clone: nn.Sequential
     losses: dict[str, Tensor]
     loss_steps: Tensor
     snapshots: Tensor

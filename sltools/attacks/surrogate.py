@@ -45,7 +45,7 @@ ENOUGH = 4000  # up to so many pairs
 FEW = 30  # smashed data, of which the moments say little
 
 
-@dataclass
+@dataclass(repr=False)
 class SurrogateResult(InversionResult):
     """What an attacker with data found: images, the surrogate as `clone`, and how to decode more.
 
@@ -68,8 +68,8 @@ class SurrogateResult(InversionResult):
     NETWORKS: ClassVar[tuple[str, ...]] = ("clone", "decoder", "head")
     TENSORS: ClassVar[tuple[str, ...]] = (*InversionResult.TENSORS, "labels")
 
-    decoder: nn.Sequential = field(repr=False, kw_only=True)
-    head: nn.Sequential | None = field(default=None, repr=False, kw_only=True)
+    decoder: nn.Sequential = field(kw_only=True)
+    head: nn.Sequential | None = field(default=None, kw_only=True)
     labels: Tensor | None = field(default=None, kw_only=True)
 
     def reconstruct(self, smashed: Tensor) -> Tensor:

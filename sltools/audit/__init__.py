@@ -29,7 +29,14 @@ from sltools.audit.findings import Finding, Share
 from sltools.audit.folder import Folder
 from sltools.audit.report import PAGE, Report
 from sltools.audit.running import Work, carry_out
-from sltools.audit.sources import Samples, checked_activations, checked_samples
+from sltools.audit.sources import (
+    Samples,
+    checked_activations,
+    checked_builder,
+    checked_samples,
+    checked_view,
+    checked_weights,
+)
 from sltools.audit.system import TARGETS, Kept, Parts, System, build
 from sltools.audit.verdicts import Verdict
 from sltools.errors import SltoolsError
@@ -87,9 +94,10 @@ def run(
     (3, 10)
     """
     parts = Parts(
-        client, rest, checked_samples(images, labels, "images"), weights,
-        checked_activations(smashed), checked_samples(public, public_labels, "public"), view,
-        tuple(also), name,
+        checked_builder(client, "client"), checked_builder(rest, "rest"),
+        checked_samples(images, labels, "images"), checked_weights(weights),
+        checked_activations(smashed), checked_samples(public, public_labels, "public"),
+        checked_view(view), tuple(checked_builder(each, "also") for each in also), name,
     )  # fmt: skip
     return run_parts(parts, minutes=minutes, targets=targets, seed=seed, folder=folder)
 

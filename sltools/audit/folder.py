@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from sltools import storage
@@ -73,14 +73,15 @@ class Folder:
     def keep_victim(self, victim: Kept) -> None:
         """Keep the network that was trained here, after what it belongs to."""
         self._keep_work(Work())
-        _save(self.path / (VICTIM if victim.is_taught else BEGUN), victim.weights)
+        place = self.path / (VICTIM if victim.is_taught else BEGUN)
+        storage.write_tensors(place, victim.weights)
         if victim.is_taught:
             (self.path / BEGUN).unlink(missing_ok=True)
 
     def keep(self, work: Work, report: Report, *, again: bool) -> None:
         """Write the report, and what is needed to go on, unless all is to be done `again`."""
         if work.images and not again:
-            _save(self.path / IMAGES, work.images)
+            storage.write_tensors(self.path / IMAGES, work.images)
         self._keep_work(Work() if again else work)
         report.write(self.path)
 
@@ -122,14 +123,6 @@ def _leave_nothing(path: Path) -> None:
         if {entry.name for entry in path.iterdir()} <= {storage.LOCK}:
             (path / storage.LOCK).unlink(missing_ok=True)
             path.rmdir()
-
-
-def _save(path: Path, tensors: dict[str, Tensor]) -> None:
-    with storage.atomic_path(path) as part:
-        try:
-            save_file({name: value.contiguous() for name, value in tensors.items()}, part)
-        except SafetensorError as error:  # it hides an OSError
-            raise OSError(str(error)) from None
 
 
 def _unpack(kept: dict[str, Any], images: dict[str, Tensor]) -> Work:

@@ -160,7 +160,7 @@ def client_architecture(builder: Builder, form: Form) -> Architecture:
         return _Client(_module(builder()), form)
 
     build.__qualname__ = getattr(builder, "__qualname__", "the client")
-    return Architecture.from_callable(build, form.image_shape)
+    return _known(build, form.image_shape)
 
 
 def rest_of(builder: Builder, shape: Shape, features: Shape) -> Architecture:
@@ -170,7 +170,14 @@ def rest_of(builder: Builder, shape: Shape, features: Shape) -> Architecture:
         return _Rest(_module(builder()), shape)
 
     build.__qualname__ = getattr(builder, "__qualname__", "the rest")
-    return Architecture.from_callable(build, features)
+    return _known(build, features)
+
+
+def _known(build: Builder, shape: Shape) -> Architecture:
+    try:
+        return Architecture.from_callable(build, shape)
+    except ModelError as error:  # the user's names are without those of what is around
+        raise ModelError(str(error).replace("network.module.", "")) from None
 
 
 def _module(made: Any) -> nn.Module:
@@ -199,7 +206,7 @@ def activation_shape(module: nn.Module, samples: Tensor, who: str) -> Shape:
     except Exception as error:  # the user's own code, of which nothing is known
         raise ModelError(
             f"{who} fails at an input of shape {tuple(samples[:1].shape)}: "
-            f"{type(error).__name__}: {error}. {_advice(tuple(samples.shape[1:]))}"
+            f"{type(error).__name__}: {error}. {_advice(tuple(samples.shape[1:]), who)}"
         ) from None
     for made, count in ((one, 1), (two, len(samples[:2]))):
         if not isinstance(made, Tensor) or made.ndim < 2 or len(made) != count:
@@ -250,7 +257,9 @@ def _check_one_input(module: nn.Module, who: str) -> None:
         )
 
 
-def _advice(shape: Shape) -> str:
+def _advice(shape: Shape, who: str) -> str:
+    if who == "the rest":
+        return f"Are the client's activations, {shape} for each sample, what it takes?"
     if len(shape) == 3:
         return (
             f"Are images of {shape[0]} channels and {shape[1]} x {shape[2]} pixels what it takes?"

@@ -42,7 +42,7 @@ def from_files(
         None if weights is None else sources.read_weights(weights),
         None if smashed is None else sources.read_smashed(smashed),
         _samples(public, public_labels, "--public-labels"),
-        None if view is None else View.open(view),
+        None if view is None else sources.checked_view(View.open(view)),
         tuple(map(sources.builder, also)),
         "your split" if named is None else str(named),
     )

@@ -1,6 +1,5 @@
 """The report of an audit: facts as JSON, and one page that needs nothing else."""
 
-import html
 import json
 import math
 from collections.abc import Iterator
@@ -9,6 +8,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sltools import __version__, devices, plots, storage
@@ -22,6 +22,7 @@ from sltools.defenses import __all__ as ALL_DEFENSES
 
 PAGE, FACTS = "report.html", "report.json"
 TRIED_DEFENSES = ("GaussianNoise", "Quantisation", "TopK")
+ALIKE = 0.01  # of the error of the mean; of 200 digits, photographs or rows none came below 0.04
 NO_DEFENSES = ("Compose", "Outgoing", "distance_correlation")
 
 
@@ -50,14 +51,17 @@ class Report:
         return "\n".join([f"Audit of {self.facts['name']}", *lines])
 
     def save(self, folder: str | Path) -> Path:
-        """Write report.html and report.json into `folder`, new or empty; return the page's path."""
+        """Write report.html and report.json into `folder`, new or empty; return the page's path.
+
+        The page shows private inputs, so it is for its owner alone to read.
+        """
         return self.write(storage.new_folder(folder))
 
     def write(self, folder: Path) -> Path:
         """Write both files into `folder`, in place of what they were before."""
         facts = json.dumps(_fit_for_json(self.facts), indent=1, allow_nan=False)
         storage.write_atomic(folder / FACTS, facts + "\n")
-        storage.write_atomic(folder / PAGE, self.page)
+        storage.write_private(folder / PAGE, self.page)  # it shows private inputs
         return folder / PAGE
 
 
@@ -103,7 +107,7 @@ def _facts(system: System, work: Work, settings: dict[str, Any]) -> dict[str, An
             "held-out samples": _count(system.held_out),
             "copies are scored on": setting.scored_on,
             "samples trained on here": _count(system.training if system.trained else None),
-            "notes": list(system.notes),
+            "notes": [*system.notes, *_near_duplicates(system)],
         },
         "wire": asdict(work.wire) if work.wire else None,
         "guesses": asdict(work.guesses),
@@ -130,8 +134,8 @@ def _untried(findings: list[Finding], work: Work) -> Iterator[str]:
         yield f"{what[0].upper()}{what[1:]}."
     others = [name for name in ALL_DEFENSES if name not in (*TRIED_DEFENSES, *NO_DEFENSES)]
     yield (
-        f"Defences that change the training, or need it: {', '.join(sorted(others))}. Lesson 08 "
-        "and `sltools arena` try them."
+        f"Other defences, of which most change the training: {', '.join(sorted(others))}. Lesson "
+        "08 and `sltools arena` try them."
     )
     yield (
         "A probe of the activations: a classifier by somebody who knows the labels of some of them."
@@ -202,11 +206,8 @@ def _picture(system: System, work: Work) -> str:
     if not order:
         return ""
     rows = {name: _drawable(work.images[name]) for name in order}
-    if system.truth is None:  # the first attacker's stand in the place of the originals
-        return "\n".join(
-            f"<p>{html.escape(name)}</p>{plots.reconstructions(images, {}).html()}"
-            for name, images in rows.items()
-        )
+    if system.truth is None:
+        return plots.gallery(rows).html()
     return plots.reconstructions(_drawable(system.truth), rows).html()
 
 
@@ -225,3 +226,18 @@ def _short(value: float | None) -> str:
 
 def _count(split: Split | None) -> int:
     return 0 if split is None else len(split)
+
+
+def _near_duplicates(system: System) -> Iterator[str]:
+    """Say so if the attacker's own samples come as near to targets as frames of one film do."""
+    if system.truth is None or system.public is None:
+        return
+    aims, own = system.truth.flatten(1), system.public.images.flatten(1)
+    nearest = torch.cdist(aims, own).amin(1).square() / aims.shape[1]
+    count = int((nearest < ALIKE * (aims - own.mean(0)).square().mean(1)).sum())
+    if count:
+        yield (
+            f"{count} of {len(aims)} targets almost equal a sample of the attacker's own, as frames"
+            " of one film do: whoever has those samples may have got the targets from them, and not"
+            " from the activations. Leave such copies out."
+        )

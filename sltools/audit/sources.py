@@ -7,10 +7,10 @@ import gzip
 import importlib.util
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -18,14 +18,19 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from sltools import data
 from sltools.audit.form import Builder
 from sltools.errors import DataError, ModelError
+from sltools.view import View
 
 PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff")
 IMAGE_KEYS, LABEL_KEYS = ("images", "x", "inputs", "data"), ("labels", "y", "targets")
 SMASHED_KEYS = ("smashed", "activations", "z", "features")
-READABLE = ".npy, .npz, .safetensors, IDX, or a folder of PNG or JPEG"
-IDX_TYPES = {8: ">u1", 9: ">i1", 11: ">i2", 12: ">i4", 13: ">f4", 14: ">f8"}
+TABLES = (".csv", ".txt")
+READABLE = ".npy, .npz, .safetensors, IDX, .csv, or a folder of PNG or JPEG"
+
+
+BuilderOrNone = TypeVar("BuilderOrNone", bound=Builder | None)
 
 
 class Samples(NamedTuple):
@@ -95,9 +100,45 @@ def checked_samples(values: Any, labels: Any, what: str) -> Samples | None:
     if labels is not None:
         whole = isinstance(labels, Tensor) and labels.ndim == 1
         if not whole or labels.is_floating_point() or labels.numel() == 0 or labels.min() < 0:
-            raise DataError(f"the labels of {what} must be a tensor (N,) of whole numbers from 0")
+            kind = tuple(labels.shape) if isinstance(labels, Tensor) else type(labels).__name__
+            least = f", the least of them {labels.min()}" if whole and labels.numel() else ""
+            raise DataError(
+                f"the labels of {what} must be a tensor (N,) of whole numbers from 0, not "
+                f"{getattr(labels, 'dtype', '')} {kind}{least}"
+            )
         labels = labels.long()
     return Samples(values.detach().float(), labels)
+
+
+def checked_builder(builder: BuilderOrNone, what: str) -> BuilderOrNone:
+    """What builds a network, if there is one; raise ModelError for the network itself."""
+    if builder is not None and (isinstance(builder, nn.Module) or not callable(builder)):
+        raise ModelError(
+            f"{what} must be the class, or a function, that builds a fresh network, not "
+            f"a {type(builder).__name__}: the weights of a trained one are given as `weights`"
+        )
+    return builder
+
+
+def checked_weights(weights: Any) -> dict[str, Tensor] | None:
+    """Weights by name; raise DataError unless they are as there."""
+    if weights is None:
+        return None
+    if not isinstance(weights, Mapping) or not all(
+        isinstance(name, str) and isinstance(value, Tensor) for name, value in weights.items()
+    ):
+        raise DataError(
+            "weights must be tensors by name, such as network.state_dict() or what "
+            f"safetensors.torch.load_file reads, not a {type(weights).__name__}"
+        )
+    return dict(weights)
+
+
+def checked_view(view: View | None) -> View | None:
+    """A saved view; raise DataError unless its activations are finite."""
+    if view is not None and not view.fresh().smashed.isfinite().all():
+        raise DataError("the activations of the view contain NaN or infinite values")
+    return view
 
 
 def checked_activations(smashed: Any) -> Tensor | None:
@@ -141,16 +182,16 @@ def read_samples(path: str | Path) -> Samples:
 
 
 def read_labels(path: str | Path) -> Tensor:
-    """Read labels (N,), int64, counted from 0: arrays, IDX, or a text file with one in each line.
+    """Read labels (N,), int64, counted from 0: arrays, IDX, or a table of one column.
 
     Raises DataError if there are none.
     """
     path = _existing(path)
-    if path.suffix in (".txt", ".csv"):
-        try:
-            return _as_labels(np.loadtxt(path, ndmin=1), path)
-        except ValueError as error:
-            raise DataError(f"{path} has a line that is no label (0, 1, ...): {error}") from None
+    if path.is_dir():
+        raise DataError(
+            f"{path} is a folder: give a file with a label for each sample, or leave the labels "
+            "out, if the samples are pictures in folders named by their classes"
+        )
     found = _pick(_arrays(path), (*LABEL_KEYS, *IMAGE_KEYS), only=True)
     if found is None:
         raise DataError(f"{path} holds several arrays; its labels are called one of {LABEL_KEYS}")
@@ -210,6 +251,10 @@ def _existing(path: str | Path) -> Path:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     """All arrays of a file, by name; the only one of a file without names is called ""."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder: name a file")
+    if path.suffix in TABLES:
+        return {"": _table(path)}
     with _explained(path):
         if path.suffix == ".npy":
             return {"": np.load(path, allow_pickle=False)}
@@ -221,8 +266,8 @@ def _arrays(path: Path) -> dict[str, np.ndarray]:
                     for name, value in load_file(path).items()}  # fmt: skip
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
-        if content[:2] == b"\0\0" and len(content) > 4 and content[2] in IDX_TYPES:
-            return {"": _idx(content)}
+        if content[:2] == b"\0\0":
+            return {"": data.idx_array(content)}
     raise DataError(f"{path} is of no kind that is read here: give {READABLE}")
 
 
@@ -237,10 +282,27 @@ def _explained(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _idx(content: bytes) -> np.ndarray:
-    axes = content[3]
-    shape = np.frombuffer(content, ">u4", axes, 4).astype(int)
-    return np.frombuffer(content, IDX_TYPES[content[2]], offset=4 + 4 * axes).reshape(shape)
+def _table(path: Path) -> np.ndarray:
+    """Numbers (N, D): a line for each row, commas between columns, perhaps names in the first."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").splitlines()
+        named = bool(lines) and not any(map(_is_number, lines[0].split(",")))
+        if not "".join(lines[named:]).strip():
+            raise ValueError("it has no rows")
+        return np.loadtxt(lines[named:], delimiter=",", ndmin=2)
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{path} is no table of numbers, with commas between columns and at most one line of "
+            f"names above: {error}"
+        ) from None
+
+
+def _is_number(cell: str) -> bool:
+    try:
+        float(cell)
+    except ValueError:
+        return False
+    return True
 
 
 def _pick(
@@ -255,11 +317,12 @@ def _pick(
 
 def _as_samples(values: np.ndarray, path: Path) -> Tensor:
     """Values as floats: images (N, C, H, W), whichever axis the channels were on, or rows."""
-    if values.dtype.kind in "iu" and values.size and values.min() >= 0 and values.max() <= 255:
+    given = values.dtype
+    if given.kind in "iu" and values.size and values.min() >= 0 and values.max() <= 255:
         values = values.astype(np.float32) / 255
     if values.dtype.kind != "f" or values.ndim not in (2, 3, 4) or 0 in values.shape:
         raise DataError(
-            f"{path} holds {values.dtype} of shape {values.shape}; samples are floats, or whole "
+            f"{path} holds {given} of shape {values.shape}; samples are floats, or whole "
             "numbers from 0 to 255, of images (N, C, H, W), (N, H, W, C) or (N, H, W), or of rows "
             "(N, D)"
         )
@@ -274,11 +337,15 @@ def _as_samples(values: np.ndarray, path: Path) -> Tensor:
 
 
 def _as_labels(values: np.ndarray, path: Path) -> Tensor:
+    if values.ndim == 2 and values.shape[1] == 1:
+        values = values[:, 0]
     whole = values.dtype.kind in "iu" or (values.dtype.kind == "f" and (values % 1 == 0).all())
     if not whole or values.ndim != 1 or values.size == 0 or values.min() < 0:
+        numbers = values.dtype.kind in "iuf" and values.size
+        least = f", the least of them {values.min():g}" if numbers else ""
         raise DataError(
             f"the labels of {path} must be whole numbers from 0, one for each sample, not "
-            f"{values.dtype} of shape {values.shape}"
+            f"{values.dtype} of shape {values.shape}{least}"
         )
     return torch.from_numpy(values.astype(np.int64))
 

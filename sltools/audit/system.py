@@ -340,12 +340,14 @@ def _of_samples(
     split = _distinct(given)
     if len(split) < FEWEST:
         alike = f" that differ, of {len(given)}," if len(split) < len(given) else ""
-        raise DataError(f"{len(split)} samples{alike} are too few to audit: give 60 or more")
+        raise DataError(f"{len(split)} samples{alike} are too few to audit: give {FEWEST} or more")
     known = _networks(parts, form, samples, seed)
     if "client" in known.untrained and (known.rest is None or samples.labels is None):
+        parts_there = {"the rest of the network": known.rest, "labels": samples.labels}
+        lacking = " and ".join(what for what, there in parts_there.items() if there is None)
         raise ModelError(
             "a client without weights says nothing: its layers are random. Give its weights, or "
-            "the rest of the network and labels, and both are trained here"
+            f"{lacking} too, and client and rest are trained here"
         )
     notes = known.notes(samples.values)
     if known.untrained == ("rest",) and _classes_in(samples.labels) < 2:
@@ -372,6 +374,8 @@ def _of_samples(
             f"The attacker's own samples are {len(own)} of yours, set aside: data of the very same "
             "kind, as in the worst case."
         )
+    if len(aims) < targets:
+        notes.append(f"The targets are {len(aims)}, a quarter of all, and not {targets} as asked.")
     sent = _first(known.client, [aims, held_out, training])
     smashed = networks.in_chunks(known.client, sent.images)
     return System(

@@ -173,7 +173,7 @@ def smashed(images: Tensor, activations: Tensor, channels: int = 8) -> Picture:
         maps = [values[row].reshape(1, -1)] if flat else list(values[row])
         span = STRIPE_CELLS if flat else 1
         for column, channel in enumerate(maps, start=1):
-            extent = _cell(row, column, column + span)
+            extent = _cell(row, column, column + span, None if flat else channel.shape)
             scale = axes.imshow(channel, vmin=low, vmax=high, aspect="auto", extent=extent)
     legend = axes.inset_axes((1.015, GAP, 0.012, 1 - 2 * GAP))
     bar = legend.figure.colorbar(scale, cax=legend, ticks=MaxNLocator(4))
@@ -195,7 +195,7 @@ def smashed(images: Tensor, activations: Tensor, channels: int = 8) -> Picture:
 
 
 def _image_axes(rows: int, columns: int) -> Axes:
-    """Make axes in which the image of row r and column c fills the unit square at (c, r)."""
+    """Make axes in which the image of row r and column c lies in the unit square at (c, r)."""
     cell = min(0.85, PAGE_WIDTH / columns)
     axes = Figure(figsize=(columns * cell, rows * cell), dpi=DPI).add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, columns), ylim=(rows, 0), xticks=[], yticks=[], autoscale_on=False)
@@ -206,16 +206,23 @@ def _image_axes(rows: int, columns: int) -> Axes:
     return axes
 
 
-def _cell(row: int, left: int, right: int) -> tuple[float, float, float, float]:
-    return left + GAP / 2, right - GAP / 2, row + 1 - GAP / 2, row + GAP / 2
+def _cell(
+    row: int, left: int, right: int, size: Sequence[int] | None = None
+) -> tuple[float, float, float, float]:
+    """Where an image of `size` (H, W) is drawn: in its own shape, or filling all if it has none.
+
+    A row or a column of pixels fills all too, as a stripe.
+    """
+    height, width = size if size is not None and min(size) > 1 else (1, 1)
+    down, across = (GAP + (1 - GAP) * (1 - side / max(height, width)) for side in (height, width))
+    return left + across / 2, right - across / 2, row + 1 - down / 2, row + down / 2
 
 
 def _draw_image(axes: Axes, image: Tensor, row: int, column: int) -> None:
     """Draw one image (C, H, W), grey or RGB; what lies outside [0, 1] is clamped."""
     pixels = image.detach().float().cpu().clamp(0, 1).permute(1, 2, 0).numpy()
-    axes.imshow(
-        pixels, cmap="gray", vmin=0, vmax=1, aspect="auto", extent=_cell(row, column, column + 1)
-    )
+    extent = _cell(row, column, column + 1, pixels.shape[:2])
+    axes.imshow(pixels, cmap="gray", vmin=0, vmax=1, aspect="auto", extent=extent)
 
 
 def _label_rows(axes: Axes, names: Sequence[str]) -> None:
