@@ -63,7 +63,7 @@ DataSet = Annotated[str, typer.Option(help="digits, mnist, fashion_mnist or cifa
 
 def _one_of(what: str, values: Iterable[str]) -> Any:
     """An option whose help names the values; what it is given to checks them."""
-    return typer.Option(help=f"{what}, one of: {', '.join(values)}.")
+    return typer.Option(help=f"{what}, one of: {fieldmap.in_words(values)}.")
 
 
 def _print_version(asked: bool) -> None:

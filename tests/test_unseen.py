@@ -1,9 +1,14 @@
 """The hidden clients of topic 15: what is drawn is what is there, and can be told."""
 
+import numpy as np
+import pytest
 import torch
 
 from sltools.audit import verdicts
 from sltools.audit.measures import Cut, Defended
+from sltools.checking import judging
+from sltools.checking.task import Wrong
+from sltools.errors import NotObservable
 from sltools.exercises.topics import audits
 from sltools.experiments import unseen
 from tests.bank.audits import defence_by_counts, hijacked_by_gap
@@ -56,6 +61,62 @@ def test_a_hijacked_training_shows_in_the_gradients_and_an_honest_one_does_not()
             client = unseen.make(seed, hijacked=truth)
             assert client.hijacked is truth
             assert hijacked_by_gap(client.labels, client.gradients) is truth, seed
+
+
+def test_the_norms_of_the_gradients_do_not_tell_a_hijacker():
+    """He gives each gradient the norm of the one that an honest server sent at that step."""
+    for seed in SEEDS:
+        honest, steered = (unseen.make(seed, hijacked=truth) for truth in (False, True))
+        assert torch.equal(honest.labels, steered.labels)
+        norms = [some.gradients.flatten(1).norm(dim=1) for some in (honest, steered)]
+        assert torch.allclose(*norms, rtol=1e-4)
+
+
+def test_the_vendor_keeps_its_part():
+    with pytest.raises(NotObservable):
+        _ = unseen.make(4, "none", False).view.model
+
+
+# ---- the challenge's clients ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def composition(monkeypatch: pytest.MonkeyPatch):
+    """Of a seed, the defence of each client and whether it was hijacked; nothing is trained."""
+    monkeypatch.setattr(unseen, "make", lambda seed, kind, steered: (kind, steered))
+    return audits._clients.__wrapped__
+
+
+def test_of_the_readable_clients_one_was_hijacked_and_another_was_not(composition):
+    for seed in range(300):
+        found = composition(seed)
+        assert len(dict(found)) == 3
+        servers = [steered for kind, steered in found if kind in audits.READABLE]
+        assert {True, False} == set(servers)
+        assert not any(steered for kind, steered in found if kind not in audits.READABLE)
+
+
+def test_neither_defence_nor_place_tells_the_server(composition):
+    """At most half of the seeds: with two clients that could be it, one guesses."""
+    rules = {kind: lambda place, kind, own=kind: kind == own for kind in audits.READABLE}
+    rules |= {f"not {kind}": lambda place, kind, own=kind: kind != own for kind in unseen.DEFENCES}
+    rules |= {place: lambda place, kind, own=place: place == own for place in range(3)}
+    rules["readable"] = lambda place, kind: kind in audits.READABLE
+    for name, rule in rules.items():
+        won = [
+            all(rule(place, kind) == steered for place, (kind, steered) in enumerate(found))
+            for found in map(composition, range(300))
+        ]
+        assert sum(won) < 150, name
+
+
+def test_a_truth_value_may_come_from_torch_or_numpy():
+    for said in (True, np.True_, np.array(True), torch.tensor(True), torch.tensor([True])):
+        assert audits._truth(judging.plain(said)) is True
+        assert audits._truth(judging.plain(~torch.as_tensor(said))) is False
+    for said in (1, "yes", None, 1.0, torch.tensor(1), torch.tensor([True, False])):
+        with pytest.raises(Wrong, match="True or False"):
+            audits._truth(said)
 
 
 def test_networks_and_cuts_differ():

@@ -113,8 +113,12 @@ class HijackingServer(Server):
         answer = super().reply(message)
         if answer is None or answer.kind != "cut_gradient":
             return answer
+        return replace(answer, payload=self.steer(answer.payload))
+
+    def steer(self, honest: Tensor) -> Tensor:
+        """Return the gradient that is sent in the place of the `honest` one (B, ...)."""
         assert self._smashed is not None
-        return replace(answer, payload=self._hijack(self._smashed.detach()))
+        return self._hijack(self._smashed.detach())
 
     @property
     def losses(self) -> dict[str, Tensor]:

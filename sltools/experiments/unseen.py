@@ -1,16 +1,18 @@
 """Clients that nobody has looked at yet: each made from a seed, with the truth for who judges.
 
 Another network, another cut, perhaps a defence on what is sent, perhaps a server that steered the
-training. Whoever audits one is given `view`, `own`, `labels` and `gradients`, and no more.
+training and hid it: its gradients have the norms of an honest server's. Whoever audits one is given
+`view`, `own`, `labels` and `gradients`, and no more.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
+from torch.optim import Adam
 
 from sltools import data, models, protocol, seeds
 from sltools.attacks import Hijacking, HijackingServer, networks
@@ -23,8 +25,9 @@ from sltools.messages import Message
 from sltools.models import Architecture
 from sltools.view import View
 
-OWN, TRAINED, SENT = 300, 960, 60  # images of the auditor, of the client's training, and sent
-BATCH, EPOCHS, KEPT = 64, 4, 12  # batches of the training that the client has kept, the last
+OWN, TRAINED, SENT = 300, 768, 60  # images of the auditor, of the client's training, and sent
+BATCH, EPOCHS, KEPT = 64, 3, 12  # batches of the training that the client has kept, the last
+LEARNING = partial(Adam, lr=3e-3, amsgrad=True)  # for few steps
 DEFENCES = ("none", "noise", "quantised", "top-k", "clipped")
 
 
@@ -32,11 +35,11 @@ DEFENCES = ("none", "noise", "quantised", "top-k", "clipped")
 class Unseen:
     """A client to be audited; digits of 14 x 14 pixels, turned and moved so that none is public.
 
-    `view` is the server's: the activations of 60 private images, sent twice, the architecture, the
-    server's own part, and the client's weights, granted. `own` are the auditor's 300 images.
-    `labels` (N,) and `gradients` (N, ...) are those of the last batches of the training: what the
-    client asked about and was sent. The rest is the truth: the images sent, the kind of `defence`,
-    and whether the training was `hijacked`.
+    `view` is of what was sent: the activations of 60 private images, sent twice, the architecture,
+    and the client's weights, granted. `own` are the auditor's 300 images. `labels` (N,) and
+    `gradients` (N, ...) are those of the last batches of the training: what the client asked about
+    and was sent. The rest is the truth: the images sent, the kind of `defence`, whether the
+    training was `hijacked`, and the `server`'s part of the network, which the vendor keeps.
     """
 
     view: View
@@ -46,6 +49,7 @@ class Unseen:
     private: Split
     defence: str
     hijacked: bool
+    server: nn.Sequential
 
 
 def make(seed: int, defence: str | None = None, hijacked: bool | None = None) -> Unseen:
@@ -56,7 +60,7 @@ def make(seed: int, defence: str | None = None, hijacked: bool | None = None) ->
     >>> from sltools.experiments import unseen
     >>> client = unseen.make(3, defence="quantised", hijacked=False)
     >>> first, again = client.view.payloads("smashed")
-    >>> len(first), bool((first == again).all()), len(first.unique()) <= 8
+    >>> len(first), bool((first == again).all()), len(first.unique()) <= 16
     (60, True, True)
     """
     draws = seeds.generator(seed, "unseen client")
@@ -69,16 +73,13 @@ def make(seed: int, defence: str | None = None, hijacked: bool | None = None) ->
 @lru_cache(maxsize=16)
 def _made(seed: int, defence: str, hijacked: bool) -> Unseen:
     own, training, private = _images(seed)
-    front, rest = _parts(seed)
-    server = protocol.Server(rest)
+    front, rest, kept = _trained(seed, training, partial(protocol.Server, optimizer=LEARNING))
     if hijacked:
-        server = HijackingServer(
-            rest, own.images, Hijacking(seed=seed, warmup_steps=20, critic_steps=1, batch=32)
+        norms = [gradient.flatten(1).norm(dim=1, keepdim=True) for _, gradient in kept]
+        settings = Hijacking(seed=seed, warmup_steps=10, critic_steps=1, batch=16)
+        front, rest, kept = _trained(
+            seed, training, lambda rest: _Disguised(rest, own.images, settings, norms)
         )
-    keeper = _Keeper()
-    client = protocol.Client(front, detector=keeper)
-    protocol.train(client, server, training, epochs=EPOCHS, batch_size=BATCH, seed=seed)
-    front, rest = front.eval(), server.model.eval()
     sent = networks.in_chunks(front, private.images)
     outgoing = _defense(defence, sent, seed)
     messages = [
@@ -86,9 +87,39 @@ def _made(seed: int, defence: str, hijacked: bool) -> Unseen:
         for step in range(2)
     ]
     architecture = Architecture.of(front, private.images.shape[1:])
-    view = View("server", messages, architecture, None, rest, {"client_model": front})
-    labels, gradients = (torch.cat(part) for part in zip(*keeper.kept[-KEPT:], strict=True))
-    return Unseen(view, own, labels, gradients, private, defence, hijacked)
+    view = View("server", messages, architecture, None, None, {"client_model": front})
+    labels, gradients = (torch.cat(part) for part in zip(*kept[-KEPT:], strict=True))
+    return Unseen(view, own, labels, gradients, private, defence, hijacked, rest)
+
+
+def _trained(
+    seed: int, training: Split, make_server: Callable[[nn.Sequential], protocol.Server]
+) -> tuple[nn.Sequential, nn.Sequential, list[tuple[Tensor, Tensor]]]:
+    """Front and rest, trained, and the labels and gradient of each batch."""
+    front, rest = _parts(seed)
+    keeper, server = _Keeper(), make_server(rest)
+    client = protocol.Client(front, optimizer=LEARNING, detector=keeper)
+    protocol.train(client, server, training, epochs=EPOCHS, batch_size=BATCH, seed=seed)
+    return front.eval(), rest.eval(), keeper.kept
+
+
+class _Disguised(HijackingServer):
+    """A hijacker whose gradients are, sample by sample, as long as an honest server's were.
+
+    So their `norms`, (B, 1) for each step of the honest training, tell nothing.
+    """
+
+    def __init__(
+        self, model: nn.Sequential, images: Tensor, attack: Hijacking, norms: list[Tensor]
+    ) -> None:
+        super().__init__(model, images, attack, optimizer=LEARNING)
+        self._norms = norms
+
+    def steer(self, honest: Tensor) -> Tensor:
+        """Return the gradient that hijacks, with the norms that an honest one had at this step."""
+        norms = self._norms[self.steps]
+        sent = super().steer(honest).flatten(1)
+        return (norms * nn.functional.normalize(sent)).view_as(honest)
 
 
 class _Keeper(Detector):
@@ -172,7 +203,7 @@ def _defense(kind: str, sent: Tensor, seed: int) -> Outgoing | None:
     norm = sent.flatten(1).norm(dim=1).median().item()
     defenses: dict[str, Callable[[], Outgoing]] = {
         "noise": lambda: GaussianNoise((0.2 + 0.3 * strength) * sent.std().item(), seed),
-        "quantised": lambda: Quantisation(3),  # with 2 bits, long tails leave nothing to read
+        "quantised": lambda: Quantisation(4),  # with fewer, long tails leave little to read
         "top-k": lambda: TopK(0.2 + 0.1 * strength),
         "clipped": lambda: Clipping((0.4 + 0.3 * strength) * norm),
     }

@@ -16,11 +16,12 @@ from sltools.fieldmap.catalog import (
     Threat,
     Work,
     find,
+    in_words,
     works,
 )
 from sltools.fieldmap.table import NOTHING, UNKNOWN, card, facts, needs_and_gets, table
 
 __all__ = [
     "GETS", "KINDS", "NEEDS", "NOTHING", "STATUSES", "UNKNOWN", "WORLDS", "Threat", "Work", "card",
-    "facts", "find", "needs_and_gets", "table", "works",
+    "facts", "find", "in_words", "needs_and_gets", "table", "works",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 """What is known of each work, and how works are found."""
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
@@ -56,6 +56,7 @@ STATUSES = {
     "runs": "the course runs it, in the lessons named",
     "explained": "the course says what it does, in the lessons named",
     "listed": "the course does not use it",
+    "unread": "the course does not use it, and we know no more than its title",
 }
 
 
@@ -112,7 +113,9 @@ class Work:
         """What this course does with the work, one of `STATUSES`."""
         if self.runs:
             return "runs"
-        return "explained" if self.lessons else "listed"
+        if self.lessons:
+            return "explained"
+        return "listed" if self.gist else "unread"
 
     @property
     def answered_by(self) -> tuple[str, ...]:
@@ -162,9 +165,9 @@ def find(
     """Return the works that are all that is asked for, in the order of `works`.
 
     `needs` and `gets` are asked of one and the same attacker. `text` is words that all occur in
-    what a card says, whatever their case. A work of which only the title is known has no kind,
-    world or attacker, and so is found by its words and status alone. Raises SltoolsError, with the
-    values that there are, for another.
+    what a card says, whatever their case. An "unread" work, of which only the title is known, has
+    no kind, world or attacker, and so is found by its words and status alone. Raises SltoolsError,
+    with the values that there are, for another.
 
     >>> from sltools import fieldmap
     >>> [work.name for work in fieldmap.find(needs="labels", world="vfl", kind="attack")]
@@ -179,7 +182,7 @@ label-private, two-party, split-inference, vfl, splitfed, federated, language, d
     asked |= {"kind": (kind, KINDS), "status": (status, STATUSES)}
     for name, (value, known) in asked.items():
         if value is not None and value not in known:
-            raise SltoolsError(f"{name} cannot be {value!r}; choose one of: {', '.join(known)}")
+            raise SltoolsError(f"{name} cannot be {value!r}; choose one of: {in_words(known)}")
     words = (text or "").casefold().split()
     return tuple(
         work
@@ -190,6 +193,16 @@ label-private, two-party, split-inference, vfl, splitfed, federated, language, d
         and (status is None or status == work.status)
         and all(word in work.words().casefold() for word in words)
     )
+
+
+def in_words(values: Iterable[str]) -> str:
+    """Return values as one text, those of several words in the quotes that a shell needs.
+
+    >>> from sltools.fieldmap.catalog import in_words
+    >>> print(in_words(["smashed data", "gradients"]))
+    "smashed data", gradients
+    """
+    return ", ".join(f'"{value}"' if " " in value else value for value in values)
 
 
 def _fits(threat: Threat, needs: str | None, gets: str | None) -> bool:

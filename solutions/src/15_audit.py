@@ -3,8 +3,9 @@
 #
 # For [lesson 15](../course/15_audit.ipynb). You write what an auditor needs: a share with its
 # interval, a report that a vendor cannot bend, two detectors, two recommendations. At the end you
-# have an hour with clients that nobody knows. About three hours; each task stands alone, so skip
-# what does not draw you.
+# have an hour with clients that nobody knows. The tasks' minutes add up to three hours, which are
+# estimated; one reader who had done the lessons needed less than one. Each task stands alone, so
+# skip what does not draw you.
 #
 # `check` tells at once whether an answer is right, and if not, why. Where an answer has several
 # parts, each part that is right earns its share. `hint` gives one hint after another. Both can be
@@ -15,6 +16,9 @@ from itertools import combinations
 
 import torch
 from scipy.stats import binomtest
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from sltools.attacks.regression import fitted_decoder
@@ -26,10 +30,13 @@ from sltools.view import View
 # %% [markdown]
 # `unseen.make(seed)` makes a client to practise on: another network, another cut, perhaps a
 # defence, perhaps a malicious server. The checks use others of the same kind. You are the auditor.
-# You are given `view`, the server's: the activations of 60 private images, sent twice, with the
-# client's weights granted; 300 labelled images of your `own`; and of the client's training the
-# `labels` and `gradients` of its last twelve batches, of 64 samples each. `defence`, `hijacked`
-# and `private` are the truth: in practice you may look, and in the checks you are not told.
+# You are given `view`: the activations of 60 private images, sent twice, with the client's weights
+# granted; 300 labelled images of your `own`; and of the client's training the `labels` and
+# `gradients` of its last twelve batches, of 64 samples each. A server that steered the training hid
+# it: its gradients have the norms of an honest server's. `defence`, `hijacked`, `private` and
+# `server`, the vendor's part of the network, are the truth: in practice you may look, and in the
+# checks you are not told. The checks of `15.defended`, `15.hijacked` and the challenge train
+# clients first, and show how far they are.
 
 # %%
 client = unseen.make(1)
@@ -121,7 +128,7 @@ check("15.fair_report", fair_report)
 # {{task 15.defended}}
 #
 # `first` and `second`, $(N, \ldots)$, are recordings of the same images, sent twice by one client.
-# Say what was done to the activations: `"none"`, `"noise"`, `"quantised"` (to 3 bits),
+# Say what was done to the activations: `"none"`, `"noise"`, `"quantised"` (to 4 bits),
 # `"top-k"` or `"clipped"` (most samples are longer than the client allows). You meet five clients,
 # each of a network and a cut of its own, one of each kind. One right answer is luck; each further
 # one earns a quarter.
@@ -154,8 +161,8 @@ check("15.defended", defence)
 #
 # `labels`, $(768,)$, and `gradients`, $(768, \ldots)$, are what a client asked about and was sent
 # in the last twelve batches of its training, 64 samples each, one batch after another. Say True if
-# its server steered the training by feature-space hijacking, else False. You meet eight clients,
-# four of each sort, and all have to be right: half of them are by luck.
+# its server steered the training by feature-space hijacking, else False. You meet eight clients, of
+# whom three were steered, and all eight have to be right: some of them are by luck.
 
 
 # %%
@@ -234,15 +241,15 @@ check("15.recommend", recommend)
 #
 # Now all of it. You meet three clients, each in a call of its own, with another defence each; one
 # or two of them were hijacked. The arguments are those of `unseen.make`: `view`, whose
-# `view.payloads("smashed")` are two recordings of 60 images, `view.client_model` the weights that
-# were granted, and `view.model` the server's own part; `images` and `labels`, your own; `asked` and
-# `gradients`, what the client asked about and was sent. Return the card as a dictionary:
+# `view.payloads("smashed")` are two recordings of 60 images, and `view.client_model` the weights
+# that were granted; `images` and `labels`, your own; `asked` and `gradients`, what the client asked
+# about and was sent. The vendor keeps its own part. Return the card as a dictionary:
 #
 # * `"defence"` and `"hijacked"`: as above;
-# * `"labels"`, $(60,)$: the classes of the private images. No more than five in a hundred worse
-#   than the server's own part is well enough;
-# * `"images"`, $(60, 1, 14, 14)$: their reconstructions. Their median error shall be at most 0.9 of
-#   that of the mean image of the right class, made of your own images;
+# * `"labels"`, $(60,)$: the classes of the private images. No more than ten in a hundred worse than
+#   the vendor's part is well enough;
+# * `"images"`, $(60, 1, 14, 14)$: their reconstructions. They have to be *recovered*: their median
+#   error is at most half of that of the mean image of the right class, made of your own images;
 # * `"error"`: the median error of your reconstructions as you **estimate** it, without having seen
 #   an original; off by a factor of at most 1.5.
 #
@@ -259,17 +266,18 @@ def threat_card(
     kind, sent = defence(first, second), (first + second) / 2
     with torch.no_grad():
         own = imitated(kind, first, second, view.client_model.eval()(images))
-        named = view.model.eval()(sent).argmax(1)
+    probe = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=300))
+    probe.fit(own.flatten(1), labels)
     errors = []
     for part in range(4):  # decoders that have not seen the images that they are tried on
         held_out = torch.arange(len(images)) % 4 == part
-        decoder = fitted_decoder(own[~held_out], images[~held_out], ridge=3e-3, seed=0)
+        decoder = fitted_decoder(own[~held_out], images[~held_out], ridge=3e-4, seed=0)
         errors.append((decoder(own[held_out]) - images[held_out]).square().mean((1, 2, 3)))
-    decoder = fitted_decoder(own, images, ridge=3e-3, seed=0)
+    decoder = fitted_decoder(own, images, ridge=3e-4, seed=0)
     return {
         "defence": kind,
         "hijacked": hijacked(asked, gradients),
-        "labels": named,
+        "labels": torch.from_numpy(probe.predict(sent.flatten(1))),
         "images": decoder(sent),
         "error": torch.cat(errors).median().item(),
     }

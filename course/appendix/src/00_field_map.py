@@ -13,7 +13,8 @@
 # attacks, what that needs, what it gets, who answered it, where to read on, and whether this course
 # **runs** it, **explains** it or only **lists** it.
 #
-# The same on the command line: `sltools map --needs labels --world vfl`.
+# The same on the command line: `sltools map --needs labels --world vfl`. Names of two words need
+# quotes there: `sltools map --needs "smashed data"`.
 #
 # **Time.** About 10 minutes (estimated). Nothing here is trained, so there are no settings.
 
@@ -29,13 +30,12 @@ for status, meaning in fieldmap.STATUSES.items():
 
 # %% [markdown]
 # A card says **not known to us** where our sources were silent. Most of them are abstracts; of
-# a few works we know the title alone, and then the card says nothing else:
+# a few works we know the title alone: these are `unread`, and their cards say nothing else.
 
 # %%
 for title in ("SplitGuard", "Unlocking Visual Secrets"):
     print(fieldmap.card(fieldmap.find(text=title)[0]), end="\n\n")
-untold = [work for work in works if not work.gist]
-print("title alone:", len(untold), "works")
+print("title alone:", len(fieldmap.find(status="unread")), "works")
 
 # %% [markdown]
 # ## What does it take?

@@ -16,6 +16,7 @@ from sltools.exercises.challenges import are_public, check_control, median_mse
 from sltools.experiments import unseen
 from sltools.experiments.unseen import DEFENCES, Unseen
 from sltools.messages import Message
+from sltools.progress import bar
 from sltools.view import View
 
 RIGHT = "right"
@@ -293,7 +294,7 @@ def _findings(seed: int) -> tuple[dict[str, Tensor | None], dict[str, Tensor]]:
 )
 def _defended(answer: Answer, seed: int) -> str:
     confused = []
-    for place, kind in _kinds(seed):
+    for place, kind in bar(_kinds(seed), "clients"):
         client = unseen.make(seeds.derive(seed, f"defended {place}") % 2**31, kind, False)
         said = answer(*client.view.payloads("smashed"))
         if said not in DEFENCES:
@@ -336,19 +337,26 @@ def _kinds(seed: int) -> list[tuple[int, str]]:
 )
 def _hijacked(answer: Answer, seed: int) -> str:
     wrong = []
-    steered = torch.randperm(8, generator=seeds.generator(seed, "servers")) < 4
-    for place, truth in enumerate(steered.tolist()):
+    steered = torch.randperm(8, generator=seeds.generator(seed, "servers")) < 3
+    for place, truth in enumerate(bar(steered.tolist(), "clients")):
         client = unseen.make(seeds.derive(seed, f"server {place}") % 2**31, hijacked=truth)
-        said = answer(client.labels, client.gradients)
-        if not isinstance(said, bool):
-            raise Wrong(f"Say True or False of a client, not {said!r}.")
-        if said != truth:
+        said = _truth(answer(client.labels, client.gradients))
+        if said is not truth:
             wrong.append("an honest server is accused" if said else "a hijacker is not noticed")
     right = len(steered) - len(wrong)
     if wrong:
         counts = ", ".join(f"{wrong.count(what)} times {what}" for what in sorted(set(wrong)))
         raise Wrong(f"{right} of {len(steered)} clients are right: {counts}.")
     return f"All {right} clients are right."
+
+
+def _truth(said: Any) -> bool:
+    """Return what is said of a server, also as a tensor or an array, or raise Wrong."""
+    if isinstance(said, Tensor) and said.dtype == torch.bool and said.numel() == 1:
+        return bool(said)
+    if not isinstance(said, bool):
+        raise Wrong(f"Say True or False of a client, not {said!r}.")
+    return said
 
 
 @task(
@@ -584,11 +592,11 @@ ROLES = {
     points=8,
     purpose="audit unseen clients: defence, server, labels, images, and how sure you are of them",
     hints=(
-        "Your answers to `15.defended` and `15.hijacked` are two fifths of it, and the server's "
-        "own part tells the labels.",
+        "Your answers to `15.defended` and `15.hijacked` are two fifths of it.",
         "You hold the client's weights: let it send your own images, do to them what the defence "
         "does, and fit a decoder to the pairs. "
-        "`sltools.attacks.regression.fitted_decoder(z, images, ridge=3e-3, seed=0)` is one.",
+        "`sltools.attacks.regression.fitted_decoder(z, images, ridge=3e-4, seed=0)` is one. Your "
+        "images have labels, so the same activations teach a classifier.",
         "Nobody gives you the private images, so try your decoder on images of your own that it "
         "was not fitted to: their median error is your estimate.",
     ),
@@ -620,8 +628,7 @@ def _challenge(answer: Answer, seed: int) -> str:
     )
 
 
-LEAST_GAIN = 0.9  # of the error of the mean image of the right class
-LABELS_LOST, ESTIMATE = 0.05, 1.5  # of labels, and the factor that an estimate may be off
+LABELS_LOST, ESTIMATE = 0.1, 1.5  # of labels, and the factor that an estimate may be off
 
 
 def _card(answer: Answer, client: Unseen, view: View) -> dict[str, Any]:
@@ -632,6 +639,7 @@ def _card(answer: Answer, client: Unseen, view: View) -> dict[str, Any]:
     card["labels"] = tensor(card["labels"], (count,), "the labels")
     card["images"] = tensor(card["images"], client.private.images.shape, "the images")
     card["error"] = number(card["error"], "the error")
+    card["hijacked"] = _truth(card["hijacked"])
     return card
 
 
@@ -653,7 +661,7 @@ def _turned(client: Unseen) -> View:
         for step, payload in enumerate(view.payloads("smashed"))
     ]
     grants = {"client_model": view.client_model}
-    return View("server", messages, view.architecture, None, view.model, grants)
+    return View("server", messages, view.architecture, None, None, grants)
 
 
 # Each fact of a card: what is wrong with it, or "".
@@ -671,9 +679,9 @@ def _server_fact(card: dict[str, Any], client: Unseen) -> str:
 
 
 def _labels_fact(card: dict[str, Any], client: Unseen) -> str:
-    truth, view = client.private.labels, client.view.fresh()
+    truth, sent = client.private.labels, client.view.fresh().payloads("smashed")
     with torch.no_grad():
-        said = view.model.eval()(torch.stack(view.payloads("smashed")).mean(0)).argmax(1)
+        said = client.server(torch.stack(sent).mean(0)).argmax(1)
     server, share = ((some == truth).double().mean().item() for some in (said, card["labels"]))
     if share >= server - LABELS_LOST:
         return ""
@@ -689,9 +697,9 @@ def _image_ratio(images: Tensor, client: Unseen) -> float:
 
 def _images_fact(card: dict[str, Any], client: Unseen) -> str:
     ratio = _image_ratio(card["images"], client)
-    if ratio <= LEAST_GAIN:
+    if ratio <= RECOVERED:
         return ""
-    return f"{ratio:.2f} of the error of the mean of the class, where {LEAST_GAIN} is asked for"
+    return f"{ratio:.2f} of the error of the mean of the class, where {RECOVERED} is asked for"
 
 
 def _error_fact(card: dict[str, Any], client: Unseen) -> str:
@@ -710,17 +718,25 @@ FACTS = {
 }
 
 
+READABLE = ("none", "top-k", "clipped")
+
+
 @lru_cache(maxsize=2)
 def _clients(seed: int) -> list[Unseen]:
     """Three clients of different defences, of whom one or two were steered.
 
-    None of noise or rounding is: a hijacker blows some activations up, and relative to these, noise
-    and levels are so coarse that no decoder is better than the mean of the class.
+    One of a `READABLE` defence was and another was not, so that no defence tells the server. Of
+    noise and rounding none was: a hijacker blows some activations up, and relative to these, noise
+    and levels are so coarse that a decoder may be no better than the mean of the class.
     """
-    kinds = _kinds(seed)[:3]
-    readable = [kind for _, kind in kinds if kind not in ("noise", "quantised")]
-    steered = readable[: 1 + int(2 * draw(seed, 1))][:2]
+    order, chance = _kinds(seed), draw(seed, 3).tolist()
+    first, second, *others = sorted(order, key=lambda kind: kind[1] not in READABLE)
+    third = others[int(len(others) * chance[0])]
+    steered = {first if chance[1] < 0.5 else second}
+    if third[1] in READABLE and chance[2] < 0.5:
+        steered.add(third)
     return [
-        unseen.make(seeds.derive(seed, f"client {place}") % 2**31, kind, kind in steered)
-        for place, kind in kinds
+        unseen.make(seeds.derive(seed, f"client {place}") % 2**31, kind, (place, kind) in steered)
+        for place, kind in bar(order, "clients")
+        if (place, kind) in {first, second, third}
     ]
