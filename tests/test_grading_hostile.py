@@ -409,7 +409,7 @@ def held(isolated: Sandbox) -> Iterator[Any]:
 def test_processor_time_is_that_of_all_processes(held: Any, name: str) -> None:
     start = time.monotonic()
     assert held(name) == "It took more than 0.8 s of computing time."
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 60, "which it sleeps"
 
 
 @pytest.mark.parametrize("name", ["memory_of_children", "memory_and_files"])
