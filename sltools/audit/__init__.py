@@ -90,8 +90,8 @@ def run(
     ...     return nn.Sequential(nn.Flatten(), nn.Linear(4 * 12 * 12, 10))
     >>> digits = data.load("digits").train[:300]
     >>> report = audit.run(client, digits.images, digits.labels, rest, minutes=0.01)
-    >>> len(report.verdicts), report.facts["system"]["targets"]
-    (3, 10)
+    >>> report.verdicts[-1].question, report.facts["system"]["targets"]
+    ('What do the activations tell of the labels?', 10)
     """
     parts = Parts(
         checked_builder(client, "client"), checked_builder(rest, "rest"),
