@@ -267,7 +267,7 @@ def test_a_label_private_server_needs_a_head_of_its_own(private: View) -> None:
     [
         ({"trigger": Trigger(target=10)}, "the target is class 10"),
         ({"head": nn.Identity()}, "leave out the head"),
-        ({"images": torch.rand(2, 1, 8, 8)}, "do not fit the front"),
+        ({"images": torch.rand(2, 3, 28, 28)}, "do not fit the front"),
         ({"images": torch.rand(2, 28, 28)}, "images must be a tensor"),
     ],
     ids=["target", "head", "size", "shape"],

@@ -247,11 +247,11 @@ of_record("less with ten reconstructions in place of these images",
 #
 # ## A backdoor through the training
 #
-# Chronic poisoning (SFI, Yu et al. 2024) goes for the client itself. For a while the server is
-# honest and steals a surrogate. Then it **tunes** its layers and the surrogate together until they
-# obey the trigger, freezes both, and **implants**: to the honest gradient it adds one that makes a
-# discriminator take the client's smashed data for the surrogate's. Recorded, a whole training each,
-# under the eyes of four detectors:
+# Chronic poisoning (`SFIServer`; SFI, Yu et al. 2024) goes for the client itself. For a while the
+# server is honest and steals a surrogate. Then it **tunes** its layers and the surrogate together
+# until they obey the trigger, freezes both, and **implants**: to the honest gradient it adds one
+# that makes a discriminator take the client's smashed data for the surrogate's. Recorded, a whole
+# training each, under the eyes of four detectors:
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the record grows
