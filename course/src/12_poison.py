@@ -1,7 +1,7 @@
 # ---
 # jupyter:
 #   sltools:
-#     minutes: 45
+#     minutes: 30
 # ---
 
 # %% [markdown]
@@ -25,7 +25,7 @@
 # **Prerequisites.** [Lesson 02](02_threat_model.ipynb) (who sees what) and
 # [lesson 08](08_defences.ipynb) (a defence is judged by an attacker who knows it).
 #
-# **Time.** About 45 minutes (estimated).
+# **Time.** About 30 minutes (estimated).
 
 # %% [markdown]
 # ## Threat card
@@ -398,7 +398,8 @@ for attack in ("backdoor", "backdoor, 5% of the data", "backdoor, faint gradient
 # ## What the clients' detectors see
 #
 # Could the *clients* notice? The detectors of [lesson 09](09_malicious_server.ipynb) watch what the
-# server returns. Four honest clients had one each, in runs with and without poison.
+# server returns. Four honest clients have one each, in runs with and without poison. (A dash: not
+# recorded yet; `python -m benchmarks.record_poisoning` goes on where it was.)
 
 # %%
 print(f"{'share of batches with an alarm':32}{'nobody cheats':18}{'backdoor':18}{'flip'}")
