@@ -26,7 +26,7 @@ ALIKE = 0.01  # of the error of the mean; of 200 digits, photographs or rows non
 NO_DEFENSES = ("Compose", "Outgoing", "distance_correlation")
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Report:
     """What an audit found; `print` it, or `save` it as a page and as JSON.
 
@@ -45,6 +45,9 @@ class Report:
     def verdicts(self) -> list[Verdict]:
         """The sentences that the report begins with."""
         return [Verdict(**verdict) for verdict in self.facts["verdicts"]]
+
+    def __repr__(self) -> str:
+        return f"Report(audit of {self.facts['name']}, {len(self.verdicts)} verdicts)"
 
     def __str__(self) -> str:
         lines = [f"{verdict.question}\n  {verdict.answer}" for verdict in self.verdicts]
