@@ -437,13 +437,6 @@ def _labels_by_probe(own, labels, sent):
     return torch.from_numpy(probe.predict((sent / scale).flatten(1).numpy()))
 
 
-def _labels_of_the_images(card, view, images, labels):
-    """The label of the auditor's image that comes nearest to each reconstruction."""
-    apart = torch.cdist(card["images"].flatten(1), images.flatten(1))
-    nearest = labels[apart.topk(5, largest=False).indices]
-    return nearest.mode(1).values
-
-
 def card_with_an_unknown_fact(view, images, labels, asked, gradients):
     return _card()(view, images, labels, asked, gradients) | {"safe": True}
 
@@ -549,7 +542,7 @@ PROOFS = {
             "smooths too much": _card(ridge=3e-2),
             "adds a verdict": card_with_an_unknown_fact,
         },
-        [_card(), _card(ridge=1e-4), _card(labels=_labels_of_the_images)],
+        [_card(), _card(ridge=1e-4), _card(split=0.75)],
         seeds=range(7000, 7003),  # as the wrong answers
     ),
 }
