@@ -123,7 +123,8 @@ claim("away at the cut, this is left", left["away at the cut"], ">", left["away 
 
 # %%
 with (lessons.course() / "results/server_integrity_digits.csv").open(encoding="utf-8") as file:
-    record = list(csv.DictReader(file))
+    rows = list(csv.DictReader(file))
+record = [row for row in rows if row["stage"] != "pool2"]  # docs/results.md has that cut, too
 
 
 def recorded(measure, **of):
@@ -280,10 +281,9 @@ of_record("alarms in honest trainings",
 # %% [markdown]
 # Success is partial. The frozen layers know the trigger as the *surrogate* passes it on, and the
 # real client does so only as far as the surrogate is a copy; steering costs accuracy, and adds
-# little or nothing here. And where
-# Dullahan's training is the honest row itself, of which **no detector can see anything**, this one
-# shows: gradients that follow a discriminator, or layers that were tuned to something else, are not
-# those of the task.
+# little or nothing here. And where Dullahan's training is the honest row itself, of which **no
+# detector can see anything**, this one shows: gradients that follow a discriminator, or layers that
+# were tuned to something else, are not those of the task.
 #
 # ## By what a stolen network is known
 #
