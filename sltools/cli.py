@@ -459,7 +459,9 @@ def grade(
     if not isolation:
         print(f"warning: {sandbox.UNSAFE}", file=sys.stderr)
     results = grading.grade(submissions, out, plan, box, jobs, only or (), policy)
-    for missing in (out / grading.NOT_ENFORCED).read_text(encoding="utf-8").splitlines():
+    for missing in (
+        (out.expanduser() / grading.NOT_ENFORCED).read_text(encoding="utf-8").splitlines()
+    ):
         print(f"NOTE: not enforced: {missing}", file=sys.stderr)
     if policy.late:
         print(f"late policy: {policy.late}")

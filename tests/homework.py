@@ -287,6 +287,30 @@ recovered = smashed @ torch.linalg.lstsq(made, own).solution
 """
 
 
+def _poisoning(texts: list[str]) -> str:
+    low, high = _found(r"out the (\d) smallest and the (\d) largest", texts[0])
+    return f"""
+def trimmed(states):
+    return states.sort(0).values[{low}:len(states) - {high}].mean(0)
+
+apart = (changes - changes.median(1, keepdim=True).values).mean(0)
+apart = apart - apart.median(0).values
+lengths = apart.norm(dim=1)
+ranked = lengths.sort().values
+cut = ranked[5:].diff().argmax() + 5
+cheaters = (lengths > ranked[cut]).tolist()
+"""
+
+
+POISONING_WRONG = """
+def trimmed(states):
+    return states.mean(0)
+
+lengths = changes[-1].norm(dim=1)
+cheaters = (lengths >= lengths.sort().values[7]).tolist()
+"""
+
+
 def _audits(texts: list[str]) -> str:
     among, level = _found(r"among the (\d) of .* of (\d+)%", texts[0])
     return f"""
@@ -342,6 +366,11 @@ ANSWERS = {
     "08": Answers(_privacy, PRIVACY_WRONG, {"shares": "lies and all", "recover": "not your"}),
     "09": Answers(_malicious, MALICIOUS_WRONG, {"lie": PUBLISHED, "lies": "verdicts are right"}),
     "10": Answers(_auxiliary, AUXILIARY_WRONG, {"mmd": "another kernel", "recover": "not your"}),
+    "12": Answers(
+        _poisoning,
+        POISONING_WRONG,
+        {"trim": "mean of all clients", "cheaters": "verdicts are right"},
+    ),
     "15": Answers(
         _audits, AUDITS_WRONG, {"identified": PUBLISHED, "treatments": "clients are right"}
     ),

@@ -333,7 +333,7 @@ def reaped_by_nobody():
         time.sleep(0.2)
 
 def zombies():
-    for _ in range(12):
+    for _ in range(5):
         if os.fork() == 0:
             burn(0.5)
             os._exit(0)

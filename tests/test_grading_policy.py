@@ -80,7 +80,7 @@ def room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Class:
         os.utime(path, (NOON, NOON + place * DAY))
     (tmp_path / "subs" / homework.INDEX).unlink()
     monkeypatch.setattr(grading, "_examine_all", made.examine)
-    monkeypatch.setattr(grading, "refusal", lambda _: "")
+    monkeypatch.setattr(grading, "not_enforced", lambda _: [])
     monkeypatch.setattr(grading, "_compare", lambda *_: grading._Similarities({}, {}))
     return made
 

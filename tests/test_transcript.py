@@ -245,7 +245,7 @@ def test_a_missing_folder_is_named(saved):
     with pytest.raises(SltoolsError, match=r"nowhere.* does not exist; was it saved here\?"):
         Transcript.open(saved / "nowhere")
     (saved / "facts.json").unlink()
-    with pytest.raises(SltoolsError, match=r"facts\.json does not exist"):
+    with pytest.raises(SltoolsError, match=r"holds no facts\.json"):
         Transcript.open(saved)
 
 

@@ -354,7 +354,8 @@ with (lessons.course() / "results" / "poisoning_digits.csv").open(newline="") as
 
 def cell(column, worst, **which):
     """Median and worst of a column over the seeds."""
-    found = [float(row[column]) for row in recorded if all(row[key] == which[key] for key in which)]
+    rows = [row for row in recorded if all(row[key] == which[key] for key in which)]
+    found = [float(row[column]) for row in rows if row[column]]  # a detector may have no score
     return f"{statistics.median(found):.1%} [{worst(found):.1%}]" if found else "-"
 
 

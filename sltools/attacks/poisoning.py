@@ -33,9 +33,9 @@ class LabelFlip:
     >>> from sltools.attacks import LabelFlip
     >>> honest = data.load("digits").train[:10]
     >>> honest.labels.tolist()
-    [3, 9, 1, 4, 7, 9, 4, 2, 3, 6]
+    [3, 9, 1, 3, 1, 9, 4, 4, 2, 8]
     >>> LabelFlip(source=9, target=0).poison(honest).labels.tolist()
-    [3, 0, 1, 4, 7, 0, 4, 2, 3, 6]
+    [3, 0, 1, 3, 1, 0, 4, 4, 2, 8]
     """
 
     source: int
@@ -77,7 +77,7 @@ class Backdoor:
     >>> honest = data.load("digits").train[:10]
     >>> poisoned = Backdoor(Trigger(target=0), rate=0.5).poison(honest)
     >>> poisoned.labels.tolist()
-    [3, 9, 0, 4, 0, 9, 0, 2, 0, 0]
+    [0, 9, 1, 3, 0, 0, 0, 0, 2, 8]
     >>> int((poisoned.images != honest.images).flatten(1).any(1).sum())
     5
     """

@@ -56,6 +56,16 @@ class SafeSplit:
 
     `verdicts` has an entry for each turn but these. Use a new guard for each training.
     Raises DefenseError for a senseless setting.
+
+    >>> from sltools import data, models, protocol
+    >>> from sltools.defenses import SafeSplit
+    >>> parts = data.parts(data.load("digits").train[:80], 4)
+    >>> fronts = [models.cut(models.mnist_net(), "pool1")[0] for _ in parts]
+    >>> _, rest = models.cut(models.mnist_net(), "pool1")
+    >>> guard = SafeSplit(window=4)
+    >>> sessions = protocol.train_clients(fronts, rest, parts, epochs=1, defense=guard)
+    >>> len(sessions), len(guard.verdicts)  # the first two turns of four pass
+    (4, 2)
     """
 
     promises = "a backdoor is undone that moves the server's layers otherwise than most turns do"
@@ -87,7 +97,7 @@ def describe(before: Weights, after: Weights, low: float = 0.5) -> Signature:
     >>> still, moved = {"w": torch.zeros(2, 4)}, {"w": torch.ones(2, 4)}
     >>> frequency, rotation = describe(still, moved)
     >>> frequency.round(decimals=3)
-    tensor([2.8280, 0.0000, 0.0000])
+    tensor([2.8280, 0.0000])
     >>> rotation.unique()
     tensor([0.1250])
     """

@@ -41,7 +41,11 @@ class Participant(Protocol):
 class Checkpoint:
     """Where a training in turn stands: copies of all layers, and of the server's optimiser.
 
-    `client` and `server` are weights and buffers by name.
+    `client` and `server` are weights and buffers by name. A `Guard` is given two of them.
+
+    >>> from sltools.protocol import Checkpoint
+    >>> sorted(Checkpoint(client={}, server={}, optimizer={}).__dict__)
+    ['client', 'optimizer', 'server']
     """
 
     client: Weights
@@ -63,7 +67,16 @@ class Checkpoint:
 
 @runtime_checkable
 class Guard(Protocol):
-    """Looks at each turn of a training in turn, and may undo it; `defenses.SafeSplit` is one."""
+    """Looks at each turn of a training in turn, and may undo it; `defenses.SafeSplit` is one.
+
+    >>> from sltools.protocol import Checkpoint
+    >>> class UndoesEverything:
+    ...     def keep(self, before, after):
+    ...         return before
+    >>> start, end = Checkpoint({}, {}, {}), Checkpoint({}, {}, {})
+    >>> UndoesEverything().keep(start, end) is start
+    True
+    """
 
     def keep(self, before: Checkpoint, after: Checkpoint) -> Checkpoint:
         """Return the state to go on with: `after`, or another in place of it."""

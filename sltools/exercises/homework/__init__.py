@@ -13,6 +13,7 @@ from sltools.exercises.homework import (
     labels,
     leakage,
     malicious,
+    poisoning,
     privacy,
     protocol,
     theft,
