@@ -14,7 +14,7 @@ other threads, where no mode of torch reaches; assignments by index, which may t
 CPU or may not; and pickled tensors, which come back on the CPU.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 from unittest import mock
@@ -65,6 +65,20 @@ class _Logical(TorchFunctionMode):
 
         return tree_map_only(Tensor, put, found)
 
+    def asked(
+        self, args: Sequence[Any], kwargs: dict[str, Any]
+    ) -> tuple[torch.device | None, list[Any], dict[str, Any]]:
+        """The device that arguments of `to` ask for, and these with the CPU in its place."""
+        device, kwargs = _take_device(kwargs)
+        plain = []
+        for value in args:
+            if isinstance(value, (str, torch.device)):
+                device, value = _known(value), CPU
+            elif isinstance(value, Tensor):
+                device = self.of(value)
+            plain.append(value)
+        return device, plain, kwargs
+
     def __torch_function__(
         self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
@@ -109,15 +123,9 @@ class _Logical(TorchFunctionMode):
 
     def _moved(self, func: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         tensor, *rest = args
-        asked, kwargs = _take_device(kwargs)
         if func is not Tensor.to:
-            asked, rest = CUDA if func is Tensor.cuda else CPU, []
-        for value in rest:
-            if isinstance(value, (str, torch.device)):
-                asked = _known(value)
-            elif isinstance(value, Tensor):
-                asked = self.of(value)
-        plain = [CPU if isinstance(value, (str, torch.device)) else value for value in rest]
+            rest, kwargs = [CUDA if func is Tensor.cuda else CPU], {}
+        asked, plain, kwargs = self.asked(rest, kwargs)
         target = asked or self.of(tensor)
         moved = tensor.to(*plain, **kwargs) if plain or kwargs else tensor
         if moved is tensor:
@@ -152,13 +160,7 @@ def device() -> Iterator[None]:
 
     def parsed(*args: Any, **kwargs: Any) -> Any:
         """What `nn.Module.to` was asked for, which C++ looks at."""
-        asked, kwargs = _take_device(kwargs)
-        for value in args:
-            if isinstance(value, (str, torch.device)):
-                asked = _known(value)
-            elif isinstance(value, Tensor):
-                asked = logical.of(value)
-        plain = [CPU if isinstance(value, (str, torch.device)) else value for value in args]
+        asked, plain, kwargs = logical.asked(args, kwargs)
         _, *others = parse(*plain, **kwargs)
         return (asked, *others)
 
