@@ -889,8 +889,8 @@ collected = {
 #   `dataset="mnist"` before you quote any number from here.
 # * **The priors suit white on black**, and contrast is assumed. On light backgrounds the attack may
 #   find negatives (the column in the report shows them).
-# * **Ten images and three clones are a lesson, not a study.** Three victims by three clones:
-#   `sltools attack inversion --victims 3`.
+# * **Ten images and three clones are a lesson, not a study**, as `sltools attack inversion
+#   --victims 3` is.
 # * **Agreement is measured before the server's true layers.** The clone is useful to that server;
 #   it is not the client's network weight by weight.
 # * **What we call "as published" is the published code's schedule**, run by our library, whose

@@ -475,7 +475,7 @@ assert differ == 0 or device != "cpu"
 # ## Recorded: how deep is deep enough now?
 #
 # **Recorded**: the attacks on the victims and targets of [lesson 05](05_how_deep.ipynb), whose
-# UnSplit stands beside them; the table counts the runs, which for MNIST are few. **Known weights**
+# UnSplit stands beside them; the table counts the runs. **Known weights**
 # is the bound: the decoder fitted to what the client itself makes of the attacker's images, so that
 # nothing has to be guessed; **search** is that of lesson 05, which has the weights and no images.
 # The lower of the two counts.
@@ -576,8 +576,7 @@ for data_set in recorded:
 
 # %% [markdown]
 # The other loot: how often does the surrogate, before the server's layers, say what the victim
-# says? Grey lines, where they were recorded, are the rivals, who have never seen a client, trained
-# more thoroughly than above.
+# says? Grey lines are the rivals, who have never seen a client, trained more thoroughly than above.
 
 # %% tags=["nbval-ignore-output"]
 # not compared: the record grows
@@ -794,13 +793,13 @@ of_record("digits, fc1: FORA's error, divided by that of the mean of the class, 
           [against_class("FORA", n) for n in numbers_of("digits")], ">", 1)  # fmt: skip
 
 # %% [markdown]
-# Fifty were enough in the runs that there are (of some numbers one): a few of each class. More
+# Fifty were enough in the runs that there are: a few of each class. More
 # help, and leave a gap to the known weights, which shrinks as well. Without labels no number that
 # was tried is enough.
 #
 # And if the images are of another kind? The next attackers have 100 images each: digits 0 to 4
 # only, digits of MNIST (other hands and another scanner), or grey photographs of CIFAR-10, which
-# have no labels of use. Both are made coarse as our digits are: eight pixels by eight, enlarged.
+# have no labels of use. MNIST's are made coarse as our digits are: eight by eight, enlarged.
 # Which of them still get below the mean of the class after `fc1`?
 
 # %%
@@ -853,8 +852,7 @@ of_record("recorded, fc1, images of MNIST: the least, as a multiple of the mean 
 # None of them. With half of the classes missing the best attack at fc1 lies between the mean of the
 # class and the mean image (at pool2 images still come back). With digits of another source, made as
 # coarse as the client's, it ends above the mean image. **After a dense layer few images are enough
-# if they are of the very same kind.** At pool2 the table shows how much nearer other kinds come.
-# (More may be done about a foreign scanner: slant, strokes and brightness were left as they are.)
+# if they are of the very same kind.** (Slant and strokes of the foreign scanner were left.)
 
 # %% [markdown]
 # ## What is it worth to know the architecture?
@@ -956,9 +954,9 @@ of_record("PCAT with its worst victim", unlucky, "<", 0.1)
 #
 # * **Other defences**: [lesson 08](08_defences.ipynb) sets these attackers on its own, after pool1.
 #
-# Not everything needs an image to come back. A surrogate also tells a property of the image that no
-# task asked for, and smashed data may tell who was in the training; the appendix
-# [Attributes and members](appendix/10_attributes_and_members.ipynb) measures both.
+# Not everything needs an image to come back: the appendix
+# [Attributes and members](appendix/10_attributes_and_members.ipynb) asks smashed data for a
+# property that no task needs, and for who was in the training.
 #
 # **The clinic** can answer: a deep cut protects against a vendor that has nothing, and such a
 # vendor is hard to find. Ask what data the vendor has before you ask how deep to cut; a patient

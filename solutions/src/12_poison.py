@@ -63,8 +63,8 @@ check("12.stamp", poison)
 def fair_success(
     attacked: Tensor, clean: Tensor, labels: Tensor, target: int
 ) -> tuple[float, float]:
-    # stub: return (attacked.argmax(1) == target).float().mean().item(), 0.0
     ### BEGIN SOLUTION
+    # stub: return (attacked.argmax(1) == target).float().mean().item(), 0.0
     others = labels != target
     shares = [(logits.argmax(1)[others] == target).float().mean() for logits in (attacked, clean)]
     return shares[0].item(), shares[1].item()
