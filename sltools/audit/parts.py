@@ -65,7 +65,7 @@ def of_paper(dataset: str, cut: str, seed: int = 0) -> Parts:
     return Parts(
         lambda: part(0), lambda: part(1),
         Samples(known.test.images[:MOST_IMAGES], known.test.labels[:MOST_IMAGES]), weights,
-        name=f"the paper's network on {dataset}, cut after {cut}",
+        name=f"the paper's network on {dataset}, cut after {cut}", unseen=True,
     )  # fmt: skip
 
 

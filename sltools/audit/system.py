@@ -52,7 +52,8 @@ class Parts:
 
     `client` and `rest` build fresh networks; `weights` are those of the client by name, and of the
     rest if their names differ; `smashed` are recorded activations (N, ...), in the order of
-    `samples` if both are there; `public` are samples that the attacker has.
+    `samples` if both are there; `public` are samples that the attacker has. With `unseen` the
+    client, whose weights are given, did not learn from the `samples`.
     """
 
     client: Builder | None = None
@@ -64,6 +65,7 @@ class Parts:
     view: View | None = None
     also: Sequence[Builder] = ()
     name: str = "your split"
+    unseen: bool = False
 
     @property
     def digest(self) -> str:
@@ -101,6 +103,7 @@ class System:
     samples, `held_out` are for scoring, `training` is what the client learned from here. Labels are
     -1 where they are not known. `notes` are for the report; `trained` are the weights of both parts
     if any was trained here, `taught_here` which, and `is_taught` whether there was time for it.
+    `unseen` says that a client whose weights were given did not learn from these samples.
     """
 
     name: str
@@ -120,6 +123,7 @@ class System:
     trained: dict[str, Tensor] = field(default_factory=dict)
     taught_here: tuple[str, ...] = ()
     is_taught: bool = True
+    unseen: bool = False
 
     @cached_property
     def smashed(self) -> Tensor:
@@ -139,7 +143,7 @@ class System:
     @property
     def is_held_out(self) -> bool:
         """Whether the client has surely not learned from what copies are scored on."""
-        return "client" in self.taught_here or self.is_weightless
+        return "client" in self.taught_here or self.is_weightless or self.unseen
 
     @property
     def is_labelled(self) -> bool:
@@ -384,6 +388,7 @@ def _of_samples(
         sent=sent, public=public, held_out=held_out, training=training, classes=known.classes,
         also=_other_cuts(parts, known, form, samples.values), notes=tuple(notes), is_taught=whole,
         trained=_whole(known).state_dict() if known.untrained else {}, taught_here=known.untrained,
+        unseen=parts.unseen,
     )  # fmt: skip
 
 
