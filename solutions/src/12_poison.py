@@ -50,9 +50,9 @@ check("12.stamp", poison)
 # %% [markdown]
 # {{task 12.success}}
 #
-# A report claims a success that the function below computes: all stamped images that are put in
-# the target class, divided by all images. Two things are wrong with it. Images of the target class
-# count as hits, and there is no baseline.
+# A report counts all stamped images that are put in the target class, divided by all images:
+# `(attacked.argmax(1) == target).float().mean()`. Two things are wrong with it. Images of the
+# target class count as hits, and there is no baseline.
 #
 # `attacked` and `clean` are the logits $(N, 4)$ of two networks for the **same stamped images**:
 # the one that was attacked, and one that nobody attacked. Return two shares: the success on the
@@ -64,7 +64,6 @@ def fair_success(
     attacked: Tensor, clean: Tensor, labels: Tensor, target: int
 ) -> tuple[float, float]:
     ### BEGIN SOLUTION
-    # stub: return (attacked.argmax(1) == target).float().mean().item(), 0.0
     others = labels != target
     shares = [(logits.argmax(1)[others] == target).float().mean() for logits in (attacked, clean)]
     return shares[0].item(), shares[1].item()
