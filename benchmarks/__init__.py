@@ -1,6 +1,8 @@
 """Measurements that take long: what they find is kept in `course/results/`."""
 
 import json
+import statistics
+from collections.abc import Callable, Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +29,28 @@ def check_writable(path: Path) -> None:
         raise SltoolsError(f"what is measured cannot be written: {error}; give a --path") from None
     if new:
         path.unlink()
+
+
+def middle(values: Iterable[float | None], form: str) -> str:
+    """The median of what is known, for a table; a dash if nothing is.
+
+    >>> from benchmarks import middle
+    >>> middle([0.5, None, 0.7], ".1%"), middle([None], ".1%")
+    ('60.0%', '–')
+    """
+    known = [value for value in values if value is not None]
+    return f"{statistics.median(known):{form}}" if known else "–"
+
+
+def spread(values: Iterable[float | None], worst: Callable[[list[float]], float], form: str) -> str:
+    """The median of what is known, and in brackets the worst; a dash if nothing is.
+
+    >>> from benchmarks import spread
+    >>> spread([0.5, None, 0.7], min, ".1%"), spread([None], min, ".1%")
+    ('60.0% [50.0%]', '–')
+    """
+    known = [value for value in values if value is not None]
+    return f"{middle(known, form)} [{worst(known):{form}}]" if known else "–"
 
 
 def write_facts(path: Path, facts: dict[str, Any]) -> None:

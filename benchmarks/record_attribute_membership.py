@@ -18,7 +18,7 @@ import torch
 import typer
 from torch import Tensor
 
-from benchmarks import quick_victim, write_facts
+from benchmarks import middle, quick_victim, spread, write_facts
 from sltools import data, devices, experiments, lessons, metrics, models, protocol, seeds
 from sltools.attacks import FORA, PCAT, AttributeInference, MembershipInference, networks
 from sltools.attacks.membership import log_confidence
@@ -251,7 +251,7 @@ def member_table(facts: dict[str, Any]) -> str:
     for regime, signal in kinds:
         of = {"regime": regime, "signal": signal}
         gap = [
-            f"{statistics.median(values(facts['members'], name, **of)):.1%}"
+            middle(values(facts["members"], name, **of), ".1%")
             for name in ("train_accuracy", "test_accuracy")
         ]
         cells = [
@@ -269,8 +269,7 @@ def values(rows: list[Row], name: str, **of: str) -> list[float]:
 
 def cell(rows: list[Row], name: str, form: str, **of: str) -> str:
     """The median and the least."""
-    numbers = values(rows, name, **of)
-    return f"{statistics.median(numbers):{form}} [{min(numbers):{form}}]"
+    return spread(values(rows, name, **of), min, form)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ was. `--attacks` measures some only: to measure rows anew, take them out of the 
 
 import csv
 import json
-import statistics
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
@@ -30,7 +29,7 @@ from filelock import FileLock
 from torch import Tensor, nn
 from torch.nn.functional import interpolate
 
-from benchmarks import quick_victim, reproduce, write_facts
+from benchmarks import middle, quick_victim, reproduce, spread, write_facts
 from sltools import data, devices, experiments, lessons, metrics, protocol, storage
 from sltools.attacks import FORA, PCAT, SDAR, DecoderInversion, networks
 from sltools.attacks.regression import FEATURES, RIDGES, cross_validated, fitted_decoder
@@ -463,9 +462,9 @@ def depth_table(rows: list[Row]) -> str:
             lines.append(_line(stage, attack, [row for row in at_stage if row.attack == attack]))
     draws = {(row.victim, row.attacker): row for row in rows if row.stage}.values()
     for name, column in (("mean image", "mean_image_mse"), ("mean of the class", "class_mean_mse")):
-        errors = _spread([getattr(row, column) for row in draws], max, "{:.4f}")
+        errors = spread([getattr(row, column) for row in draws], max, ".4f")
         sent = [row.sent_class_mean_mse for row in draws] if "class" in name else []
-        of_all = _spread(sent, max, "{:.4f}")
+        of_all = spread(sent, max, ".4f")
         cells = (len(draws), errors, of_all, *"–" * 5)
         lines.append(f"| no cut | {name} | {' | '.join(map(str, cells))} |")
     return "\n".join(lines)
@@ -473,13 +472,13 @@ def depth_table(rows: list[Row]) -> str:
 
 def _line(stage: str, attack: str, found: list[Row]) -> str:
     cells = [
-        _spread([row.raw_mse for row in found], max, "{:.4f}"),
-        _spread([row.sent_mse for row in found], max, "{:.4f}"),
-        _spread([row.ssim for row in found], min, "{:.2f}"),
-        _spread([row.accuracy for row in found], min, "{:.1%}"),
-        _spread([row.agreement for row in found], min, "{:.1%}"),
-        _middle([row.victim_accuracy for row in found], "{:.1%}"),
-        _middle([row.cpu_seconds for row in found], "{:.0f}"),
+        spread([row.raw_mse for row in found], max, ".4f"),
+        spread([row.sent_mse for row in found], max, ".4f"),
+        spread([row.ssim for row in found], min, ".2f"),
+        spread([row.accuracy for row in found], min, ".1%"),
+        spread([row.agreement for row in found], min, ".1%"),
+        middle([row.victim_accuracy for row in found], ".1%"),
+        middle([row.cpu_seconds for row in found], ".0f"),
     ]
     return f"| {stage or 'no cut'} | {attack} | {len(found)} | {' | '.join(cells)} |"
 
@@ -493,12 +492,12 @@ def _unsplit_line(dataset: str, stage: str) -> str:
         if (row.dataset, row.stage) == (dataset, stage) and row.chosen
     ]
     cells = [
-        _spread([row.raw_mse for row in found], max, "{:.4f}"),
+        spread([row.raw_mse for row in found], max, ".4f"),
         "–",
-        _spread([row.ssim for row in found], min, "{:.2f}"),
-        _spread([row.clone_accuracy for row in found], min, "{:.1%}"),
-        _spread([row.agreement for row in found], min, "{:.1%}"),
-        _middle([row.victim_accuracy for row in found], "{:.1%}"),
+        spread([row.ssim for row in found], min, ".2f"),
+        spread([row.clone_accuracy for row in found], min, ".1%"),
+        spread([row.agreement for row in found], min, ".1%"),
+        middle([row.victim_accuracy for row in found], ".1%"),
         "–",
     ]
     return f"| {stage} | UnSplit | {len(found)} | {' | '.join(cells)} |"
@@ -522,9 +521,9 @@ def varied_table(rows: list[Row]) -> str:
         for _, kind, count in draws:
             found = [row for row in rows if row.case[:2] == (stage, attack)]
             found = [row for row in found if (row.kind, row.images) == (kind, count)]
-            errors = _spread([row.sent_mse for row in found], max, "{:.4f}")
+            errors = spread([row.sent_mse for row in found], max, ".4f")
             enough = (kind, count) != (SAME, max(CURVE["digits"]))  # leaves ten to score on
-            right = _middle([row.accuracy for row in found if enough], "{:.1%}")
+            right = middle([row.accuracy for row in found if enough], ".1%")
             cells.append(", ".join(cell for cell in (errors, right) if cell != "–") or "–")
         lines.append(f"| {stage or 'no cut'} | {attack} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -548,8 +547,8 @@ def label_table(rows: list[Row]) -> str:
     ]
     for attack in dict.fromkeys(row.attack for row in rows):
         found = [row for row in rows if row.attack == attack]
-        inferred = _spread([row.accuracy for row in found], min, "{:.1%}")
-        own = _middle([row.victim_accuracy for row in found], "{:.1%}")
+        inferred = spread([row.accuracy for row in found], min, ".1%")
+        own = middle([row.victim_accuracy for row in found], ".1%")
         ends = found[0].stage.replace("-", ", after ")
         lines.append(f"| to {ends} | {attack} | {len(found)} | {inferred} | {own} |")
     return "\n".join(lines)
@@ -562,14 +561,12 @@ def reported_table(rows: list[Row]) -> str:
         wanted = (stage, attack, images, SAME)
         found = [row for row in rows if (*row.case[:2], *row.case[4:]) == wanted]
         runs = f" ({len(found)} run{'s' if len(found) > 1 else ''})"
-        return _middle([getattr(row, field) for row in found], form) + runs
+        return middle([getattr(row, field) for row in found], form) + runs
 
-    few = measured("pool2", "PCAT", 50, "accuracy", "{:.1%}")
-    victim = measured("pool2", "PCAT", 50, "victim_accuracy", "{:.1%}")
-    labels = measured("-".join(LABEL_PRIVATE), "PCAT", PER_CLASS * 10, "accuracy", "{:.1%}")
-    shallow, deep = (
-        measured(stage, "SDAR", COUNTS["mnist"], "raw_mse", "{:.4f}") for stage in VARIED
-    )
+    few = measured("pool2", "PCAT", 50, "accuracy", ".1%")
+    victim = measured("pool2", "PCAT", 50, "victim_accuracy", ".1%")
+    labels = measured("-".join(LABEL_PRIVATE), "PCAT", PER_CLASS * 10, "accuracy", ".1%")
+    shallow, deep = (measured(stage, "SDAR", COUNTS["mnist"], "raw_mse", ".4f") for stage in VARIED)
     lines = [
         ("attack and figure", "reported by its authors", "measured here, MNIST", "what differs"),
         ("---",) * 4,
@@ -612,20 +609,6 @@ def tables(name: str) -> list[str]:
     rows = read(lessons.course() / "results" / f"auxiliary_{name}.csv")
     reported = [reported_table(rows)] if name == "mnist" else []
     return [*(table(rows) for table in TABLES), *reported]
-
-
-def _spread(
-    values: Sequence[float | None], worst: Callable[[list[float]], float], form: str
-) -> str:
-    known = [value for value in values if value is not None]
-    if not known:
-        return "–"
-    return f"{form.format(statistics.median(known))} [{form.format(worst(known))}]"
-
-
-def _middle(values: Sequence[float | None], form: str) -> str:
-    known = [value for value in values if value is not None]
-    return form.format(statistics.median(known)) if known else "–"
 
 
 if __name__ == "__main__":

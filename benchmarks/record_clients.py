@@ -10,7 +10,6 @@ the file is written after each.
 """
 
 import copy
-import statistics
 import time
 from collections.abc import Iterable
 from typing import Annotated, Any
@@ -19,7 +18,7 @@ import torch
 import typer
 from torch import Tensor, nn
 
-from benchmarks import write_facts
+from benchmarks import middle, spread, write_facts
 from sltools import data, devices, experiments, lessons, metrics, models, protocol
 from sltools.attacks import UnSplit
 from sltools.interrupts import finished
@@ -111,15 +110,13 @@ def table(facts: dict[str, Any]) -> str:
     ]
     kinds = dict.fromkeys((row["fronts"], row["clients"]) for row in facts["rows"])
     for state, count in kinds:
-        of = [r for r in facts["rows"] if (r["fronts"], r["clients"]) == (state, count)]
-
-        def told(name: str, form: str, worst: Any = None, of: list[Row] = of) -> str:
-            values = [row[name] for row in of]
-            middle = f"{statistics.median(values):{form}}"
-            return f"{middle} [{worst(values):{form}}]" if worst else middle
-
-        cells = [told("raw_mse", ".4f", max), told("mean_image_mse", ".4f")]
-        cells += [told("clone_accuracy", ".1%", min), told("victim_accuracy", ".1%")]
+        of = [row for row in facts["rows"] if (row["fronts"], row["clients"]) == (state, count)]
+        cells = [
+            spread([row["raw_mse"] for row in of], max, ".4f"),
+            middle([row["mean_image_mse"] for row in of], ".4f"),
+            spread([row["clone_accuracy"] for row in of], min, ".1%"),
+            middle([row["victim_accuracy"] for row in of], ".1%"),
+        ]
         lines.append(f"| {state} | {count} | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -23,7 +23,7 @@ import torch
 import typer
 from filelock import FileLock
 
-from benchmarks import write_facts
+from benchmarks import spread, write_facts
 from benchmarks.record_auxiliary import check_settings
 from sltools import data, devices, experiments, lessons, metrics, models, storage
 from sltools.attacks import Backdoor, LabelFlip, StealthyClient, Trigger
@@ -374,17 +374,12 @@ def of(rows: list[Row], schedule: str, defense: str, attack: str) -> list[Row]:
 
 def high(values: Iterable[float | None]) -> str:
     """The median of the seeds, and the highest in brackets."""
-    return _spread(values, max)
+    return spread(values, max, ".1%")
 
 
 def low(values: Iterable[float | None]) -> str:
     """The median of the seeds, and the lowest in brackets."""
-    return _spread(values, min)
-
-
-def _spread(values: Iterable[float | None], worst: Callable[[list[float]], float]) -> str:
-    known = [value for value in values if value is not None]
-    return f"{statistics.median(known):.1%} [{worst(known):.1%}]" if known else "–"
+    return spread(values, min, ".1%")
 
 
 def facts_of(name: str) -> dict[str, Any]:

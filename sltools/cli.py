@@ -459,9 +459,8 @@ def grade(
     if not isolation:
         print(f"warning: {sandbox.UNSAFE}", file=sys.stderr)
     results = grading.grade(submissions, out, plan, box, jobs, only or (), policy)
-    for missing in (
-        (out.expanduser() / grading.NOT_ENFORCED).read_text(encoding="utf-8").splitlines()
-    ):
+    not_enforced = out.expanduser() / grading.NOT_ENFORCED
+    for missing in not_enforced.read_text(encoding="utf-8").splitlines():
         print(f"NOTE: not enforced: {missing}", file=sys.stderr)
     if policy.late:
         print(f"late policy: {policy.late}")

@@ -9,7 +9,6 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -118,16 +117,16 @@ def new_file(folder: Path, name: str) -> Path:
     ['found.png', 'found-2.png', 'found-3.png']
     """
     wanted = folder / name
-    for number in count(1):
-        path = wanted if number == 1 else wanted.with_stem(f"{wanted.stem}-{number}")
+    path, number = wanted, 1
+    while True:
         try:
             path.touch(exist_ok=False)
             return path
         except FileExistsError:
-            continue
+            number += 1
+            path = wanted.with_stem(f"{wanted.stem}-{number}")
         except OSError as error:
             raise _unwritable(folder, error) from None
-    raise AssertionError("numbers do not end")
 
 
 def writable_folder(folder: str | Path) -> Path:

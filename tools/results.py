@@ -15,7 +15,7 @@ TABLE = re.compile(r"(?:^\|.*\n)+", re.M)
 
 
 def main() -> None:
-    """Replace each table of the two sections by the one that stands there."""
+    """Replace each table of the three sections by the one that stands there."""
     digits, mnist = (record_auxiliary.tables(name) for name in ("digits", "mnist"))
     pairs = zip(digits, mnist, strict=False)  # the last one is of MNIST alone
     with_data = [*(table for pair in pairs for table in pair), *mnist[len(digits) :]]
